@@ -1,0 +1,72 @@
+"""The one place where failures become gRPC statuses."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import grpc
+import structlog
+from google.protobuf.duration_pb2 import Duration
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+
+from services.common.errors import InvalidRequest, Kind, MeshError, NotServed
+from services.common.grpc.around import Around, Context
+
+log = structlog.get_logger(__name__)
+
+DETAILS_KEY = "grpc-status-details-bin"
+CODES = {
+    Kind.INVALID: grpc.StatusCode.INVALID_ARGUMENT,
+    Kind.UNAUTHENTICATED: grpc.StatusCode.UNAUTHENTICATED,
+    Kind.DENIED: grpc.StatusCode.PERMISSION_DENIED,
+    Kind.MISSING: grpc.StatusCode.NOT_FOUND,
+    Kind.PRECONDITION: grpc.StatusCode.FAILED_PRECONDITION,
+    Kind.DUPLICATE: grpc.StatusCode.ALREADY_EXISTS,
+    Kind.EXHAUSTED: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Kind.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+    Kind.ABORTED: grpc.StatusCode.ABORTED,
+    Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
+}
+
+
+def errors(domain: str) -> Around:
+    """Answer every failure inside with its status, reason and details; `domain` as in ErrorInfo."""
+
+    @asynccontextmanager
+    async def around(method: str, context: Context) -> AsyncIterator[None]:
+        try:
+            yield
+        except grpc.aio.AbortError:
+            raise  # Already answered; gRPC asserts that this very object comes back.
+        except MeshError as error:
+            await _abort(context, error, domain)
+        except NotImplementedError:  # Raised by the generated base class of a servicer.
+            await _abort(context, NotServed(), domain)
+        except Exception:
+            # Unmapped, gRPC would send the exception's text, secrets and all, to the caller.
+            log.exception("bug", method=method)
+            await context.abort(grpc.StatusCode.INTERNAL, "internal error")
+
+    return around
+
+
+async def _abort(context: Context, error: MeshError, domain: str) -> None:
+    # Not `abort_with_status`: OpenTelemetry's wrapper sees only `abort`.
+    details = ((DETAILS_KEY, status_of(error, domain).SerializeToString()),)
+    await context.abort(CODES[error.kind], str(error), details)
+
+
+def status_of(error: MeshError, domain: str) -> Status:
+    status = Status(code=CODES[error.kind].value[0], message=str(error))
+    status.details.add().Pack(ErrorInfo(reason=error.reason, domain=domain, metadata=error.facts))
+    if error.retry_after_s is not None:
+        delay = Duration()
+        delay.FromMilliseconds(round(error.retry_after_s * 1000))
+        status.details.add().Pack(RetryInfo(retry_delay=delay))
+    if isinstance(error, InvalidRequest):
+        bad = BadRequest()
+        for broken in error.violations:
+            bad.field_violations.add(field=broken.field, description=broken.description, reason=broken.rule)
+        status.details.add().Pack(bad)
+    return status

@@ -1,0 +1,53 @@
+"""Whom a service trusts: the auth service's public keys, fetched when a token needs them."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import grpc.aio
+import jwt
+from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
+from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceStub
+
+from services.common.config import Environment
+from services.common.errors import AuthUnavailable
+from services.common.grpc.caller import Keys, Verifier
+from services.common.grpc.client import channel
+
+FETCH_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustConfig:
+    issuer: str
+    auth_target: str
+
+    @classmethod
+    def read(cls, env: Environment) -> "TrustConfig":
+        return cls(
+            issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
+            auth_target=env.text("OLLAMESH_AUTH_TARGET", "127.0.0.1:50051"),
+        )
+
+
+@asynccontextmanager
+async def trust(config: TrustConfig, *, audience: str) -> AsyncIterator[Verifier]:
+    """A verifier of tokens for `audience`, for as long as the service runs."""
+    async with channel(config.auth_target) as auth:
+        stub = OAuthServiceStub(auth)
+
+        async def fetch() -> Keys:
+            try:
+                body = await stub.GetJwks(GetJwksRequest(), timeout=FETCH_TIMEOUT_S)
+            except grpc.aio.AioRpcError as error:
+                raise AuthUnavailable from error
+            return parse_keys(body.data)
+
+        yield Verifier(fetch, issuer=config.issuer, audience=audience)
+
+
+def parse_keys(document: bytes) -> Keys:
+    """Keys of a JWK set (RFC 7517), by `kid`."""
+    keys = (jwt.PyJWK(key, algorithm="ES256") for key in json.loads(document)["keys"])
+    return {key.key_id: key for key in keys if key.key_id is not None}

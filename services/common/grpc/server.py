@@ -1,0 +1,94 @@
+"""The life of a gRPC server: start, serve, stop being ready, drain, end."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc.aio
+from grpc_health.v1 import health_pb2
+from grpc_health.v1.health import aio as health
+from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
+from grpc_reflection.v1alpha import reflection
+
+from services.common.config import Environment
+from services.common.grpc.around import Around, Interceptor
+from services.common.grpc.client import MESSAGE_BYTES_MAX
+
+READINESS, LIVENESS = "", "liveness"
+READINESS_CHECK_EVERY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerConfig:
+    """What every service's server needs to know."""
+
+    bind: str
+    port: int  # 0 picks a free one.
+    metrics_port: int
+    reflection: bool
+    lame_duck_s: float  # Not ready but still serving, so that balancers look away first.
+    grace_s: float  # Longest wait for calls in flight; should exceed one completion.
+
+    @classmethod
+    def read(cls, env: Environment, name: str, *, port: int, metrics_port: int) -> "ServerConfig":
+        prefix = f"OLLAMESH_{name.upper()}"
+        return cls(
+            bind=env.text("OLLAMESH_BIND", "127.0.0.1"),
+            port=env.integer(f"{prefix}_PORT", port, high=65_535),
+            metrics_port=env.integer(f"{prefix}_METRICS_PORT", metrics_port, high=65_535),
+            reflection=env.flag("OLLAMESH_REFLECTION", default=False),
+            lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 0.5, high=60),
+            grace_s=env.seconds("OLLAMESH_GRACE_S", 10, high=3600),
+        )
+
+
+class Server:
+    """A gRPC server with health, optional reflection, and our one interceptor."""
+
+    def __init__(self, config: ServerConfig, arounds: Sequence[Around]) -> None:
+        self._config = config
+        self.grpc = grpc.aio.server(
+            interceptors=[Interceptor(arounds)],
+            options=[
+                ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+                ("grpc.so_reuseport", 0),  # A port in use must be an error, not a lottery.
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+            ],
+        )
+        self._health = health.HealthServicer()
+        add_HealthServicer_to_server(self._health, self.grpc)
+
+    async def serve(
+        self,
+        stop: asyncio.Event,
+        *,
+        services: Sequence[str],
+        ready: Callable[[], Awaitable[bool]],
+        started: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Serve until `stop`, then drain. `services` are full names, for reflection.
+
+        Liveness is SERVING throughout; readiness follows `ready`, asked every second. `started` is told
+        the port.
+        """
+        if self._config.reflection:
+            reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self.grpc)
+        port = self.grpc.add_insecure_port(f"{self._config.bind}:{self._config.port}")
+        await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+        await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self.grpc.start()
+        started(port)
+        await self._follow(ready, stop)
+        await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await asyncio.sleep(self._config.lame_duck_s)
+        await self.grpc.stop(self._config.grace_s)
+
+    async def _follow(self, ready: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> None:
+        status = health_pb2.HealthCheckResponse
+        while not stop.is_set():
+            await self._health.set(READINESS, status.SERVING if await ready() else status.NOT_SERVING)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(READINESS_CHECK_EVERY_S):
+                    await stop.wait()

@@ -1,0 +1,66 @@
+"""Who may call which method: one row for each, in one table. What has no row is refused.
+
+tests/architecture/test_policy.py fails when a method of a proto has no row here, or a row no method.
+"""
+
+from enum import Enum, auto
+
+
+class Access(Enum):
+    """What a caller needs. The audience is always the method's own service."""
+
+    PUBLIC = auto()  # Nothing: the request itself carries the proof, or the answer is no secret.
+    USER = auto()  # A valid token of any role.
+    ADMIN = auto()
+    SERVICE = auto()  # A token of a service account, never a person's.
+
+
+def _rows(service: str, access: Access, methods: str) -> dict[str, Access]:
+    return {f"/{service}/{method}": access for method in methods.split()}
+
+
+_AUTH = "ollamesh.auth.v1.AuthService"
+_OAUTH = "ollamesh.auth.v1.OAuthService"
+_AGENT = "ollamesh.agent.v1.AgentService"
+_INFERENCE = "ollamesh.inference.v1.InferenceService"
+_SANDBOX = "ollamesh.sandbox.v1.SandboxService"
+
+POLICY: dict[str, Access] = {
+    **_rows("grpc.health.v1.Health", Access.PUBLIC, "Check Watch List"),
+    **_rows("grpc.reflection.v1alpha.ServerReflection", Access.PUBLIC, "ServerReflectionInfo"),
+    **_rows(_OAUTH, Access.PUBLIC, "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice"),
+    **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
+    **_rows(
+        _AUTH,
+        Access.USER,
+        "RevokeToken GetCaller CreateApiKey ListApiKeys RevokeApiKey SetPassword ListProjects GetQuota",
+    ),
+    **_rows(
+        _AUTH,
+        Access.ADMIN,
+        "CreateUser ListUsers SetRole DisableUser CreateServiceAccount CreateOrganization CreateProject "
+        "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
+    ),
+    **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota GetSecret RecordAuditEvents"),
+    **_rows(
+        _AGENT,
+        Access.USER,
+        "CreateAssistant GetAssistant ListAssistants UpdateAssistant DeleteAssistant CreateThread GetThread "
+        "ListThreads DeleteThread ListMessages ListCheckpoints StartRun StartRuns GetRun ListRuns CancelRun "
+        "WatchRun SubmitApproval ListTools",
+    ),
+    **_rows(
+        _INFERENCE,
+        Access.USER,
+        "Chat Generate Embed ResumeStream CancelStream ListModels GetModel GetFleet WatchFleet CreateBatch "
+        "GetBatch ListBatches CancelBatch StreamBatchResults GetUsage",
+    ),
+    **_rows(_INFERENCE, Access.ADMIN, "PullModel DeleteModel CopyModel LoadModel UnloadModel PurgeCache"),
+    **_rows(
+        _SANDBOX,
+        Access.USER,
+        "Execute StartExecution GetExecution WatchExecution SendInput InterruptExecution KillExecution "
+        "CreateSession GetSession ListSessions DeleteSession PutFile GetFile ListFiles DeleteFile "
+        "GetCapabilities",
+    ),
+}
