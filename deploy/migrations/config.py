@@ -3,8 +3,9 @@
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Self
+
+from services.common.config import ConfigError, Environment
 
 SERVICES = ("auth", "agent", "inference")
 
@@ -20,25 +21,21 @@ class Config:
     lock_wait_s: int = 60  # Longest wait for another runner; its migrations are bounded by people.
 
     @classmethod
-    def from_env(cls, env: Mapping[str, str] = os.environ) -> Self:
-        """Every `X` may be given as `X_FILE`. Raises MigrationError naming all that are missing."""
+    def from_env(cls, variables: Mapping[str, str] = os.environ) -> Self:
+        """Raises MigrationError naming everything that is missing or wrong, and no value."""
+        env = Environment(variables)
         names = {service: f"OLLAMESH_{service.upper()}_DB_PASSWORD" for service in SERVICES}
-        admin = "OLLAMESH_ADMIN_DATABASE_URL"
-        values = {name: _read(env, name) for name in (admin, *names.values())}
-        if missing := [name for name, value in values.items() if not value]:
-            raise MigrationError(f"not set: {', '.join(missing)}")
-        # PostgreSQL normalises other passwords before hashing (SASLprep); we hash them ourselves.
-        if weird := [
-            name for name in names.values() if not (values[name].isascii() and values[name].isprintable())
-        ]:
-            raise MigrationError(f"only printable ASCII is allowed in: {', '.join(weird)}")
-        return cls(admin_dsn=values[admin], passwords={s: values[name] for s, name in names.items()})
-
-
-def _read(env: Mapping[str, str], name: str) -> str:
-    if path := env.get(f"{name}_FILE"):
+        config = cls(
+            admin_dsn=env.url("OLLAMESH_ADMIN_DATABASE_URL", "postgresql", "postgres"),
+            passwords={service: env.secret(name, bytes_min=16) for service, name in names.items()},
+        )
         try:
-            return Path(path).read_text().strip()
-        except OSError as error:
-            raise MigrationError(f"{name}_FILE cannot be read: {error.strerror}") from error
-    return env.get(name, "")
+            env.check()
+        except ConfigError as error:
+            raise MigrationError(str(error)) from error
+        # PostgreSQL would normalise other characters before hashing (SASLprep); we hash ourselves.
+        if odd := [
+            names[s] for s, value in config.passwords.items() if not (value.isascii() and value.isprintable())
+        ]:
+            raise MigrationError(f"only printable ASCII is allowed in {', '.join(odd)}")
+        return config
