@@ -35,10 +35,90 @@ setup: .venv/.ready gen/.ready ## install everything by hash-locked wheel and ge
 
 gen/.ready: .venv/.ready buf.gen.yaml tools/protoc_gen_grpc_python.py $(PROTOS)
 	@echo "setup: generating stubs"
-	@PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate
+	@PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate 2> /dev/null || PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate
 	@touch $@
 
 .PHONY: lock
 lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
+
+# ---- The stack -------------------------------------------------------------------------------------
+
+.PHONY: demo
+demo: setup ## set up, start the stack, run the main job through the edge with a real model, and print it
+	@.venv/bin/ollamesh demo
+
+.PHONY: up
+up: setup ## start the stack in the background; return when every part is ready
+	@$(PY) -m deploy.local up
+
+.PHONY: down
+down: setup ## stop the stack and leave nothing running
+	@$(PY) -m deploy.local down
+
+.PHONY: status
+status: setup ## show each part of the stack, its port, health and pid
+	@$(PY) -m deploy.local status
+
+# ---- Checks and tests ------------------------------------------------------------------------------
+
+.PHONY: format
+format: setup ## format Python and protos
+	@$(PY) -m ruff format -q .
+	@$(PY) -m ruff check -q --fix-only .
+	@.venv/bin/buf format -w
+
+.PHONY: check
+check: setup protos-check ## all static checks, the architecture rules and the unit tests
+	@$(PY) -m ruff format --check -q .
+	@$(PY) -m ruff check -q .
+	@$(PY) -m mypy .
+	@$(PY) -m pytest -q tests/architecture tests/unit
+
+.PHONY: protos
+protos: .venv/.ready ## generate the stubs anew
+	@touch buf.gen.yaml
+	@$(MAKE) gen/.ready
+
+# What a change must not break: the last release, or before the first one, the last commit.
+PROTOS_AGAINST ?= $(shell git describe --tags --abbrev=0 --match 'v*' 2>/dev/null || echo HEAD)
+
+.PHONY: protos-check
+protos-check: setup ## fail on proto lint, format, breaking change or stale stubs
+	@.venv/bin/buf lint
+	@.venv/bin/buf format --diff --exit-code > /dev/null || { echo "protos are not formatted: run 'make format'"; exit 1; }
+	@if git rev-parse -q --verify $(PROTOS_AGAINST):protos > /dev/null; then \
+	  .venv/bin/buf breaking --against ".git#ref=$(PROTOS_AGAINST)"; fi
+	@fresh=$$(mktemp -d); trap 'rm -rf "$$fresh"' EXIT; \
+	  PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate -o "$$fresh" 2> /dev/null; \
+	  diff -rq -x __pycache__ -x .ready "$$fresh/gen" gen || { echo "gen/ is stale: run 'make protos'"; exit 1; }
+
+.PHONY: test
+test: setup ## the whole suite, on real parts
+	@$(PY) -m pytest $(PYTEST)
+
+SEEDS ?= 2000
+.PHONY: sim
+sim: setup ## the seeded simulations, longer: make sim SEEDS=10000
+	@$(PY) -m pytest -q tests/simulation --seeds $(SEEDS)
+
+BENCHES = $(filter-out __init__ harness,$(basename $(notdir $(wildcard tests/bench/*.py))))
+.PHONY: bench
+bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
+	@for name in $(BENCHES); do $(MAKE) bench-$$name; done
+
+bench-%: setup ## one benchmark, such as bench-ttft
+	@$(PY) -m tests.bench.$(subst -,_,$*)
+
+.PHONY: chaos
+chaos: setup ## (nothing yet) the fault matrix at full length
+	@echo "chaos: nothing yet"
+
+.PHONY: deploy-check
+deploy-check: setup ## (nothing yet) offline checks of images, compose, charts, policies and alert rules
+	@echo "deploy-check: nothing yet"
+
+.PHONY: clean
+clean: ## remove what setup made; run-time state in .ollamesh stays
+	@rm -rf .tools .venv gen

@@ -1,0 +1,70 @@
+"""Every method of every proto has its row in the policy table, and every row its method."""
+
+from pathlib import Path
+
+from google.protobuf.descriptor import ServiceDescriptor
+from ollamesh.agent.v1 import agent_service_pb2
+from ollamesh.auth.v1 import auth_service_pb2, oauth_service_pb2
+from ollamesh.inference.v1 import inference_service_pb2
+from ollamesh.sandbox.v1 import sandbox_service_pb2
+
+from services.common.policy import POLICY, Access
+
+SERVICES: list[ServiceDescriptor] = [
+    service
+    for module in (
+        agent_service_pb2,
+        auth_service_pb2,
+        oauth_service_pb2,
+        inference_service_pb2,
+        sandbox_service_pb2,
+    )
+    for service in module.DESCRIPTOR.services_by_name.values()
+]
+METHODS = {f"/{service.full_name}/{method.name}" for service in SERVICES for method in service.methods}
+# What is no business of ours but served by every service.
+INFRASTRUCTURE = ("/grpc.health.", "/grpc.reflection.")
+
+
+def test_every_method_has_a_row_and_every_row_a_method() -> None:
+    assert {method for method in POLICY if not method.startswith(INFRASTRUCTURE)} == METHODS
+
+
+def test_nothing_is_public_but_what_proves_itself() -> None:
+    public = {method for method in METHODS if POLICY[method] is Access.PUBLIC}
+    assert public == {
+        "/ollamesh.auth.v1.AuthService/Login",
+        "/ollamesh.auth.v1.AuthService/ExchangeToken",
+        "/ollamesh.auth.v1.OAuthService/GetServerMetadata",
+        "/ollamesh.auth.v1.OAuthService/GetJwks",
+        "/ollamesh.auth.v1.OAuthService/Token",
+        "/ollamesh.auth.v1.OAuthService/Revoke",
+        "/ollamesh.auth.v1.OAuthService/Introspect",
+        "/ollamesh.auth.v1.OAuthService/AuthorizeDevice",
+    }
+
+
+def test_what_the_protos_call_admin_needs_an_admin() -> None:
+    """The comment of a method is what its caller reads; the table is what holds."""
+    for service in SERVICES:
+        source = _comments(service)
+        for method in service.methods:
+            access = POLICY[f"/{service.full_name}/{method.name}"]
+            comment = source[method.name]
+            assert ("Role: admin" in comment) == (access is Access.ADMIN), method.name
+            assert ("Callers: services" in comment) == (access is Access.SERVICE), method.name
+
+
+def _comments(service: ServiceDescriptor) -> dict[str, str]:
+    """Each method's comment, read from the proto: generated modules carry none."""
+    text = (Path(__file__).parents[2] / "protos" / service.file.name).read_text()
+    comments: dict[str, str] = {}
+    gathered: list[str] = []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("//"):
+            gathered.append(line.removeprefix("//").strip())
+        elif line.startswith("rpc "):
+            comments[line.removeprefix("rpc ").split("(")[0]] = " ".join(gathered)
+        if not line.startswith("//"):
+            gathered = []
+    return comments
