@@ -103,7 +103,7 @@ SEEDS ?= 2000
 sim: setup ## the seeded simulations, longer: make sim SEEDS=10000
 	@$(PY) -m pytest -q tests/simulation --seeds $(SEEDS)
 
-BENCHES = $(filter-out __init__ harness,$(basename $(notdir $(wildcard tests/bench/*.py))))
+BENCHES = $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py))))
 .PHONY: bench
 bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
 	@for name in $(BENCHES); do $(MAKE) bench-$$name; done

@@ -1,0 +1,65 @@
+"""The whole mesh for a benchmark: its own home, free ports, the public commands only."""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tests.bench.support.report import ROOT
+
+PORTS = (
+    "EDGE EDGE_TLS ADMIN AUTH AGENT INFERENCE SANDBOX AUTH_METRICS AGENT_METRICS INFERENCE_METRICS "
+    "SANDBOX_METRICS POSTGRES REDIS RUNTIME"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stack:
+    edge: str  # host:port
+    token: str
+
+
+@contextmanager
+def stack(**settings: str) -> Iterator[Stack]:
+    """A mesh with `settings` in its environment, taken down at the end."""
+    with tempfile.TemporaryDirectory(prefix="ollamesh-bench-") as home:
+        cache = os.environ.get("OLLAMESH_CACHE", str(ROOT / ".ollamesh" / "cache"))
+        env = {
+            **os.environ,
+            **{f"OLLAMESH_{name}_PORT": "0" for name in PORTS.split()},
+            "OLLAMESH_HOME": home,
+            "OLLAMESH_CACHE": cache,
+            **settings,
+        }
+        Path(home).chmod(0o755)
+        _run(env, "-m", "deploy.local", "up")
+        try:
+            status = json.loads(_run(env, "-m", "deploy.local", "status", "--json"))
+            token = _run(env, str(Path(sys.executable).with_name("ollamesh")), "token").strip()
+            yield Stack(edge=urlsplit(status["edge"]).netloc, token=token)
+        finally:
+            _run(env, "-m", "deploy.local", "down")
+
+
+@contextmanager
+def program(*arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A Python program that ends with the block."""
+    process = subprocess.Popen([sys.executable, *arguments], cwd=ROOT)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _run(env: Mapping[str, str], *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True, check=True
+    )
+    return done.stdout
