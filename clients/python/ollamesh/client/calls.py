@@ -1,0 +1,75 @@
+"""The path of every call: a fresh token, a deadline, and failures as CallError."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import TypeVar
+
+import grpc
+import grpc.aio
+from ollamesh.client.errors import CallError, error_of
+from ollamesh.client.tokens import Tokens
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+
+class Calls:
+    """Makes calls with the tokens of one caller."""
+
+    def __init__(self, tokens: Tokens) -> None:
+        self._tokens = tokens
+
+    async def unary(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        deadline_s: float,
+    ) -> Response:
+        ends_at_s = _now_s() + deadline_s
+        token = await self._token(deadline_s)
+        try:
+            return await method(request, metadata=_bearer(token), timeout=ends_at_s - _now_s())
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure, token) from None
+
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        deadline_s: float,
+    ) -> AsyncGenerator[Response, None]:
+        """Yield what arrives. However the reader leaves, the call is cancelled and the service knows."""
+        ends_at_s = _now_s() + deadline_s
+        token = await self._token(deadline_s)
+        call = method(request, metadata=_bearer(token), timeout=ends_at_s - _now_s())
+        try:
+            async for response in call:
+                yield response
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure, token) from None
+        finally:
+            call.cancel()
+
+    async def _token(self, deadline_s: float) -> str:
+        try:
+            async with asyncio.timeout(deadline_s):
+                return await self._tokens.token()
+        except TimeoutError:
+            code = grpc.StatusCode.DEADLINE_EXCEEDED
+            raise CallError(code=code, message="the deadline passed during the login") from None
+
+    def _error(self, failure: grpc.aio.AioRpcError, token: str) -> CallError:
+        error = error_of(failure)
+        if error.reason == "TOKEN_EXPIRED":
+            self._tokens.forget(token)
+        return error
+
+
+def _bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

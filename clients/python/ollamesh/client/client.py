@@ -1,0 +1,224 @@
+"""The client: what a mesh can do, one method each."""
+
+import asyncio
+import random
+import uuid
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
+from typing import Self, TypeVar
+
+import grpc
+import grpc.aio
+from ollamesh.agent.v1.agent_service_pb2 import CreateThreadRequest, StartRunRequest, WatchRunRequest
+from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
+from ollamesh.client import chats, executions, runs
+from ollamesh.client.calls import Calls
+from ollamesh.client.channel import open_channel
+from ollamesh.client.credentials import Credentials
+from ollamesh.client.errors import CallError
+from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
+from ollamesh.client.runs_wire import config_of, event_of, run_of
+from ollamesh.client.tokens import Tokens
+from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest
+from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
+from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from ollamesh.inference.v1.model_pb2 import ListModelsRequest
+from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
+from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Stub = TypeVar("Stub")
+
+DEADLINE_S = 30.0
+STREAM_DEADLINE_S = 300.0  # As long as a run may take by default.
+RECONNECTS_MAX = 8  # In a row, without an event between them: about ten seconds.
+RECONNECT_AFTER_S, RECONNECT_AFTER_MAX_S = 0.1, 2.0
+
+
+class Client:
+    """A caller of the mesh at `target`, an address such as `http://127.0.0.1:8080`.
+
+    Use it as `async with`, inside the event loop that it shall live in. Every call logs in when it must,
+    has a deadline (`deadline_s` or `stream_deadline_s` unless the call says otherwise), and raises
+    CallError when it fails. Leaving a stream early cancels it; where the moment matters, hold the stream
+    in `contextlib.aclosing`.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        credentials: Credentials,
+        *,
+        deadline_s: float = DEADLINE_S,
+        stream_deadline_s: float = STREAM_DEADLINE_S,
+    ) -> None:
+        asyncio.get_running_loop()  # Outside of one, gRPC would pick another than the caller's.
+        self._deadline_s, self._stream_deadline_s = deadline_s, stream_deadline_s
+        self._channel = open_channel(target)
+        self._tokens = Tokens(credentials, self._channel)
+        self._calls = Calls(self._tokens)
+        self._agent = AgentServiceStub(self._channel)
+        self._inference = InferenceServiceStub(self._channel)
+        self._sandbox = SandboxServiceStub(self._channel)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Cancel what is running and hang up."""
+        await self._tokens.close()
+        await self._channel.close()
+
+    async def access_token(self) -> str:
+        """Return a token that is valid now, for calls that are not made through this client."""
+        return await self._tokens.token()
+
+    # ---- Models ------------------------------------------------------------------------------------
+
+    async def chat(
+        self,
+        model: str,
+        messages: str | Sequence[chats.Message],
+        *,
+        options: chats.Options | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[chats.Event, None]:
+        """Stream a model's next message. A plain string is one message of the user's."""
+        asked = [chats.Message("user", messages)] if isinstance(messages, str) else messages
+        request = chats.request_of(model, asked, options or chats.Options())
+        async with aclosing(self.stream(self._inference.Chat, request, deadline_s=deadline_s)) as responses:
+            async for response in responses:
+                if (event := chats.event_of(response.event)) is not None:
+                    yield event
+
+    async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """Turn texts into vectors of length 1, in their order."""
+        response = await self.call(self._inference.Embed, EmbedRequest(model=model, input=texts))
+        return [list(embedding.values) for embedding in response.embeddings]
+
+    async def models(self) -> list[Model]:
+        """List the models that the caller may use, by name."""
+        models: list[Model] = []
+        request = ListModelsRequest()
+        while True:
+            response = await self.call(self._inference.ListModels, request)
+            models += map(model_of, response.models)
+            if not response.next_page_token:
+                return models
+            request = ListModelsRequest(page_token=response.next_page_token)
+
+    async def fleet(self) -> Fleet:
+        """Show the instances, what they hold, and who waits."""
+        return fleet_of((await self.call(self._inference.GetFleet, GetFleetRequest())).fleet)
+
+    # ---- Agents ------------------------------------------------------------------------------------
+
+    async def create_thread(self, display_name: str = "") -> str:
+        """Start a conversation and return its id."""
+        request = CreateThreadRequest(request_id=str(uuid.uuid4()), display_name=display_name)
+        return (await self.call(self._agent.CreateThread, request)).thread.thread_id
+
+    async def start_run(self, thread_id: str, task: str, config: runs.Config | None = None) -> runs.Run:
+        """Have an agent work on a thread. The run is stored and goes on, whoever watches."""
+        request = StartRunRequest(
+            request_id=str(uuid.uuid4()),
+            thread_id=thread_id,
+            input=task,
+            config=config_of(config or runs.Config()),
+        )
+        return run_of((await self.call(self._agent.StartRun, request)).run)
+
+    async def run(
+        self, task: str, config: runs.Config | None = None, *, deadline_s: float | None = None
+    ) -> AsyncGenerator[runs.Event, None]:
+        """Start a run on a thread of its own and watch it to its end."""
+        started = await self.start_run(await self.create_thread(), task, config)
+        async with aclosing(self.watch(started.run_id, deadline_s=deadline_s)) as events:
+            async for event in events:
+                yield event
+
+    async def watch(
+        self, run_id: str, *, after_sequence: int = 0, deadline_s: float | None = None
+    ) -> AsyncGenerator[runs.Event, None]:
+        """Stream a run's events after `after_sequence`, live or finished, each of them once.
+
+        A lost connection is made anew, a few times and ever more patiently, and the stream goes on from
+        the event where it was. Leaving it does nothing to the run.
+        """
+        loop = asyncio.get_running_loop()
+        ends_at_s = loop.time() + (deadline_s or self._stream_deadline_s)
+        lost_count = 0
+        while True:
+            request = WatchRunRequest(run_id=run_id, after_sequence=after_sequence)
+            left_s = ends_at_s - loop.time()
+            try:
+                async with aclosing(
+                    self.stream(self._agent.WatchRun, request, deadline_s=left_s)
+                ) as responses:
+                    async for response in responses:
+                        after_sequence, lost_count = response.event.sequence, 0
+                        if (event := event_of(response.event)) is not None:
+                            yield event
+            except CallError as error:
+                if not error.is_connection_lost or lost_count == RECONNECTS_MAX:
+                    raise
+                await asyncio.sleep(max(_pause_s(lost_count), error.retry_after_s or 0))
+                lost_count += 1
+            else:
+                return
+
+    # ---- The sandbox -------------------------------------------------------------------------------
+
+    async def execute(
+        self,
+        code: str,
+        *,
+        stdin: bytes = b"",
+        limits: executions.Limits | None = None,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[executions.Event, None]:
+        """Run a Python program in a fresh jail and stream what it does. Leaving the stream kills it."""
+        request = ExecuteRequest(spec=executions.spec_of(code, stdin, limits or executions.Limits()))
+        async with aclosing(self.stream(self._sandbox.Execute, request, deadline_s=deadline_s)) as responses:
+            async for response in responses:
+                if (event := executions.event_of(response.event)) is not None:
+                    yield event
+
+    # ---- Everything else ---------------------------------------------------------------------------
+
+    def stub(self, make: Callable[[grpc.aio.Channel], Stub]) -> Stub:
+        """Make a generated stub on this client's connection, for `call` and `stream`."""
+        return make(self._channel)
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[Request, Response],
+        request: Request,
+        *,
+        deadline_s: float | None = None,
+    ) -> Response:
+        """Call any unary method of any stub, as this class makes its own calls."""
+        return await self._calls.unary(method, request, deadline_s=deadline_s or self._deadline_s)
+
+    def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        deadline_s: float | None = None,
+    ) -> AsyncGenerator[Response, None]:
+        """Call any server-streaming method of any stub, as this class makes its own calls."""
+        return self._calls.stream(method, request, deadline_s=deadline_s or self._stream_deadline_s)
+
+
+def _pause_s(lost_count: int) -> float:
+    """Twice as long each time, and never the same for two clients that lost the same server."""
+    longest_s = min(RECONNECT_AFTER_S * 2**lost_count, RECONNECT_AFTER_MAX_S)
+    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - Nothing secret.

@@ -1,0 +1,35 @@
+"""How a client proves who it is. The secrets never show in a repr."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["user", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Password:
+    """A local user. `role` and `lifetime_s` ask for a token that can do less, or lives shorter."""
+
+    username: str
+    password: str = field(repr=False)
+    role: Role | None = None
+    lifetime_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """A service account."""
+
+    client_id: str
+    client_secret: str = field(repr=False)
+    lifetime_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A token from elsewhere. Nobody renews it: calls fail with TOKEN_EXPIRED once it has."""
+
+    token: str = field(repr=False)
+
+
+Credentials = Password | ClientCredentials | StaticToken

@@ -1,0 +1,116 @@
+"""Keeps an access token fresh.
+
+A token is replaced in the background once it has lived most of its life, so that calls wait for a login
+only the first time. There is never more than one login on its way, however many calls need it; and when
+it fails, it fails for all of them: a wrong password is tried once and not once for each call.
+
+Its life is counted on this machine's steady clock from the moment the token arrived, so a clock that is
+set later does no harm.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import assert_never
+
+import grpc
+import grpc.aio
+from ollamesh.auth.v1.auth_service_pb2 import ExchangeTokenRequest, LoginRequest
+from ollamesh.auth.v1.auth_service_pb2 import Tokens as TokensMessage
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from ollamesh.auth.v1.identity_pb2 import Role
+from ollamesh.client.credentials import ClientCredentials, Credentials, Password, StaticToken
+from ollamesh.client.errors import error_of
+from ollamesh.client.values import duration
+
+LOGIN_DEADLINE_S = 10.0
+RENEW_AT = 0.75  # Of a token's life: from here on a new one is fetched in the background.
+USELESS_AT = 0.95  # From here on calls wait for the new one; what remains is for the way to the service.
+
+ROLES = {None: Role.ROLE_UNSPECIFIED, "user": Role.ROLE_USER, "admin": Role.ROLE_ADMIN}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Token:
+    value: str
+    received_at_s: float
+    lifetime_s: float
+
+    def age(self, now_s: float) -> float:
+        """As a fraction of its life: 1 when it expires."""
+        return (now_s - self.received_at_s) / self.lifetime_s if self.lifetime_s > 0 else 1.0
+
+
+class Tokens:
+    """Hands out a valid token for `credentials`. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        channel: grpc.aio.Channel,
+        *,
+        now_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._now_s = now_s
+        self._credentials = credentials
+        self._auth = AuthServiceStub(channel)
+        self._held: Token | None = None
+        self._login: asyncio.Task[Token] | None = None
+
+    async def token(self) -> str:
+        """Return an access token. Raises CallError if none can be had."""
+        if isinstance(self._credentials, StaticToken):
+            return self._credentials.token
+        held, now_s = self._held, self._now_s()
+        if self._login is None and (held is None or held.age(now_s) >= RENEW_AT):
+            self._login = asyncio.create_task(self._renew(self._credentials))
+            self._login.add_done_callback(self._logged_in)
+        if self._login and (held is None or held.age(now_s) >= USELESS_AT):
+            held = await asyncio.shield(self._login)  # A caller that gives up must not take the login along.
+        assert held
+        return held.value
+
+    def forget(self, token: str) -> None:
+        """`token` was refused as expired: the next call logs in."""
+        if self._held and self._held.value == token:
+            self._held = None
+
+    async def close(self) -> None:
+        if self._login:
+            self._login.cancel()
+            await asyncio.wait((self._login,))
+
+    def _logged_in(self, login: asyncio.Task[Token]) -> None:
+        self._login = None
+        # A failure is seen by those who wait for the login; the others have a token that is still good.
+        if not login.cancelled() and login.exception() is None:  # noqa: LOG004 - A task.
+            self._held = login.result()
+
+    async def _renew(self, credentials: Password | ClientCredentials) -> Token:
+        try:
+            tokens = await self._exchange(credentials)
+        except grpc.aio.AioRpcError as failure:
+            raise error_of(failure) from None
+        return Token(
+            value=tokens.access_token,
+            received_at_s=self._now_s(),
+            lifetime_s=tokens.expire_time.ToNanoseconds() / 1e9 - time.time(),
+        )
+
+    async def _exchange(self, credentials: Password | ClientCredentials) -> TokensMessage:
+        lifetime = duration(credentials.lifetime_s)
+        match credentials:
+            case Password(username, password, role):
+                login = LoginRequest(
+                    username=username, password=password, role=ROLES[role], lifetime=lifetime
+                )
+                return (await self._auth.Login(login, timeout=LOGIN_DEADLINE_S)).tokens
+            case ClientCredentials(client_id, client_secret):
+                grant = ExchangeTokenRequest.ClientCredentials(
+                    client_id=client_id, client_secret=client_secret
+                )
+                exchange = ExchangeTokenRequest(client_credentials=grant, lifetime=lifetime)
+                return (await self._auth.ExchangeToken(exchange, timeout=LOGIN_DEADLINE_S)).tokens
+            case _:
+                assert_never(credentials)
