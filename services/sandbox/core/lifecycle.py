@@ -1,0 +1,107 @@
+"""The life of an execution, as a table, and the verdict at its end.
+
+    WAITING --BEGAN--> RUNNING --LEFT | WALL_PASSED | FLOODED--> STOPPING --GONE--> ENDED
+                          +-----------------------GONE--------------------------------^
+
+Two rules. The first reason to stop is the one that is told; what follows while the jail dies is noise.
+And only GONE ends an execution that ran: until the jail is gone, something of it may be left.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+
+class Outcome(Enum):
+    OK = auto()
+    ERROR = auto()
+    TIMEOUT = auto()
+    OOM = auto()
+    OUTPUT_LIMIT = auto()
+    SIGNALLED = auto()
+    CANCELLED = auto()
+
+
+class Phase(Enum):
+    WAITING = auto()  # For a jail.
+    RUNNING = auto()
+    STOPPING = auto()  # Killed, not yet gone.
+    ENDED = auto()
+
+
+class Event(Enum):
+    BEGAN = auto()
+    LEFT = auto()  # The caller did, or asked for the end.
+    WALL_PASSED = auto()
+    FLOODED = auto()
+    GONE = auto()  # Nothing of the jail is left.
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    to: Phase
+    because: Outcome | None = None  # A step with a reason, out of RUNNING, kills the jail.
+
+
+# What is not here changes nothing: an event came too late.
+STEPS: Mapping[tuple[Phase, Event], Step] = {
+    (Phase.WAITING, Event.BEGAN): Step(Phase.RUNNING),
+    (Phase.WAITING, Event.LEFT): Step(Phase.ENDED, Outcome.CANCELLED),
+    (Phase.RUNNING, Event.LEFT): Step(Phase.STOPPING, Outcome.CANCELLED),
+    (Phase.RUNNING, Event.WALL_PASSED): Step(Phase.STOPPING, Outcome.TIMEOUT),
+    (Phase.RUNNING, Event.FLOODED): Step(Phase.STOPPING, Outcome.OUTPUT_LIMIT),
+    (Phase.RUNNING, Event.GONE): Step(Phase.ENDED),
+    (Phase.STOPPING, Event.GONE): Step(Phase.ENDED),
+}
+
+
+class Lifecycle:
+    def __init__(self) -> None:
+        self.phase = Phase.WAITING
+        self.stopped_because: Outcome | None = None
+
+    def on(self, event: Event) -> bool:
+        """Take `event` in. Return whether the jail must be killed now."""
+        step = STEPS.get((self.phase, event))
+        if step is None:
+            return False
+        self.phase = step.to
+        self.stopped_because = self.stopped_because or step.because
+        return step.to is Phase.STOPPING
+
+
+class Breach(Enum):
+    """A limit that the jail itself enforces."""
+
+    MEMORY = "memory"
+    CPU = "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a jail ended, told by the jail and not by the program in it."""
+
+    status: int | None  # Exit code, or minus the signal. None: nobody was left to tell.
+    breach: Breach | None
+    cpu_s: float
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    outcome: Outcome
+    exit_code: int = 0
+    signal: int = 0
+
+
+def judge(stopped_because: Outcome | None, ending: Ending) -> Verdict | None:
+    """What to call it. None if the jail was lost: it died, and neither we nor the program did it."""
+    if stopped_because is not None:
+        return Verdict(stopped_because)
+    if ending.breach is not None:
+        return Verdict(Outcome.OOM if ending.breach is Breach.MEMORY else Outcome.TIMEOUT)
+    if ending.status is None:
+        return None
+    if ending.status < 0:
+        return Verdict(Outcome.SIGNALLED, signal=-ending.status)
+    return Verdict(Outcome.OK if ending.status == 0 else Outcome.ERROR, exit_code=ending.status)
