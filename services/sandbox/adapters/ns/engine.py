@@ -1,0 +1,113 @@
+"""The engine `ns`: single-use copies of a pre-imported interpreter, each behind walls of its own.
+
+    service --- bubblewrap (other uid, own namespaces) --- zygote --- jail (init, program)
+                                                              +------ jail (init, program) ...
+
+It proves itself whenever it starts (see selftest) and makes no jail before that. When the zygote dies,
+for whatever reason, everything under it is gone, and a new one is started and tried.
+"""
+
+import asyncio
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import structlog
+
+from services.sandbox.adapters.ns import cgroups, explain, selftest
+from services.sandbox.adapters.ns.inside import kernel
+from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
+from services.sandbox.adapters.ns.jail import NsJail
+from services.sandbox.adapters.ns.pool import Pool
+from services.sandbox.adapters.ns.zygote import Zygote
+from services.sandbox.core.limits import Limits
+from services.sandbox.errors import SandboxUnavailable
+from services.sandbox.ports import Strength
+
+log = structlog.get_logger(__name__)
+
+RETRY_AFTER_S = 5.0  # Between two attempts that both fail soon.
+
+
+class NsJails:
+    """The port `Jails`."""
+
+    name = "ns"
+
+    def __init__(self, folder: Path, *, usual: Limits, warm_count: int) -> None:
+        self._folder = folder
+        self._usual = usual
+        self._warm_count = warm_count
+        self._pool: Pool | None = None
+        self._controllers: frozenset[str] = frozenset()
+        self.problem: str | None = "the engine is starting"
+
+    @property
+    def strength(self) -> Strength:
+        return _strength(self._folder, self._controllers)
+
+    async def take(self, limits: Limits) -> NsJail:
+        if self._pool is None or self.problem is not None:
+            raise SandboxUnavailable(problem=self.problem)
+        return await self._pool.take(limits)
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            started_s = loop.time()
+            self.problem = await self._live()
+            log.error("engine_down", engine=self.name, problem=self.problem)
+            if loop.time() - started_s < RETRY_AFTER_S:
+                await asyncio.sleep(RETRY_AFTER_S)
+
+    async def _live(self) -> str:
+        """One zygote, from its start to its end. Return what is the matter now."""
+        if (problem := explain.root_problem(self._folder)) is not None:
+            return problem
+        found = await asyncio.to_thread(cgroups.find)
+        self._controllers = found.controllers
+        try:
+            zygote = Zygote.start(self._folder)
+            async with Pool.over(zygote, found, usual=self._usual, warm_count=self._warm_count) as pool:
+                if (problem := await self._flaw(pool)) is None:
+                    await self._serve(pool, zygote)
+                return problem or "the engine restarts"
+        except OSError:
+            log.exception("zygote_not_started")
+            return explain.kernel_problem()
+        finally:
+            await asyncio.to_thread(found.close)
+
+    async def _flaw(self, pool: Pool) -> str | None:
+        """Why this engine must not be used; None if it may."""
+        stamp = str((self._folder / "stamp").absolute())
+        variables = [name for name in os.environ if name not in ENVIRONMENT]
+        try:
+            found = await selftest.breaches(pool.build, host_file=stamp, environment=variables)
+        except SandboxUnavailable:
+            return explain.kernel_problem()
+        return f"the engine failed its self-test: a program {', '.join(found)}" if found else None
+
+    async def _serve(self, pool: Pool, zygote: Zygote) -> None:
+        pool.keep_warm()
+        self._pool, self.problem = pool, None
+        log.info("engine_up", engine=self.name, strength=asdict(self.strength))
+        try:
+            await asyncio.shield(zygote.gone)
+        finally:
+            self._pool, self.problem = None, "the engine restarts"
+
+
+def _strength(folder: Path, controllers: frozenset[str]) -> Strength:
+    weaknesses = ["The kernel is shared with the host: a hole in it is a way out."]
+    if "memory" not in controllers:
+        weaknesses.append("Memory is measured every 20 ms instead of limited: no cgroup can be made here.")
+    if "cpu" not in controllers:
+        weaknesses.append(
+            "A program with several threads may use every processor: no cgroup can be made here."
+        )
+    if kernel.landlock_abi() == 0:
+        weaknesses.append("The kernel has no Landlock: file access is confined by mounts alone.")
+    limited = ["process_count", "files_bytes", *(["memory_bytes"] if "memory" in controllers else [])]
+    interpreter = (folder / "root/usr/bin/python3").readlink().name
+    return Strength(interpreter.replace("python", "python "), tuple(limited), tuple(weaknesses))

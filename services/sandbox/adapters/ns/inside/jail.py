@@ -1,0 +1,165 @@
+"""From a fresh clone of the zygote to a jail that waits for a program, and to the program's end.
+
+The clone is process 1 of its own pid namespace: the init. It builds the walls, forks the process that
+will become the program, and stays to tell how that ended: a report by the program itself could be
+forged. When the init ends, the kernel kills whatever else is left in the jail.
+
+Invariant: the program's process has no descriptor but its standard streams, no capability, and every
+wall up, before it receives a byte of code. It is told apart from the init by `oom_score_adj`, so that
+the kernel, short of memory, takes the program.
+"""
+
+import os
+import signal
+import socket
+from typing import NoReturn
+
+from . import filters, kernel, program
+from .meter import PERIOD_S, Meter
+from .order import PACKET_BYTES_MAX, Ended, Failed, Order, Ready, pack
+
+# The cgroup namespace follows apart: it must begin where the jail's cgroup is.
+NAMESPACES = (
+    kernel.CLONE_NEWUSER
+    | kernel.CLONE_NEWNS
+    | kernel.CLONE_NEWPID
+    | kernel.CLONE_NEWNET
+    | kernel.CLONE_NEWIPC
+    | kernel.CLONE_NEWUTS
+)
+UID = 65534
+INODE_COUNT_MAX = 4096
+
+_SERVICE = 3  # The descriptor of the socket to the service, in the init.
+_NEW_ROOT = "/mnt"
+_WRITABLE = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 -- the jail's own.
+_CHILD_FILTER = filters.child(os.uname().machine)
+
+
+def inhabit(order: Order, service: int, cgroups: list[int]) -> NoReturn:
+    """Become the jail's init. `service` and `cgroups` are descriptors."""
+    try:
+        for cgroup in cgroups:
+            os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
+        service = _take_descriptors(service)
+        _build(order)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # `_watch` waits for it.
+        pid, channel = _fork_program(order)
+        _serve(order, pid, channel)
+    except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
+        os.write(service, pack(Failed(_text(error))))
+    finally:
+        os._exit(1)  # Nothing may climb back into the zygote's loop.
+
+
+def _fork_program(order: Order) -> tuple[int, socket.socket]:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if (pid := os.fork()) > 0:
+        theirs.close()
+        return pid, ours
+    try:
+        ours.close()
+        os.close(_SERVICE)
+        program.inhabit(theirs, order, _lock)
+    except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
+        theirs.send(_text(error).encode())
+    finally:
+        os._exit(1)
+
+
+def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # All others, process 1 ignores by itself.
+    kernel.hide_from_same_uid()
+    _lock()
+    if (said := channel.recv(PACKET_BYTES_MAX)) != program.READY:
+        raise RuntimeError(said.decode() or "the process for the program ended")
+    service = socket.socket(fileno=_SERVICE)
+    service.send(pack(Ready()))
+    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, 4)
+    if len(descriptors) != 4:  # The service does not need this jail any more, or is gone.
+        os._exit(0)
+    socket.send_fds(channel, [b"1"], descriptors)
+    channel.close()
+    os.closerange(_SERVICE + 1, 64)  # The program's streams must end with the program.
+    service.send(pack(_watch(pid, order)))
+    os._exit(0)
+
+
+def _watch(pid: int, order: Order) -> Ended:
+    """Wait for the program's end; reap whatever it orphaned."""
+    metered = order.memory_bytes is not None or order.cpu_s is not None
+    meter = Meter(memory_bytes=order.memory_bytes, cpu_s=order.cpu_s)
+    breach: str | None = None
+    while True:
+        if metered:
+            signal.sigtimedwait({signal.SIGCHLD}, PERIOD_S)
+        else:
+            signal.sigwait({signal.SIGCHLD})
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if ended[0] == pid:
+                status = os.waitstatus_to_exitcode(ended[1])
+                return Ended(status, breach, meter.peak_memory_bytes)
+        if metered and breach is None and (breach := meter.breach()) is not None:
+            os.kill(-1, signal.SIGKILL)
+
+
+def _take_descriptors(service: int) -> int:
+    """Keep `service`, as descriptor 3, and nothing else of the zygote's."""
+    null = os.open("/dev/null", os.O_RDWR)
+    for stream in (0, 1, 2):
+        os.dup2(null, stream)
+    if service != _SERVICE:
+        os.dup2(service, _SERVICE, inheritable=False)
+    os.closerange(_SERVICE + 1, os.sysconf("SC_OPEN_MAX"))
+    return _SERVICE
+
+
+def _build(order: Order) -> None:
+    os.setsid()
+    uid, gid = UID, UID
+    _write("/proc/self/uid_map", f"{uid} {uid} 1")  # The zygote's own, in its user namespace.
+    _write("/proc/self/setgroups", "deny")
+    _write("/proc/self/gid_map", f"{gid} {gid} 1")
+    kernel.unshare(kernel.CLONE_NEWCGROUP)
+    _enter_root(order.files_bytes)
+
+
+def _enter_root(files_bytes: int) -> None:
+    """A root of its own: an overlay, because locks and names of host folders cross a bind mount."""
+    private = kernel.MS_NOSUID | kernel.MS_NODEV
+    kernel.mount(None, "/", kernel.MS_REC | kernel.MS_PRIVATE)
+    layers = f"lowerdir={_NEW_ROOT}:/run/empty"  # The outer jail has the same root there once more.
+    kernel.mount("overlay", _NEW_ROOT, private | kernel.MS_RDONLY, options=layers)
+    kernel.mount(None, f"{_NEW_ROOT}/dev", kernel.MS_BIND | kernel.MS_REC, source="/dev")
+    kernel.mount("proc", f"{_NEW_ROOT}/proc", private | kernel.MS_NOEXEC, options="subset=pid,hidepid=2")
+
+    # One file system for all writable folders, so that one limit holds for them together.
+    store = f"{_NEW_ROOT}/run"
+    size = f"size={files_bytes},nr_inodes={INODE_COUNT_MAX},mode=0700"
+    kernel.mount("tmpfs", store, private | kernel.MS_NOEXEC, options=size)
+    for name, path in _WRITABLE.items():
+        os.mkdir(f"{store}/{name}", 0o700)  # noqa: PTH102 -- as plain as its neighbours.
+        kernel.mount(None, _NEW_ROOT + path, kernel.MS_BIND, source=f"{store}/{name}")
+    kernel.detach(store)
+
+    os.chdir(_NEW_ROOT)
+    kernel.pivot_root_here()
+    kernel.detach(".")
+    os.chdir("/work")
+
+
+def _lock() -> None:
+    """Give up what only building needed."""
+    kernel.drop_capabilities()
+    kernel.no_new_privileges()
+    kernel.install_filter(_CHILD_FILTER)
+
+
+def _text(error: BaseException) -> str:
+    return repr(error)[:1000]
+
+
+def _write(path: str, text: str) -> None:
+    file = os.open(path, os.O_WRONLY)
+    os.write(file, text.encode())
+    os.close(file)

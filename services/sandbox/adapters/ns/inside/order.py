@@ -1,0 +1,78 @@
+"""What passes between the service and the zygote, and between the service and a jail.
+
+Each message is one packet of JSON on a SOCK_SEQPACKET socket, with descriptors beside it. This module
+is imported on both sides, so that they cannot disagree.
+
+    service -> zygote   Order, with [the jail's socket, cgroup.procs...]
+    zygote -> service   Born, with [the jail's pidfd]; later Reaped
+    service -> jail     b"", with [code, stdin, stdout, stderr]
+    jail -> service     Ready or Failed; after the program's end Ended
+"""
+
+import json
+from dataclasses import asdict, dataclass
+
+PACKET_BYTES_MAX = 8192
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """One jail, please."""
+
+    jail_id: int
+    process_count: int  # Processes and threads of the program.
+    files_bytes: int
+    memory_bytes: int | None  # For the meter, where no cgroup limits memory.
+    cpu_s: float | None  # For the meter.
+
+
+@dataclass(frozen=True, slots=True)
+class Born:
+    jail_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reaped:
+    """Nothing of the jail is left."""
+
+    jail_id: int
+    cpu_s: float
+    peak_memory_bytes: int  # Of its largest process.
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The jail waits for a program."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The jail could not be built."""
+
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How the program ended: exit code, or minus the signal, as in subprocess."""
+
+    status: int
+    breach: str | None  # "memory" or "cpu" if the meter ended it.
+    peak_memory_bytes: int  # As the meter saw it; 0 without one.
+
+
+Message = Order | Born | Reaped | Ready | Failed | Ended
+_KINDS = {kind.__name__: kind for kind in (Order, Born, Reaped, Ready, Failed, Ended)}
+
+
+def pack(message: Message) -> bytes:
+    return json.dumps([type(message).__name__, asdict(message)]).encode()
+
+
+def unpack(packet: bytes) -> Message:
+    """Raise ValueError if it is not a message."""
+    try:
+        name, fields = json.loads(packet)
+        return _KINDS[name](**fields)
+    except (KeyError, TypeError) as error:
+        raise ValueError("not a message") from error

@@ -1,0 +1,88 @@
+"""The interpreter that every jail is a copy of.
+
+It runs inside the outer jail, imports once what programs are likely to use, and clones itself on
+demand. It never runs untrusted code, holds no secret, and has one thread, because a fork copies only
+the calling one. If the service goes away it ends, and with it, being process 1, all of its children.
+"""
+
+import gc
+import importlib
+import os
+import select
+import socket
+import sys
+
+from . import filters, jail, kernel
+from .order import PACKET_BYTES_MAX, Born, Order, Reaped, pack, unpack
+
+# What short programs import most, and what the rest of the library imports in turn.
+PREIMPORTED = (
+    *("base64", "bisect", "collections", "contextlib", "copy", "csv", "dataclasses", "datetime", "decimal"),
+    *("encodings.idna", "enum", "fractions", "functools", "hashlib", "heapq", "inspect", "io", "itertools"),
+    *("json", "math", "operator", "os", "pathlib", "pprint", "random", "re", "shutil", "statistics"),
+    *("string", "struct", "subprocess", "sys", "tempfile", "textwrap", "threading", "time", "types"),
+    *("typing", "urllib.parse", "uuid", "zoneinfo"),
+)
+ENVIRONMENT = {"PATH": "/usr/bin", "HOME": "/work", "LANG": "C.UTF-8", "TZ": "UTC", "TMPDIR": "/tmp"}  # noqa: S108 -- the jail's own.
+DESCRIPTORS_MAX = 8
+
+
+def main() -> None:
+    """`python jail.zip DESCRIPTOR`, which is the socket to the service."""
+    service = socket.socket(fileno=int(sys.argv[1]))
+    for name in PREIMPORTED:
+        importlib.import_module(name)
+    os.environ.clear()
+    os.environ.update(ENVIRONMENT)
+    sys.argv[:] = ["main.py"]
+    del sys.path[0]  # Where this very code lies.
+    gc.collect()
+    gc.freeze()  # Else the first collection in each child would copy all these pages.
+    kernel.no_new_privileges()
+    kernel.install_filter(filters.zygote(os.uname().machine))
+    _serve(service)
+    os._exit(0)
+
+
+def _serve(service: socket.socket) -> None:
+    living: dict[int, tuple[int, int]] = {}  # pidfd to pid and jail.
+    events = select.poll()
+    events.register(service, select.POLLIN)
+    while True:
+        for descriptor, _ in events.poll():
+            if descriptor != service.fileno():
+                service.send(pack(_reap(*living.pop(descriptor))))
+                events.unregister(descriptor)
+                os.close(descriptor)
+                continue
+            if (made := _clone(service)) is None:
+                return
+            pidfd, pid, jail_id = made
+            living[pidfd] = pid, jail_id
+            events.register(pidfd, select.POLLIN)
+            socket.send_fds(service, [pack(Born(jail_id))], [pidfd])
+
+
+def _clone(service: socket.socket) -> tuple[int, int, int] | None:
+    """Carry out one order. Return pidfd, pid and jail; None if the service is gone."""
+    try:
+        packet, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, DESCRIPTORS_MAX)
+    except ConnectionResetError:  # Gone with something of ours unread.
+        return None
+    if not packet:
+        return None
+    order = unpack(packet)
+    assert isinstance(order, Order)
+    pid, pidfd = kernel.clone(jail.NAMESPACES)
+    if pid == 0:
+        service.detach()  # Its number is about to be used again.
+        jail.inhabit(order, descriptors[0], descriptors[1:])
+    for descriptor in descriptors:
+        os.close(descriptor)
+    return pidfd, pid, order.jail_id
+
+
+def _reap(pid: int, jail_id: int) -> Reaped:
+    """The init's usage holds that of all it waited for, and dying it waits for the whole jail."""
+    _, _, usage = os.wait4(pid, 0)
+    return Reaped(jail_id, usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024)

@@ -1,0 +1,167 @@
+"""The service's end of one jail."""
+
+import asyncio
+import os
+import signal
+import socket
+from contextlib import suppress
+
+import structlog
+
+from services.sandbox.adapters.ns.cgroups import Cgroup
+from services.sandbox.adapters.ns.inside.order import (
+    PACKET_BYTES_MAX,
+    Ended,
+    Failed,
+    Ready,
+    Reaped,
+    unpack,
+)
+from services.sandbox.core.lifecycle import Breach, Ending
+from services.sandbox.errors import SandboxUnavailable
+from services.sandbox.ports import Program, Stream, Write
+
+log = structlog.get_logger(__name__)
+
+READ_BYTES = 1 << 16  # What a pipe holds.
+
+
+class NsJail:
+    """Ready once `ready` is done, over once `ended` returns.
+
+    All of it happens in callbacks of the event loop: Born and Ready, `begin`, output, Ended, Reaped. The
+    zygote's Reaped is the last: everything in the jail is dead then, so that what the pipes hold is all
+    the output there will ever be.
+    """
+
+    def __init__(self, jail_id: int, service: socket.socket, cgroup: Cgroup) -> None:
+        loop = asyncio.get_running_loop()
+        self.jail_id = jail_id
+        self.cgroup = cgroup
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self._service = service
+        self._pidfd: int | None = None
+        self._is_ready = self._killed = False
+        self._told: Ended | None = None
+        self._over: asyncio.Future[Ending] = loop.create_future()
+        self._pipes: dict[int, Stream] = {}
+        self._write: Write = lambda _stream, _data: None
+        service.settimeout(0)
+        loop.add_reader(service, self._hear)
+
+    @property
+    def alive(self) -> bool:
+        return not self._over.done()
+
+    def begin(self, program: Program, write: Write) -> None:
+        self._write = write
+        code, stdin = _in_memory(program.code), _in_memory(program.stdin)
+        outputs = {stream: os.pipe2(os.O_CLOEXEC) for stream in Stream}
+        theirs = [code, stdin, *(writing for _, writing in outputs.values())]
+        try:
+            with suppress(OSError):  # It died in the pool; Reaped follows.
+                socket.send_fds(self._service, [b"begin"], theirs)
+        finally:
+            for descriptor in theirs:
+                os.close(descriptor)
+        for stream, (reading, _) in outputs.items():
+            os.set_blocking(reading, False)
+            self._pipes[reading] = stream
+            asyncio.get_running_loop().add_reader(reading, self._read, reading)
+
+    def kill(self) -> None:
+        self._killed = True
+        if self.alive and self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def ended(self) -> Ending:
+        return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
+
+    def born(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        if self._killed:
+            self.kill()
+        self._settle_ready()
+
+    def reaped(self, usage: Reaped) -> None:
+        """Nothing of it is left."""
+        while self._hear():
+            pass
+        for pipe in list(self._pipes):
+            while self._read(pipe):
+                pass
+        self._over.set_result(self._ending(usage))
+        self._close()
+
+    def _ending(self, usage: Reaped) -> Ending:
+        breach = Breach(self._told.breach) if self._told and self._told.breach else None
+        if self.cgroup.memory_exceeded():
+            breach = Breach.MEMORY
+        metered_bytes = self._told.peak_memory_bytes if self._told else 0
+        return Ending(
+            status=self._told.status if self._told else None,
+            breach=breach,
+            cpu_s=usage.cpu_s,
+            peak_memory_bytes=self.cgroup.peak_memory_bytes() or max(metered_bytes, usage.peak_memory_bytes),
+        )
+
+    def _hear(self) -> bool:
+        """Take one packet from the init. Return whether there may be another."""
+        try:
+            packet = self._service.recv(PACKET_BYTES_MAX)
+        except BlockingIOError:
+            return False
+        except ConnectionResetError:  # It died with something of ours unread.
+            packet = b""
+        if not packet:
+            asyncio.get_running_loop().remove_reader(self._service)
+            return False
+        match unpack(packet):
+            case Ready():
+                self._is_ready = True
+                self._settle_ready()
+            case Failed(why):
+                log.error("jail_failed", why=why)
+            case Ended() as told:
+                self._told = told
+        return True
+
+    def _settle_ready(self) -> None:
+        if self._is_ready and self._pidfd is not None and not self.ready.done():
+            self.ready.set_result(None)
+
+    def _read(self, pipe: int) -> bool:
+        """Take what a pipe holds, and close it at its end. Return whether there may be more."""
+        try:
+            data = os.read(pipe, READ_BYTES)
+        except BlockingIOError:
+            return False
+        if data:
+            self._write(self._pipes[pipe], data)
+            return True
+        self._close_pipe(pipe)
+        return False
+
+    def _close_pipe(self, pipe: int) -> None:
+        asyncio.get_running_loop().remove_reader(pipe)
+        del self._pipes[pipe]
+        os.close(pipe)
+
+    def _close(self) -> None:
+        if not self.ready.done():
+            self.ready.set_exception(SandboxUnavailable(problem="a jail could not be built"))
+        asyncio.get_running_loop().remove_reader(self._service)
+        self._service.close()
+        for pipe in list(self._pipes):
+            self._close_pipe(pipe)
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+
+
+def _in_memory(data: bytes) -> int:
+    """A file with `data`, open at its beginning."""
+    descriptor = os.memfd_create("program")
+    os.write(descriptor, data)
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    return descriptor
