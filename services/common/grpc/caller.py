@@ -9,7 +9,7 @@ from typing import assert_never
 
 import jwt
 
-from services.common.errors import DeadlineRequired, RoleRequired, TokenInvalid
+from services.common.errors import AuthUnavailable, DeadlineRequired, RoleRequired, TokenInvalid
 from services.common.grpc.around import Around, Context
 from services.common.policy import POLICY, Access
 from services.common.tokens import Caller, Role, verify
@@ -60,11 +60,14 @@ class Verifier:
 
     async def _refresh(self, key_id: str | None) -> None:
         """Ask for the keys, once for all callers that wait, and not again too soon."""
+        now_s = asyncio.get_running_loop().time
+        arrived_s = now_s()
         async with self._refreshing:
-            now_s = asyncio.get_running_loop().time()
-            if key_id in self._keys or (self._keys and now_s - self._asked_at_s < REFETCH_AFTER_S):
+            if key_id in self._keys or (self._keys and now_s() - self._asked_at_s < REFETCH_AFTER_S):
                 return
-            self._asked_at_s = now_s
+            if not self._keys and self._asked_at_s > arrived_s:  # In vain, while this one waited.
+                raise AuthUnavailable
+            self._asked_at_s = now_s()
             self._keys = await self._fetch_keys()
 
 

@@ -1,0 +1,194 @@
+"""The verifier in a service: how often it asks for keys, what it remembers, whom the policy lets through."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from services.common.errors import AuthUnavailable, RoleRequired, TokenExpired, TokenInvalid
+from services.common.grpc import caller as caller_module
+from services.common.grpc.caller import Keys, Verifier, authentication, caller
+
+USER_METHOD = "/ollamesh.inference.v1.InferenceService/Chat"
+ADMIN_METHOD = "/ollamesh.inference.v1.InferenceService/PullModel"
+SERVICE_METHOD = "/ollamesh.auth.v1.AuthService/ReserveQuota"
+PUBLIC_METHOD = "/ollamesh.auth.v1.AuthService/Login"
+
+
+class Issuer:
+    """An auth service that can be away, and counts how often it is asked."""
+
+    def __init__(self) -> None:
+        self.private = {"k1": ec.generate_private_key(ec.SECP256R1())}
+        self.asked_count = 0
+        self.away = False
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def fetch(self) -> Keys:
+        self.asked_count += 1
+        await self.answering.wait()
+        if self.away:
+            raise AuthUnavailable
+        jwks = {
+            name: jwt.algorithms.ECAlgorithm.to_jwk(key.public_key(), as_dict=True)
+            for name, key in self.private.items()
+        }
+        return {name: jwt.PyJWK(jwk, algorithm="ES256") for name, jwk in jwks.items()}
+
+    def token(self, key_id: str = "k1", *, lifetime_s: int = 60, age_s: int = 0, **claims: Any) -> str:
+        issued_s = int(time.time()) - age_s
+        whole = {
+            "iss": "i",
+            "aud": ["inference"],
+            "sub": "user:ann",
+            "user_id": "user:ann",
+            "client_id": "login",
+            "role": "user",
+            "org": "o",
+            "project": "p",
+            "iat": issued_s,
+            "nbf": issued_s,
+            "exp": issued_s + lifetime_s,
+            "jti": "t",
+            **claims,
+        }
+        private = self.private.get(key_id) or ec.generate_private_key(ec.SECP256R1())
+        return jwt.encode(whole, private, algorithm="ES256", headers={"typ": "at+jwt", "kid": key_id})
+
+
+@pytest.fixture
+async def issuer() -> Issuer:
+    return Issuer()
+
+
+@pytest.fixture
+def verifier(issuer: Issuer) -> Verifier:
+    return Verifier(issuer.fetch, issuer="i", audience="inference")
+
+
+async def test_keys_are_asked_for_once_however_many_wait(issuer: Issuer, verifier: Verifier) -> None:
+    found = await asyncio.gather(*(verifier.verify(issuer.token(jti=f"t{n}")) for n in range(50)))
+    assert len({caller.token_id for caller in found}) == 50
+    assert issuer.asked_count == 1
+
+
+async def test_a_flood_of_unknown_keys_is_one_question(issuer: Issuer, verifier: Verifier) -> None:
+    await verifier.verify(issuer.token())
+    for n in range(500):
+        with pytest.raises(TokenInvalid):
+            await verifier.verify(issuer.token(f"unknown{n}"))
+    assert issuer.asked_count == 1
+
+
+async def test_a_new_key_is_learned_when_a_token_names_it(
+    issuer: Issuer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await verifier.verify(issuer.token())
+    issuer.private["k2"] = ec.generate_private_key(ec.SECP256R1())
+    monkeypatch.setattr(caller_module, "REFETCH_AFTER_S", 0.0)
+    await verifier.verify(issuer.token("k2"))
+    assert issuer.asked_count == 2
+
+
+async def test_known_keys_serve_while_the_auth_service_is_away(issuer: Issuer, verifier: Verifier) -> None:
+    await verifier.verify(issuer.token())
+    issuer.away = True
+    await verifier.verify(issuer.token(jti="another"))
+
+
+async def test_without_any_key_the_caller_is_not_blamed(issuer: Issuer, verifier: Verifier) -> None:
+    issuer.away = True
+    with pytest.raises(AuthUnavailable):
+        await verifier.verify(issuer.token())
+    issuer.away = False
+    await verifier.verify(issuer.token())
+
+
+async def test_a_silent_auth_service_is_not_waited_for_once_per_caller(
+    issuer: Issuer, verifier: Verifier
+) -> None:
+    issuer.away = True
+    issuer.answering.clear()
+    waiting = [asyncio.create_task(verifier.verify(issuer.token(jti=f"t{n}"))) for n in range(20)]
+    await asyncio.sleep(0)
+    issuer.answering.set()
+    answers = await asyncio.gather(*waiting, return_exceptions=True)
+    assert all(isinstance(answer, AuthUnavailable) for answer in answers)
+    assert issuer.asked_count <= 2
+
+
+async def test_a_verified_token_is_remembered_until_it_expires(
+    issuer: Issuer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.token(lifetime_s=60)
+    first = await verifier.verify(token)
+    assert await verifier.verify(token) is first
+    later_s = time.time() + 60 + 30
+    monkeypatch.setattr(time, "time", lambda: later_s)
+    with pytest.raises(TokenExpired):
+        await verifier.verify(token)
+
+
+async def test_only_so_many_are_remembered(
+    issuer: Issuer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(caller_module, "CACHE_SIZE_MAX", 3)
+    for n in range(10):
+        await verifier.verify(issuer.token(jti=f"t{n}"))
+    assert len(verifier._verified) == 3
+
+
+class Call:
+    """As much of a call's context as the policy reads."""
+
+    def __init__(self, *authorization: str) -> None:
+        self._metadata = tuple(("authorization", value) for value in authorization)
+
+    def invocation_metadata(self) -> Sequence[tuple[str, str]]:
+        return (("x-user-id", "user:root"), ("x-role", "admin"), *self._metadata)
+
+
+async def enter(verifier: Verifier, method: str, *authorization: str) -> str:
+    async with authentication(verifier)(method, Call(*authorization)):  # type: ignore[arg-type]
+        return caller().user_id
+
+
+async def test_the_policy_decides_by_the_token(issuer: Issuer, verifier: Verifier) -> None:
+    user, admin = issuer.token(), issuer.token(role="admin", jti="a")
+    service = issuer.token(sub="service:login", user_id="service:login", jti="s")
+    assert await enter(verifier, USER_METHOD, f"Bearer {user}") == "user:ann"
+    assert await enter(verifier, ADMIN_METHOD, f"bearer {admin}") == "user:ann"
+    assert await enter(verifier, SERVICE_METHOD, f"Bearer {service}") == "service:login"
+    for method, token in (
+        (ADMIN_METHOD, user),
+        (ADMIN_METHOD, service),
+        (SERVICE_METHOD, user),
+        (SERVICE_METHOD, admin),
+        ("/ollamesh.inference.v1.InferenceService/Unheard", admin),
+    ):
+        with pytest.raises(RoleRequired):
+            await enter(verifier, method, f"Bearer {token}")
+
+
+async def test_a_public_method_needs_no_token(verifier: Verifier) -> None:
+    async with authentication(verifier)(PUBLIC_METHOD, Call("Bearer nonsense")):  # type: ignore[arg-type]
+        pass
+
+
+async def test_one_bearer_token_and_no_header_besides(issuer: Issuer, verifier: Verifier) -> None:
+    good = f"Bearer {issuer.token()}"
+    for authorization in (
+        (),
+        (good, good),
+        ("Bearer",),
+        ("Bearer ",),
+        ("",),
+        (good.replace("Bearer", "Basic"),),
+    ):
+        with pytest.raises(TokenInvalid):
+            await enter(verifier, USER_METHOD, *authorization)
