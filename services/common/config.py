@@ -30,6 +30,10 @@ class Environment:
         if self._mistakes:
             raise ConfigError(self._mistakes)
 
+    def reject(self, name: str, why: str) -> None:
+        """Remember a mistake that only the reader of a setting can see. `why` holds no value."""
+        self._mistakes.append(f"{name} {why}")
+
     def optional(self, name: str) -> str | None:
         """The value of `name`, or what the file named by `name`_FILE holds, or None."""
         if (value := self._variables.get(name, "").strip()) != "":
