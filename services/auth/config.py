@@ -1,0 +1,46 @@
+"""Every knob of the service, read once, at the start."""
+
+from dataclasses import dataclass, field
+from typing import Self
+
+from cryptography.fernet import Fernet
+
+from services.common.config import Environment
+from services.common.grpc.server import ServerConfig
+
+PASSWORD_BYTES_MIN = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    server: ServerConfig
+    issuer: str  # Clients compare it with the URL they use, so behind a name it should be the edge's.
+    database_url: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    encryption_keys: tuple[str, ...] = field(repr=False)  # The first seals, each opens.
+    admin_password: str = field(repr=False)  # Only for the first start.
+    service_client_secret: str = field(repr=False)  # Likewise.
+
+    @classmethod
+    def read(cls, env: Environment) -> Self:
+        return cls(
+            server=ServerConfig.read(env, "auth", port=50051, metrics_port=9461),
+            issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
+            database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
+            secret_key=env.secret("SECRET_KEY"),
+            encryption_keys=_fernet_keys(env, "ENCRYPTION_KEY"),
+            admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
+            service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
+        )
+
+
+def _fernet_keys(env: Environment, name: str) -> tuple[str, ...]:
+    keys = tuple(key.strip() for key in env.text(name).split(",") if key.strip())
+    for key in keys:
+        try:
+            Fernet(key)
+        except ValueError:
+            env.reject(
+                name, "is not a comma-separated list of Fernet keys (32 bytes in URL-safe base64 each)"
+            )
+    return keys

@@ -1,0 +1,72 @@
+"""The signing keys in memory: what signs now, what is published, kept in step with the store.
+
+Once loaded, nothing here needs the store: it may be away for hours and tokens are still verified.
+A stored key that cannot be opened is left out and complained about, so a forged row ends nobody's work.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+
+import structlog
+
+from services.auth.core.claims import Claims
+from services.auth.core.keys import Term, published, signing
+from services.auth.core.oauth import jwk_set
+from services.auth.errors import StoreUnavailable
+from services.auth.ports import Locksmith, SealedKey, SigningKey, Store
+from services.common.grpc.caller import Keys
+from services.common.grpc.keys import parse_keys
+
+log = structlog.get_logger(__name__)
+
+RELOAD_EVERY_S = 15.0  # How late a replica learns what another did to the keys.
+
+
+class Keyring:
+    """Until the first `load` it holds nothing and every question raises StoreUnavailable."""
+
+    def __init__(self, store: Store, locksmith: Locksmith, *, clock: Callable[[], float] = time.time) -> None:
+        self._store, self._locksmith, self._clock = store, locksmith, clock
+        self._keys: dict[Term, SigningKey] = {}
+
+    async def load(self) -> None:
+        stored = await self._store.signing_keys()
+        opened = {key.term: self._opened(key) for key in stored}
+        self._keys = {term: key for term, key in opened.items() if key is not None}
+
+    async def follow(self) -> None:
+        """Load again and again, for as long as the service runs."""
+        while True:
+            await asyncio.sleep(RELOAD_EVERY_S)
+            with suppress(StoreUnavailable):
+                await self.load()
+
+    def sign(self, claims: Claims) -> str:
+        term = signing(self._keys, self._clock())
+        if term is None:
+            raise StoreUnavailable
+        return self._keys[term].sign(claims)
+
+    def jwks(self) -> bytes:
+        """The published keys (RFC 7517)."""
+        if not self.usable:
+            raise StoreUnavailable
+        return jwk_set([self._keys[term].public_jwk for term in published(self._keys, self._clock())])
+
+    async def verification_keys(self) -> Keys:
+        """The published keys for this service's own verifier, which needs no network for them."""
+        return parse_keys(self.jwks())
+
+    @property
+    def usable(self) -> bool:
+        return signing(self._keys, self._clock()) is not None
+
+    def _opened(self, stored: SealedKey) -> SigningKey | None:
+        key = self._locksmith.open(stored.term.key_id, stored.sealed)
+        if key is None:
+            log.error(
+                "signing_key_unreadable", key_id=stored.term.key_id, mend="add its key to ENCRYPTION_KEY"
+            )
+        return key

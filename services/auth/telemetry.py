@@ -1,0 +1,28 @@
+"""What the auth service counts: tokens by grant, refusals by reason."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter
+
+from services.common.errors import MeshError
+
+
+class AuthMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._issued = Counter(
+            "ollamesh_auth_tokens_issued_total", "Tokens signed", ("grant",), registry=registry
+        )
+        self._refused = Counter(
+            "ollamesh_auth_tokens_refused_total", "Grants refused", ("grant", "reason"), registry=registry
+        )
+
+    @contextmanager
+    def grant(self, grant: str) -> Iterator[None]:
+        """Count what becomes of one."""
+        try:
+            yield
+        except MeshError as error:
+            self._refused.labels(grant, error.reason).inc()
+            raise
+        self._issued.labels(grant).inc()

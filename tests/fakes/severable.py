@@ -1,0 +1,62 @@
+"""A TCP proxy whose cable can be pulled, and put back."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+
+class Severable:
+    """Forwards to `target_port`. Cut, it drops its connections and refuses new ones."""
+
+    def __init__(self, target_port: int) -> None:
+        self._target_port = target_port
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._pumps: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def to(cls, target_port: int) -> AsyncIterator["Severable"]:
+        cable = cls(target_port)
+        await cable.mend()
+        try:
+            yield cable
+        finally:
+            await cable.cut()
+
+    async def mend(self) -> None:
+        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        if self._server is None:
+            return
+        self._server.close()
+        self._server = None
+        for writer in self._writers:
+            writer.transport.abort()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            there, back = await asyncio.open_connection("127.0.0.1", self._target_port)
+        except OSError:
+            writer.transport.abort()
+            return
+        self._writers |= {writer, back}
+        for source, sink in ((reader, back), (there, writer)):
+            pump = asyncio.create_task(_pump(source, sink))
+            self._pumps.add(pump)
+            pump.add_done_callback(self._pumps.discard)
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await source.read(65_536):
+            sink.write(data)
+            await sink.drain()
+        sink.write_eof()
