@@ -131,10 +131,9 @@ def redis_server() -> Iterator[RedisServer]:
     """A Redis that keeps nothing. Most tests want `redis_url` instead."""
     with _folder() as folder:
         server = RedisServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
-        redis.write_configuration(folder / "redis.conf", port=server.port, password=server.password)
-        with _running(
-            redis.guard(folder / "redis.conf"), redis.command(), folder / "log", until=server.flush
-        ):
+        configuration = folder / "redis.conf"
+        configuration.write_text(redis.configuration(port=server.port, password=server.password))
+        with _running(redis.guard(configuration), redis.command(), folder / "log", until=server.flush):
             yield server
 
 

@@ -31,7 +31,6 @@ class Guard:
     uid: int | None = None  # Also the gid; None keeps the caller's.
     folder: str | None = None  # Entered before the uid changes, so its parents may be closed to that uid.
     stdin: str | None = None  # Opened before the uid changes; None is /dev/null.
-    lock: str | None = None  # Held from before the program starts until it ends.
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
         """`argv` guarded by the calling process. The thread that starts it must not end before it."""
@@ -51,18 +50,6 @@ def _die_with(parent: int, orphan_signal: int) -> None:
         sys.exit(CANNOT_START)
 
 
-def _hold(lock: str) -> None:
-    import fcntl
-
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
-    os.set_inheritable(descriptor, True)  # noqa: FBT003 - The lock lives as long as the program does.
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        print("waiting for another stack that prepares the same files", file=sys.stderr, flush=True)
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-
-
 def _become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
@@ -77,8 +64,6 @@ def main(request: str, argv: list[str]) -> None:
         os.dup2(os.open(guard.stdin or os.devnull, os.O_RDONLY), 0)
         if guard.folder:
             os.chdir(guard.folder)
-        if guard.lock:
-            _hold(guard.lock)
         program: str | int = argv[0]
         if guard.uid is not None:
             program = os.open(argv[0], os.O_RDONLY)  # The new uid may not be able to walk to it.

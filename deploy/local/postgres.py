@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 from deploy.local import servers
-from deploy.local.errors import ClusterBusyError, ClusterError
+from deploy.local.errors import ClusterBusyError, ClusterError, StackError
 from deploy.local.launch import Guard, server_uid
 
 ADMIN = "ollamesh"
@@ -117,5 +117,5 @@ def _serves(pid: int, data: Path) -> bool:
 if __name__ == "__main__":
     try:
         prepare(Path(sys.argv[1]), password=Path(sys.argv[2]).read_text())
-    except ClusterError as error:
-        sys.exit(str(error))
+    except StackError as error:
+        sys.exit(f"ollamesh: {error}")

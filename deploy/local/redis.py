@@ -1,6 +1,5 @@
 """The embedded Redis (Valkey): holds only what can be rebuilt, so it saves nothing to disk."""
 
-import os
 from pathlib import Path
 
 from deploy.local import servers
@@ -22,15 +21,14 @@ def url(*, port: int, password: str) -> str:
     return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
-def write_configuration(path: Path, *, port: int, password: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(CONFIGURATION.format(port=port, password=password))
+def configuration(*, port: int, password: str) -> str:
+    return CONFIGURATION.format(port=port, password=password)
 
 
 def command() -> tuple[str, ...]:
-    """The server's command; to be started with `guard(configuration)`."""
+    """The server's command; to be started with `guard(file)`, where the file holds the configuration."""
     return (str(servers.valkey()), "-")
 
 
-def guard(configuration: Path) -> Guard:
-    return Guard(uid=server_uid(), stdin=str(configuration), folder="/")
+def guard(file: Path) -> Guard:
+    return Guard(uid=server_uid(), stdin=str(file), folder="/")

@@ -15,7 +15,7 @@ def main() -> int:
     try:
         asyncio.run(migrate(Config.from_env(), say=_say))
     except MigrationError as error:
-        _say(f"migrations: {error}")
+        _say(f"ollamesh: {error}")
         return 1
     return 0
 

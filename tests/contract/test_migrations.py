@@ -148,7 +148,7 @@ def test_what_is_missing_is_named_at_once_and_without_a_value() -> None:
         timeout=60,
     )
     missing = ("OLLAMESH_ADMIN_DATABASE_URL", "OLLAMESH_AGENT_DB_PASSWORD", "OLLAMESH_INFERENCE_DB_PASSWORD")
-    sentence = f"migrations: {'; '.join(f'{name} is not set' for name in missing)}\n"
+    sentence = f"ollamesh: {'; '.join(f'{name} is not set' for name in missing)}\n"
     assert (done.returncode, done.stderr) == (1, sentence)
 
 

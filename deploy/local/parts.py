@@ -1,0 +1,171 @@
+"""The parts of the real stack, as data: commands, order, ports, probes."""
+
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from deploy.local import postgres, redis, servers
+from deploy.local.core.graph import Node
+from deploy.local.environments import FOR_SERVERS, for_programs
+from deploy.local.launch import Guard
+from deploy.local.model_source import RUNTIME_MODULE, SourceKind
+from deploy.local.part import Command, Part
+from deploy.local.plan import Plan
+from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
+from deploy.local.settings import ROOT, port_variable
+from deploy.migrations.config import SERVICES as MIGRATED
+
+# Whom a service calls; and which secrets it is given, by the names it reads them under.
+CALLS = {
+    "auth": (),
+    "inference": ("auth",),
+    "sandbox": ("auth",),
+    "agent": ("auth", "inference", "sandbox"),
+}
+KEYS = {"REDIS_URL": "redis_url", "SECRET_KEY": "secret_key", "ENCRYPTION_KEY": "encryption_key"}
+SECRETS = {
+    "auth": {
+        "DATABASE_URL": "auth_database_url",
+        "OLLAMESH_ADMIN_PASSWORD": "admin_password",
+        "OLLAMESH_SERVICE_CLIENT_SECRET": "service_client_secret",
+        **KEYS,
+    },
+    "inference": KEYS,
+    "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
+    "agent": {"DATABASE_URL": "agent_database_url", **KEYS},
+}
+
+
+def all_parts(plan: Plan) -> tuple[Part, ...]:
+    runtime = (_runtime(plan),) if plan.source.is_part else ()
+    stores = ("postgres", "redis", "migrate")
+    return (
+        _postgres(plan),
+        _redis(plan),
+        *runtime,
+        _migrate(plan),
+        _service(plan, "auth", after=stores),
+        _service(plan, "inference", after=("redis", *(part.node.name for part in runtime))),
+        _service(plan, "sandbox", after=()),
+        _service(plan, "agent", after=stores),
+        _edge(plan),
+    )
+
+
+def _postgres(plan: Plan) -> Part:
+    data, password = plan.settings.home / "data" / "postgres", plan.secrets.path("postgres_password")
+    port = plan.ports["postgres"]
+    return Part(
+        node=Node(name="postgres", has_preparation=True, stop_within_s=15.0),
+        prepare=_python(plan, "deploy.local.postgres", str(data), str(password)),
+        run=Command(argv=postgres.command(port=port), env=FOR_SERVERS, guard=postgres.guard(data)),
+        probe=PostgresProbe(port, str(password)),
+        port=port,
+        port_variable=port_variable("postgres"),
+        stop_signal=signal.SIGINT,
+    )
+
+
+def _redis(plan: Plan) -> Part:
+    port = plan.ports["redis"]
+    guard = redis.guard(plan.secrets.path("redis.conf"))
+    return Part(
+        node=Node(name="redis"),
+        run=Command(argv=redis.command(), env=FOR_SERVERS, guard=guard),
+        probe=RedisProbe(port, str(plan.secrets.path("redis_password"))),
+        port=port,
+        port_variable=port_variable("redis"),
+    )
+
+
+def _runtime(plan: Plan) -> Part:
+    models, port = str(plan.settings.cache / "models"), plan.ports["runtime"]
+    listen = f"127.0.0.1:{port}"
+    prepare = None
+    if plan.source.kind is SourceKind.EMBEDDED:
+        prepare = _python(plan, "deploy.local.models", models)
+        run = _python(plan, RUNTIME_MODULE, "--listen", listen, "--models", models)
+    else:
+        env = for_programs(plan.settings.inherited, {"OLLAMA_HOST": listen}, {})
+        # Asked to end, it also ends the runners that hold the models.
+        run = Command(argv=(plan.source.program, "serve"), env=env, guard=Guard(orphan_signal=signal.SIGTERM))
+    return Part(
+        node=Node(name="runtime", has_preparation=prepare is not None),
+        prepare=prepare,
+        run=run,
+        probe=HttpProbe(port, "/", "Ollama is running"),
+        port=port,
+        port_variable=port_variable("runtime"),
+    )
+
+
+def _migrate(plan: Plan) -> Part:
+    passwords = {f"OLLAMESH_{name.upper()}_DB_PASSWORD": f"{name}_db_password" for name in MIGRATED}
+    secrets = {"OLLAMESH_ADMIN_DATABASE_URL": "admin_database_url", **passwords}
+    return Part(
+        node=Node(name="migrate", after=("postgres",), one_shot=True, start_within_s=300.0),
+        run=_python(plan, "deploy.migrations", secrets=secrets),
+    )
+
+
+def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
+    rootfs = str(plan.settings.cache / "sandbox" / "python")
+    prepare = _python(plan, "services.sandbox.rootfs", rootfs) if name == "sandbox" else None
+    settings: dict[str, object] = {
+        "OLLAMESH_BIND": plan.settings.bind,
+        **_ports(plan, name, f"{name}_metrics"),
+        **{f"OLLAMESH_{called.upper()}_TARGET": f"127.0.0.1:{plan.ports[called]}" for called in CALLS[name]},
+    }
+    if name == "inference":
+        settings["OLLAMA_HOSTS"] = plan.ollama_hosts
+        if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
+            settings["OLLAMA_API_KEY"] = key
+    if name == "sandbox":
+        settings["OLLAMESH_SANDBOX_ROOT"] = rootfs
+    return Part(
+        node=Node(
+            name=name, after=after, uses=CALLS[name], has_preparation=bool(prepare), stop_within_s=30.0
+        ),
+        prepare=prepare,
+        run=_python(plan, f"services.{name}", settings=settings, secrets=SECRETS[name]),
+        probe=GrpcProbe(plan.ports[name]),
+        port=plan.ports[name],
+        port_variable=port_variable(name),
+        may_be_unfit=name == "sandbox",  # Some machines allow no jail; the rest works there too.
+    )
+
+
+def _edge(plan: Plan) -> Part:
+    configuration = plan.settings.home / "envoy.json"
+    settings = {"OLLAMESH_BIND": plan.settings.bind, **_ports(plan, "edge", "admin", *CALLS)}
+    argv = (str(servers.envoy()), "--config-path", str(configuration))
+    return Part(
+        node=Node(name="edge", after=tuple(CALLS), has_preparation=True),
+        prepare=_python(plan, "deploy.envoy", settings=settings, output=configuration),
+        run=Command(argv=(*argv, "--disable-hot-restart", "--concurrency", "1"), env=FOR_SERVERS),
+        probe=HttpProbe(plan.ports["admin"], "/ready", "LIVE"),
+        port=plan.ports["edge"],
+        port_variable=port_variable("edge"),
+    )
+
+
+def _ports(plan: Plan, *names: str) -> dict[str, object]:
+    return {port_variable(name): plan.ports[name] for name in names}
+
+
+def _python(
+    plan: Plan,
+    module: str,
+    *arguments: str,
+    settings: Mapping[str, object] | None = None,
+    secrets: Mapping[str, str] | None = None,
+    output: Path | None = None,
+) -> Command:
+    files = {name: plan.secrets.path(file) for name, file in (secrets or {}).items()}
+    return Command(
+        argv=(sys.executable, "-m", module, *arguments),
+        env=for_programs(plan.settings.inherited, settings or {}, files),
+        guard=Guard(folder=str(ROOT)),
+        output=output,
+    )

@@ -1,0 +1,84 @@
+"""One stack, decided: its real ports, where its models come from, its secrets on disk."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from deploy.local import postgres, redis
+from deploy.local.errors import DiskFullError, FolderError
+from deploy.local.model_source import ModelSource, find_models
+from deploy.local.ports import resolve
+from deploy.local.secret_files import SecretFiles
+from deploy.local.settings import Settings
+from deploy.migrations.roles import service_role
+
+DATABASE = "ollamesh"
+# A fresh PostgreSQL takes 40 MB and its write-ahead log up to 80 more; the rest is for logs.
+NEEDED_BYTES = 200 * 10**6
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    settings: Settings  # With real ports.
+    source: ModelSource
+    secrets: SecretFiles
+
+    @property
+    def ports(self) -> Mapping[str, int]:
+        return self.settings.ports
+
+    @property
+    def edge(self) -> str:
+        return f"http://127.0.0.1:{self.ports['edge']}"
+
+    @property
+    def ollama_hosts(self) -> str:
+        return self.source.hosts or f"http://127.0.0.1:{self.ports['runtime']}"
+
+
+def make_plan(settings: Settings) -> Plan:
+    """Look at the machine, choose, and write the secrets. Raises StackError."""
+    check_folders(settings)
+    source = find_models(settings)
+    wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_part}
+    ports = resolve(wanted, host=settings.bind)
+    plan = Plan(settings=replace(settings, ports=ports), source=source, secrets=SecretFiles(settings.home))
+    plan.secrets.create()
+    _write_derived(plan)
+    return plan
+
+
+def check_folders(settings: Settings) -> None:
+    for folder, variable in ((settings.home, "OLLAMESH_HOME"), (settings.cache, "OLLAMESH_CACHE")):
+        make_folder(folder, variable)
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise FolderError(folder, variable, "it belongs to another user")
+    free_bytes = shutil.disk_usage(settings.home).free
+    if free_bytes < NEEDED_BYTES:
+        raise DiskFullError(settings.home, free_bytes=free_bytes, needed_bytes=NEEDED_BYTES)
+
+
+def make_folder(folder: Path, variable: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(folder, variable, error.strerror or str(error)) from error
+
+
+def _write_derived(plan: Plan) -> None:
+    """What follows from ports and secrets, written anew each time, since ports may change."""
+    secrets = plan.secrets
+    password = secrets.read("redis_password")
+    secrets.write("redis.conf", redis.configuration(port=plan.ports["redis"], password=password))
+    secrets.write("redis_url", redis.url(port=plan.ports["redis"], password=password))
+    _write_database_url(plan, "admin", role=postgres.ADMIN, password=secrets.read("postgres_password"))
+    for service in ("auth", "agent"):
+        password = secrets.read(f"{service}_db_password")
+        _write_database_url(plan, service, role=service_role(service), password=password)
+
+
+def _write_database_url(plan: Plan, name: str, *, role: str, password: str) -> Path:
+    url = postgres.dsn(port=plan.ports["postgres"], database=DATABASE, role=role, password=password)
+    return plan.secrets.write(f"{name}_database_url", url)

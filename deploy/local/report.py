@@ -1,0 +1,52 @@
+"""What `status` and `doctor` look like on a terminal."""
+
+import time
+from collections.abc import Iterable, Sequence
+
+from deploy.local.stack import PartStatus, Status
+
+HEADINGS = ("part", "state", "port", "pid", "health", "MB", "restarts", "for")
+MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
+
+
+def status_table(status: Status, *, now: float | None = None) -> Iterable[str]:
+    """The lines to print."""
+    if not status.running:
+        yield f"not running (home: {status.home}); start it with `make up`"
+        return
+    rows = [HEADINGS, *(_row(part, time.time() if now is None else now) for part in status.parts)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+    yield ""
+    yield f"{'ready' if status.ready else 'NOT READY'} at {status.edge}, models: {status.model_source}"
+    yield (
+        f"memory: {_megabytes(status.total_rss_bytes)} MB ({status.memory_measure}), with the supervisor "
+        f"(pid {status.supervisor_pid}); home: {status.home}"
+    )
+
+
+def _row(part: PartStatus, now: float) -> Sequence[str]:
+    optional = (str(part.port or "-"), str(part.pid or "-"))
+    since = _duration(now - part.since)
+    return (
+        part.name,
+        part.state,
+        *optional,
+        part.health,
+        _megabytes(part.rss_bytes),
+        str(part.restarts),
+        since,
+    )
+
+
+def _megabytes(size_bytes: int) -> str:
+    return str(round(size_bytes / 2**20))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < MINUTE_S:
+        return f"{seconds:.0f} s"
+    if seconds < HOUR_S:
+        return f"{seconds / MINUTE_S:.0f} min"
+    return f"{seconds / HOUR_S:.0f} h" if seconds < DAY_S else f"{seconds / DAY_S:.0f} d"
