@@ -1,0 +1,142 @@
+"""Which instance has which model, and how: what the last look at each instance found.
+
+The ledger knows models and instances; the scheduler knows jobs and slots. `capacity` is the one bridge
+from the first to the second.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from services.inference.core.names import key
+from services.inference.core.scheduler import Capacity
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Card:
+    """A model on an instance's disk."""
+
+    name: str  # In the instance's own spelling.
+    digest: str = ""
+    size_bytes: int = 0
+    family: str = ""
+    parameter_size: str = ""
+    quantization: str = ""
+    capabilities: frozenset[str] = frozenset()  # Empty: the instance does not say.
+    modified_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resident:
+    """A model in an instance's memory."""
+
+    name: str
+    digest: str = ""
+    size_bytes: int = 0
+    vram_bytes: int = 0
+    context_token_count: int = 0
+    quantization: str = ""
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What an instance says of itself."""
+
+    version: str = ""
+    cards: tuple[Card, ...] = ()
+    residents: tuple[Resident, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InstanceView:
+    """An instance as last seen. What is not ready keeps its last report, but has no slots."""
+
+    name: str
+    slots: int = 0
+    unready_reason: str = ""  # Empty: ready.
+    seen_at: datetime | None = None
+    report: Report = Report()
+    cards: Mapping[str, Card] = field(init=False)
+    residents: Mapping[str, Resident] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cards", _by_key(self.report.cards))
+        object.__setattr__(self, "residents", {key(found.name): found for found in self.report.residents})
+
+    @property
+    def ready(self) -> bool:
+        return not self.unready_reason
+
+    def doubted(self, reason: str) -> "InstanceView":
+        """Return the same instance, to which nothing is sent until it has been seen again."""
+        return replace(self, unready_reason=reason)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """A model somewhere in the fleet. Where instances disagree, the card changed last counts."""
+
+    card: Card
+    instances: tuple[str, ...]
+    resident_instances: tuple[str, ...]
+    context_token_count: int  # Of those that have it loaded, the smallest; 0 if none has.
+    vram_bytes: int
+    ready: bool  # Whether one of its instances is.
+
+
+class Ledger:
+    """The last view of every instance. Small and read-mostly: questions walk the instances."""
+
+    def __init__(self) -> None:
+        self._views: dict[str, InstanceView] = {}
+
+    def observe(self, view: InstanceView) -> None:
+        self._views[view.name] = view
+
+    def view(self, name: str) -> InstanceView:
+        return self._views[name]
+
+    def views(self) -> list[InstanceView]:
+        return sorted(self._views.values(), key=lambda view: view.name)
+
+    def any_ready(self) -> bool:
+        return any(view.ready for view in self._views.values())
+
+    def model(self, model_key: str) -> Model | None:
+        """Return what the fleet knows of a model, by its key."""
+        views = [view for view in self.views() if model_key in view.cards]
+        if not views:
+            return None
+        loaded = [view for view in views if model_key in view.residents]
+        residents = [view.residents[model_key] for view in loaded]
+        return Model(
+            card=max((view.cards[model_key] for view in views), key=_changed_last),
+            instances=tuple(view.name for view in views),
+            resident_instances=tuple(view.name for view in loaded),
+            context_token_count=min((resident.context_token_count for resident in residents), default=0),
+            vram_bytes=max((resident.vram_bytes for resident in residents), default=0),
+            ready=any(view.ready for view in views),
+        )
+
+    def model_keys(self) -> list[str]:
+        """Return the keys of all models, in order."""
+        return sorted({model_key for view in self._views.values() for model_key in view.cards})
+
+
+def capacity(view: InstanceView) -> Capacity:
+    """Return what the scheduler may use of an instance: nothing, unless it is ready."""
+    return Capacity(
+        instance=view.name,
+        slots=view.slots if view.ready else 0,
+        models=frozenset(view.cards),
+        loaded=frozenset(view.residents),
+    )
+
+
+def _by_key(cards: Iterable[Card]) -> dict[str, Card]:
+    return {key(card.name): card for card in cards}
+
+
+def _changed_last(card: Card) -> tuple[float, str]:
+    return (card.modified_at.timestamp() if card.modified_at else 0.0, card.digest)

@@ -1,0 +1,24 @@
+"""Model names, in Ollama's own grammar: `[host/][namespace/]model[:tag]`.
+
+One model has many spellings, and a queue per spelling would be a queue too many (`mistral` beside
+`mistral:latest`). Inside the service a model is known by its key; instances and callers see the
+instance's own spelling.
+"""
+
+_DEFAULT_HOST = "registry.ollama.ai"
+_DEFAULT_NAMESPACE = "library"
+_DEFAULT_TAG = "latest"
+
+
+def key(name: str) -> str:
+    """Return the one key of all spellings of a model: shortest, tagged, in lower case.
+
+    Total: a name outside the grammar has a key too, which no model answers to. Ollama compares names
+    without regard to case, so case is not kept.
+    """
+    path, _, last = name.lower().rpartition("/")
+    model, _, tag = last.partition(":")
+    if path in {_DEFAULT_NAMESPACE, f"{_DEFAULT_HOST}/{_DEFAULT_NAMESPACE}"}:
+        path = ""
+    path = path.removeprefix(f"{_DEFAULT_HOST}/")
+    return f"{path}/{model}:{tag or _DEFAULT_TAG}".lstrip("/")
