@@ -1,4 +1,4 @@
-"""A fleet's bad days in virtual time: bursts, walk-aways, flapping instances, failures. Replay: -k seed17-.
+"""A fleet's bad days in virtual time: bursts, walk-aways, flapping instances, failures. Replay: -k seed17.
 
 The Fleet keeps its own books: a checker that asked the scheduler would believe its mistakes. These mutants of
 services/inference/core were planted one by one, and each was caught here:

@@ -1,0 +1,161 @@
+"""Answers of Ollama's API, typed: JSON in, domain out. What is not named here is not read."""
+
+from datetime import datetime
+
+import msgspec
+
+from services.inference.core.asks import ToolCall
+from services.inference.core.ledger import Card, Resident
+from services.inference.ports import EndReason, Outcome, Piece
+
+# What msgspec raises for bytes that are not of the shape wanted.
+NOT_OF_THE_SHAPE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+_NS_PER_S = 1e9
+_NEVER_YEAR = 2200  # Ollama writes "never" as now plus 292 years.
+
+
+class Function(msgspec.Struct):
+    name: str
+    arguments: dict[str, msgspec.Raw]
+
+
+class Call(msgspec.Struct):
+    function: Function
+    id: str | None = None
+
+
+class ChatMessage(msgspec.Struct):
+    content: str | None = None
+    thinking: str | None = None
+    tool_calls: list[Call] | None = None
+
+
+class Line(msgspec.Struct):
+    """A line of /api/chat or /api/generate; `response` and `thinking` are the latter's."""
+
+    message: ChatMessage | None = None
+    response: str | None = None
+    thinking: str | None = None
+    error: str | None = None
+    done: bool = False
+    done_reason: str | None = None
+    load_duration: int = 0
+    prompt_eval_count: int = 0
+    prompt_eval_duration: int = 0
+    eval_count: int = 0
+    eval_duration: int = 0
+    context: tuple[int, ...] | None = None
+
+
+class Embeddings(msgspec.Struct):
+    embeddings: list[list[float]]
+    prompt_eval_count: int = 0
+
+
+class Failure(msgspec.Struct):
+    error: str = ""
+
+
+class Version(msgspec.Struct):
+    version: str = ""
+
+
+class Details(msgspec.Struct):
+    family: str | None = None
+    parameter_size: str | None = None
+    quantization_level: str | None = None
+
+
+class Tag(msgspec.Struct):
+    name: str
+    digest: str = ""
+    size: int = 0
+    modified_at: datetime | None = None
+    details: Details | None = None
+    capabilities: list[str] | None = None
+
+
+class Tags(msgspec.Struct):
+    models: list[Tag] | None = None
+
+
+class Process(msgspec.Struct):
+    name: str
+    digest: str = ""
+    size: int = 0
+    size_vram: int = 0
+    context_length: int = 0
+    expires_at: datetime | None = None
+    details: Details | None = None
+
+
+class Processes(msgspec.Struct):
+    models: list[Process] | None = None
+
+
+class Shown(msgspec.Struct):
+    template: str | None = None
+    license: str | None = None
+    model_info: dict[str, object] | None = None
+
+
+def piece(line: Line) -> Piece | None:
+    """Return what a line adds to the answer, if anything."""
+    message = line.message or ChatMessage(content=line.response, thinking=line.thinking)
+    calls = tuple(_tool_call(call) for call in message.tool_calls or ())
+    if message.content or message.thinking or calls:
+        return Piece(text=message.content or "", thinking=message.thinking or "", tool_calls=calls)
+    return None
+
+
+def outcome(line: Line) -> Outcome:
+    """Return what the last line says."""
+    return Outcome(
+        reason=EndReason.LENGTH if line.done_reason == "length" else EndReason.STOP,
+        prompt_token_count=line.prompt_eval_count,
+        output_token_count=line.eval_count,
+        load_s=line.load_duration / _NS_PER_S,
+        prompt_s=line.prompt_eval_duration / _NS_PER_S,
+        output_s=line.eval_duration / _NS_PER_S,
+        context=line.context or (),
+    )
+
+
+def card(tag: Tag) -> Card:
+    details = tag.details or Details()
+    return Card(
+        name=tag.name,
+        digest=tag.digest,
+        size_bytes=tag.size,
+        family=details.family or "",
+        parameter_size=details.parameter_size or "",
+        quantization=details.quantization_level or "",
+        capabilities=frozenset(tag.capabilities or ()),
+        modified_at=tag.modified_at,
+    )
+
+
+def resident(process: Process) -> Resident:
+    expires_at = process.expires_at
+    return Resident(
+        name=process.name,
+        digest=process.digest,
+        size_bytes=process.size,
+        vram_bytes=process.size_vram,
+        context_token_count=process.context_length,
+        quantization=(process.details or Details()).quantization_level or "",
+        expires_at=expires_at if expires_at and expires_at.year < _NEVER_YEAR else None,
+    )
+
+
+def context_token_count_max(shown: Shown) -> int:
+    """Return the context a model was made for; its key is prefixed with the architecture."""
+    for name, value in (shown.model_info or {}).items():
+        if name.endswith(".context_length") and isinstance(value, int):
+            return value
+    return 0
+
+
+def _tool_call(call: Call) -> ToolCall:
+    arguments = msgspec.json.encode(call.function.arguments).decode()
+    return ToolCall(id=call.id or "", name=call.function.name, arguments_json=arguments)

@@ -1,0 +1,90 @@
+"""Requests as Ollama's API wants them: domain in, JSON out. Always streamed, for only a stream can be cancelled."""
+
+from collections.abc import Mapping
+
+import msgspec
+
+from services.inference.core.admission import Order
+from services.inference.core.asks import Chat, Embed, Generate, Message, Tool, ToolCall
+
+_ANY_OBJECT = '{"type":"object"}'
+
+encode = msgspec.json.Encoder().encode
+
+
+def completion_body(order: Order, model: str) -> tuple[str, bytes]:
+    """Return the path and the body for a Chat or Generate."""
+    match order.ask:
+        case Chat() as ask:
+            path, own = "/api/chat", _chat(ask)
+        case Generate() as ask:
+            path, own = "/api/generate", _generate(ask)
+        case Embed():
+            raise AssertionError(order)
+    common: dict[str, object] = {"model": model, "stream": True, "options": order.options}
+    if ask.format_json is not None:
+        common["format"] = _raw(ask.format_json)
+    if ask.think is not None:
+        common["think"] = ask.think
+    return path, encode(common | own)
+
+
+def embed_body(ask: Embed, model: str, options: Mapping[str, object]) -> bytes:
+    """Return the body for /api/embed."""
+    body: dict[str, object] = {
+        "model": model,
+        "input": ask.inputs,
+        "truncate": ask.truncate,
+        "options": options,
+    }
+    if ask.dimension_count is not None:
+        body["dimensions"] = ask.dimension_count
+    return encode(body)
+
+
+def _chat(ask: Chat) -> dict[str, object]:
+    body: dict[str, object] = {"messages": [_message(message) for message in ask.messages]}
+    if ask.tools:
+        body["tools"] = [_tool(tool) for tool in ask.tools]
+    return body
+
+
+def _generate(ask: Generate) -> dict[str, object]:
+    optional = {
+        "suffix": ask.suffix,
+        "system": ask.system,
+        "context": ask.context,
+        "raw": ask.raw,
+        "images": ask.images,
+    }
+    return {"prompt": ask.prompt, **{name: value for name, value in optional.items() if value}}
+
+
+def _message(message: Message) -> dict[str, object]:
+    optional = {
+        "thinking": message.thinking,
+        "images": message.images,  # Bytes become base64.
+        "tool_calls": [_tool_call(call) for call in message.tool_calls],
+        "tool_name": message.tool_name,
+        "tool_call_id": message.tool_call_id,
+    }
+    return {
+        "role": message.role.value,
+        "content": message.content,
+        **{name: value for name, value in optional.items() if value},
+    }
+
+
+def _tool(tool: Tool) -> dict[str, object]:
+    parameters = _raw(tool.parameters_json or _ANY_OBJECT)
+    function = {"name": tool.name, "description": tool.description, "parameters": parameters}
+    return {"type": "function", "function": function}
+
+
+def _tool_call(call: ToolCall) -> dict[str, object]:
+    return {"id": call.id, "function": {"name": call.name, "arguments": _raw(call.arguments_json)}}
+
+
+def _raw(text: str) -> msgspec.Raw:
+    """JSON text, as it is. It was parsed once, where it came in."""
+    return msgspec.Raw(text.encode())

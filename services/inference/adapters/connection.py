@@ -1,0 +1,150 @@
+"""One HTTP/1.1 connection to an Ollama server.
+
+An asyncio Protocol, because a completion is hundreds of tiny reads: bytes go from the socket through the
+parser into the reader of the response without a task, a queue or a future on the way.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from httptools import HttpParserError, HttpResponseParser
+
+from services.inference.ports import Fault, Trouble
+
+# How long a connection may take to end a response that says it is complete, before it is closed instead
+# of used again.
+TAIL_S = 1.0
+
+
+class Phase(Enum):
+    """How far a response is, by its own content."""
+
+    SILENT = auto()  # Nothing of use yet: the model may be loading.
+    FLOWING = auto()
+    COMPLETE = auto()  # All there is; only the framing may be outstanding.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for the first content, and for more."""
+
+    first_s: float
+    stall_s: float
+
+
+class Reader(Protocol):
+    """Takes a response. Must not raise: what is wrong, it remembers."""
+
+    phase: Phase
+
+    def head(self, status: int) -> None:
+        """Take the status."""
+
+    def feed(self, data: bytes) -> bool:
+        """Take a part of the body; False when no more is wanted."""
+
+
+class Connection(asyncio.Protocol):
+    """Serves one exchange at a time."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._parser = HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._lost = self._loop.create_future()
+        self._reader: Reader | None = None
+        self._failure: Trouble | None = None
+        self._turned = asyncio.Event()  # Set when the phase changes and at the end: never per token.
+        self._phase = Phase.SILENT
+        self._heard_at_s = 0.0
+        self.answered = False  # Whether any byte of the response has arrived.
+        self.reusable = False
+
+    async def exchange(self, request: bytes, reader: Reader, patience: Patience) -> None:
+        """Send `request` and feed the response to `reader`, until it ends or the reader wants no more.
+
+        Raises Trouble. When this returns, the connection is idle or closed; when it raises, closed.
+        """
+        assert self._transport is not None, "connected"
+        assert self._reader is None, "one exchange at a time"
+        self._reader, self._phase, self.answered, self.reusable = reader, reader.phase, False, False
+        self._heard_at_s = self._loop.time()
+        self._transport.write(request)
+        try:
+            await self._until_over(patience)
+        finally:
+            if not self.reusable:
+                await self.close()
+        if self._failure is not None:
+            raise self._failure
+
+    async def close(self) -> None:
+        """Close at once, and return when it is closed."""
+        self._reader = None
+        if self._transport is not None:
+            self._transport.abort()
+            await asyncio.wait((self._lost,))
+
+    @property
+    def closed(self) -> bool:
+        return self._lost.done()
+
+    async def _until_over(self, patience: Patience) -> None:
+        limits_s = {Phase.SILENT: patience.first_s, Phase.FLOWING: patience.stall_s, Phase.COMPLETE: TAIL_S}
+        while self._reader is not None:
+            silent_at_s = self._heard_at_s + limits_s[self._phase]
+            if self._loop.time() < silent_at_s:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout_at(silent_at_s):
+                        await self._turned.wait()
+                self._turned.clear()
+            else:
+                if self._phase is not Phase.COMPLETE:
+                    self._failure = Trouble(Fault.STALLED, f"silent for {limits_s[self._phase]:g} s")
+                self._reader = None
+
+    def _end(self, failure: Trouble | None = None) -> None:
+        self._reader, self._failure = None, failure
+        self._turned.set()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._heard_at_s = self._loop.time()
+        self.answered = True
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError:
+            self._end(Trouble(Fault.BROKEN, "the answer is not HTTP"))
+        if self._reader is not None and self._reader.phase is not self._phase:
+            self._phase = self._reader.phase
+            self._turned.set()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature.
+        self.reusable = False
+        self._lost.set_result(None)
+        if self._reader is not None:
+            complete = self._reader.phase is Phase.COMPLETE
+            self._end(None if complete else Trouble(Fault.UNREACHABLE, "the connection was lost"))
+
+    # httptools' callbacks
+
+    def on_headers_complete(self) -> None:
+        if self._reader is not None:
+            self._reader.head(self._parser.get_status_code())
+
+    def on_body(self, body: bytes) -> None:
+        if self._reader is not None and not self._reader.feed(body):
+            self._end()
+
+    def on_message_complete(self) -> None:
+        if self._reader is not None:
+            self.reusable = self._parser.should_keep_alive()
+            self._end()

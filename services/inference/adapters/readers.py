@@ -1,0 +1,123 @@
+"""Readers of responses: a stream of JSON lines into a sink, or a whole body."""
+
+import re
+
+import msgspec
+
+from services.common.errors import InvalidRequest, Violation
+from services.inference.adapters.answers import NOT_OF_THE_SHAPE, Failure, Line, outcome, piece
+from services.inference.adapters.connection import Phase
+from services.inference.errors import ModelNotFound, ModelUnsuitable
+from services.inference.ports import Fault, Sink, Trouble
+
+LINE_BYTES_MAX = 4 * 1024 * 1024
+ERROR_BYTES_MAX = 64 * 1024
+_DETAIL_MAX = 200
+_UNSUPPORTED = re.compile(r"does not support ([a-z]{1,32})")
+
+_decode_line = msgspec.json.Decoder(Line).decode
+_decode_failure = msgspec.json.Decoder(Failure).decode
+
+
+class StreamReader:
+    """Feeds a sink from a stream of JSON lines. `done` makes it complete, and nothing else does."""
+
+    def __init__(self, sink: Sink) -> None:
+        self.phase = Phase.SILENT
+        self._sink = sink
+        self._status = 0
+        self._rest = b""
+        self._error_body = bytearray()
+        self._trouble: Trouble | None = None
+        self._given_up = False
+
+    def head(self, status: int) -> None:
+        self._status = status
+
+    def feed(self, data: bytes) -> bool:
+        if self._status != 200:
+            self._error_body += data
+            return len(self._error_body) <= ERROR_BYTES_MAX
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > LINE_BYTES_MAX:
+            return self._broken("a line without end")
+        return all(self._take(line) for line in lines if line)
+
+    def check(self, model: str) -> None:
+        """Raise what went wrong, if anything did. A sink that wanted no more is not wrong."""
+        if self._status != 200:
+            raise refusal(self._status, bytes(self._error_body), model)
+        if self._trouble is not None:
+            raise self._trouble
+        if self.phase is not Phase.COMPLETE and not self._given_up:
+            raise Trouble(Fault.BROKEN, "the stream ended before it was done")
+
+    def _take(self, text: bytes) -> bool:
+        if self.phase is Phase.COMPLETE:
+            return True
+        try:
+            line = _decode_line(text)
+        except NOT_OF_THE_SHAPE:
+            return self._broken("a malformed line")
+        if line.error is not None:
+            return self._broken(f"it says: {line.error[:_DETAIL_MAX]}")
+        if (found := piece(line)) is not None:
+            self.phase = Phase.FLOWING
+            if not self._sink.write(found):
+                self._given_up = True
+                return False
+        if line.done:
+            self.phase = Phase.COMPLETE
+            self._sink.finish(outcome(line))
+        return True
+
+    def _broken(self, detail: str) -> bool:
+        self._trouble = Trouble(Fault.BROKEN, detail)
+        return False
+
+
+class WholeReader:
+    """Keeps a body of at most `bytes_max`."""
+
+    def __init__(self, *, bytes_max: int) -> None:
+        self.phase = Phase.SILENT
+        self._bytes_max = bytes_max
+        self._status = 0
+        self._body = bytearray()
+
+    def head(self, status: int) -> None:
+        self._status = status
+
+    def feed(self, data: bytes) -> bool:
+        self.phase = Phase.FLOWING
+        self._body += data
+        return len(self._body) <= self._bytes_max
+
+    def body(self, model: str) -> bytes:
+        """Return the body, or raise why there is none."""
+        if len(self._body) > self._bytes_max:
+            raise Trouble(Fault.BROKEN, "an answer without end")
+        if self._status != 200:
+            raise refusal(self._status, bytes(self._body), model)
+        return bytes(self._body)
+
+
+def refusal(status: int, body: bytes, model: str) -> Exception:
+    """Return what a status other than 200 means: the request's fault, or the instance's.
+
+    Ollama's own words are matched where they alone tell two refusals apart. They go no further: what a
+    server says of a request may quote it.
+    """
+    try:
+        words = _decode_failure(body).error
+    except NOT_OF_THE_SHAPE:
+        words = ""
+    if status == 404:
+        return ModelNotFound(model=model)
+    if status == 400 and (found := _UNSUPPORTED.search(words)):
+        return ModelUnsuitable(model=model, capability=found[1])
+    if status == 400 and "exceeds the context length" in words:
+        return InvalidRequest([Violation("", "is longer than the model's context", "model.context")])
+    if status == 400:
+        return InvalidRequest([Violation("", "the model's instance refuses the request", "model.request")])
+    return Trouble(Fault.BROKEN, f"status {status}: {words[:_DETAIL_MAX]}")

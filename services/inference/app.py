@@ -1,0 +1,84 @@
+"""Composition root: the only module that knows every concrete class."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
+from prometheus_client import CollectorRegistry
+
+from services.common.grpc.caller import authentication, deadline
+from services.common.grpc.errors import errors
+from services.common.grpc.keys import trust
+from services.common.grpc.server import Server
+from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.inference.adapters.ollama import Ollama
+from services.inference.config import Config
+from services.inference.core.ledger import Ledger
+from services.inference.engine import Engine
+from services.inference.fleet import watch
+from services.inference.gateway import Gateway
+from services.inference.servicer import InferenceServicer
+from services.inference.telemetry import Metrics
+
+SERVICES = ("ollamesh.inference.v1.InferenceService",)
+
+
+async def run(
+    config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
+) -> None:
+    """Serve until `stop`. `started` is told the port."""
+    registry = CollectorRegistry()
+    async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
+        instances = {
+            endpoint.name: await opened.enter_async_context(
+                Ollama.opened(
+                    endpoint,
+                    timeouts=config.timeouts,
+                    connections_max=config.slots_per_instance + 1,  # One to look at it.
+                    api_key=config.api_key,
+                )
+            )
+            for endpoint in config.endpoints
+        }
+        ledger = Ledger()
+        engine = Engine(
+            instances=instances, ledger=ledger, waiting_max=config.waiting_max, metrics=Metrics(registry)
+        )
+        gateway = Gateway(
+            engine=engine,
+            ledger=ledger,
+            instances=instances,
+            bounds=config.bounds,
+            buffer_bytes_max=config.reader_buffer_bytes_max,
+        )
+        server = Server(
+            config.server,
+            [
+                telemetry(RpcMetrics(registry)),
+                errors("inference.ollamesh"),
+                deadline(),
+                authentication(verifier),
+            ],
+        )
+        add_InferenceServiceServicer_to_server(InferenceServicer(gateway), server.grpc)
+        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+
+        async def ready() -> bool:
+            return ledger.any_ready()
+
+        async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
+            background = [tasks.create_task(engine.run(), name="engine")]
+            for name, instance in instances.items():
+                watching = watch(
+                    name,
+                    instance,
+                    engine.observe,
+                    slots=config.slots_per_instance,
+                    every_s=config.poll_every_s,
+                )
+                background.append(tasks.create_task(watching, name=f"watch {name}"))
+            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            for task in background:
+                task.cancel()

@@ -1,0 +1,198 @@
+"""One answer on its way from an instance to its reader."""
+
+import asyncio
+import math
+from dataclasses import dataclass
+
+from services.inference.core.asks import ToolCall
+from services.inference.errors import CutShort, ReaderTooSlow
+from services.inference.ports import Outcome, Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    ahead_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    model: str
+    model_digest: str
+    instance: str
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    text: str
+    thinking: str
+    tool_calls: tuple[ToolCall, ...]
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    outcome: Outcome
+    called_tools: bool
+    queue_s: float
+    total_s: float
+
+
+Body = Opened | Queued | Started | Delta | Finished
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event of a stream; `sequence` rises by one from 1."""
+
+    sequence: int
+    body: Body
+
+
+class Completion:
+    """Joins the instance's pace to the reader's.
+
+    The writer never waits: what the reader has not taken is kept as bytes, because their number is the
+    bound, and a reader that lets it be reached is ended (ReaderTooSlow). The reader takes all that has
+    arrived as one delta: fast readers see tokens, slow ones see batches, and no timer is needed.
+
+    Order of events: Opened Queued* Started Delta* Finished. Started is told with the first piece, for
+    until then another instance may take over. A failure is raised after all that came before it.
+    """
+
+    def __init__(self, stream_id: str, *, opened_at_s: float, buffer_bytes_max: int) -> None:
+        self.stream_id = stream_id
+        self.opened_at_s = opened_at_s
+        self.placed_at_s: float | None = None
+        self.first_piece_at_s: float | None = None
+        self.ended_at_s: float | None = None
+        self._buffer_bytes_max = buffer_bytes_max
+        self._changed = asyncio.Event()
+        self._ahead_count = math.inf  # As last told.
+        # Events that wait to be told, each at most once and in this order.
+        self._opened: Opened | None = Opened(stream_id)
+        self._queued: Queued | None = None
+        self._started: Started | None = None
+        self._text, self._thinking = bytearray(), bytearray()
+        self._tool_calls: list[ToolCall] = []
+        self._token_count = 0
+        self._tool_call_count = 0
+        self._finished: Finished | None = None
+        self._ending: Finished | Exception | None = None
+        self._sequence = 0
+
+    @property
+    def begun(self) -> bool:
+        """Whether anything was generated: from then on nobody else may answer."""
+        return self.first_piece_at_s is not None
+
+    @property
+    def ending(self) -> Finished | Exception | None:
+        """How it ended; None while it goes on."""
+        return self._ending
+
+    def queue(self, ahead_count: int) -> None:
+        """Tell the reader its place, if that has improved."""
+        if ahead_count < self._ahead_count:
+            self._ahead_count = ahead_count
+            self._queued = Queued(ahead_count)
+            self._changed.set()
+
+    def place(self, started: Started, *, now_s: float) -> None:
+        """Note who is to answer. May happen again until something was generated."""
+        self._started, self.placed_at_s = started, now_s
+
+    def write(self, piece: Piece) -> bool:
+        """Take what was generated; False when no more is wanted."""
+        if self._ending is not None:
+            return False
+        if self.first_piece_at_s is None:
+            self.first_piece_at_s = asyncio.get_running_loop().time()
+        self._text += piece.text.encode()
+        self._thinking += piece.thinking.encode()
+        self._token_count += bool(piece.text or piece.thinking)
+        for call in piece.tool_calls:
+            self._keep(call)
+        if self._buffered_bytes() > self._buffer_bytes_max:
+            self.fail(ReaderTooSlow())
+            return False
+        self._changed.set()
+        return True
+
+    def finish(self, outcome: Outcome) -> None:
+        """End well."""
+        assert self.placed_at_s is not None, "somebody answered"
+        self._end(
+            Finished(
+                outcome=outcome,
+                called_tools=self._tool_call_count > 0,
+                queue_s=self.placed_at_s - self.opened_at_s,
+                total_s=asyncio.get_running_loop().time() - self.opened_at_s,
+            )
+        )
+
+    def fail(self, error: Exception) -> None:
+        """End badly: `error` is raised to the reader."""
+        self._end(error)
+
+    async def read(self) -> Event | None:
+        """Return the next event, None after the last. For one reader."""
+        while (body := self._next()) is None:
+            match self._ending:
+                case None:
+                    await self._changed.wait()
+                    self._changed.clear()
+                case Finished():
+                    return None
+                case CutShort() as error:
+                    error.locate(stream_id=self.stream_id, last_sequence=self._sequence)
+                    raise error
+                case Exception() as error:
+                    raise error
+        self._sequence += 1
+        return Event(self._sequence, body)
+
+    def _end(self, ending: Finished | Exception) -> None:
+        if self._ending is None:  # The first ending wins.
+            self._ending = ending
+            self._finished = ending if isinstance(ending, Finished) else None
+            self.ended_at_s = asyncio.get_running_loop().time()
+            self._changed.set()
+
+    def _next(self) -> Body | None:
+        """Take the next event that can be told, all that is buffered at once."""
+        if self._opened is not None:
+            opened, self._opened = self._opened, None
+            return opened
+        if self._queued is not None:
+            queued, self._queued = self._queued, None
+            return queued
+        if self._started is not None and (self.begun or self._finished is not None):
+            started, self._started = self._started, None
+            return started
+        if self._buffered_bytes() > 0:
+            return self._take_delta()
+        finished, self._finished = self._finished, None
+        return finished
+
+    def _take_delta(self) -> Delta:
+        delta = Delta(
+            self._text.decode(), self._thinking.decode(), tuple(self._tool_calls), self._token_count
+        )
+        self._text, self._thinking = bytearray(), bytearray()
+        self._tool_calls, self._token_count = [], 0
+        return delta
+
+    def _keep(self, call: ToolCall) -> None:
+        """Keep a call, with a name of its own: results are paired with calls by it."""
+        self._tool_call_count += 1
+        name = call.id or f"call_{self.stream_id}_{self._tool_call_count}"
+        self._tool_calls.append(ToolCall(id=name, name=call.name, arguments_json=call.arguments_json))
+
+    def _buffered_bytes(self) -> int:
+        calls_bytes = sum(len(call.arguments_json.encode()) + 64 for call in self._tool_calls)
+        return len(self._text) + len(self._thinking) + calls_bytes

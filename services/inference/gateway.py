@@ -1,0 +1,105 @@
+"""What the service does, call by call: the order in which core, engine and instances are asked."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.inference.completion import Completion, Event
+from services.inference.core.admission import admit
+from services.inference.core.asks import Chat, Embed, Generate
+from services.inference.core.bounds import Bounds
+from services.inference.core.ledger import InstanceView, Ledger, Model
+from services.inference.core.names import key
+from services.inference.core.scheduler import Job
+from services.inference.engine import Engine, Terms
+from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
+from services.inference.ports import Description, Instance, Trouble
+from services.inference.work import Answering, Embedded, Embedding
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An accepted completion. Whoever has it must close it, however reading ends."""
+
+    _engine: Engine
+    _ticket: int
+    _completion: Completion
+
+    async def read(self) -> Event | None:
+        """Return the next event, None after the last; raise how it failed."""
+        return await self._completion.read()
+
+    def close(self) -> None:
+        """End the work if it has not ended. Idempotent and synchronous."""
+        self._engine.abandon(self._ticket)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetView:
+    """Everything that serves, and everything that waits."""
+
+    instances: list[InstanceView]
+    busy: Mapping[str, Mapping[str, int]]  # Slots in use, by instance and model key.
+    queues: Mapping[str, list[Job]]
+    now_s: float  # On the clock of Job.arrived_at_s.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """The service without its wire."""
+
+    engine: Engine
+    ledger: Ledger
+    instances: Mapping[str, Instance]
+    bounds: Bounds
+    buffer_bytes_max: int
+
+    def open(self, ask: Chat | Generate, terms: Terms) -> Stream:
+        """Accept a completion, or raise why not."""
+        order = admit(ask, ledger=self.ledger, bounds=self.bounds)
+        completion = Completion(
+            secrets.token_hex(16),
+            opened_at_s=asyncio.get_running_loop().time(),
+            buffer_bytes_max=self.buffer_bytes_max,
+        )
+        ticket = self.engine.submit(order.model, terms, Answering(order, completion))
+        return Stream(self.engine, ticket, completion)
+
+    async def embed(self, ask: Embed, terms: Terms) -> Embedded:
+        """Return the vectors, or raise why there are none."""
+        order = admit(ask, ledger=self.ledger, bounds=self.bounds)
+        work = Embedding(order)
+        ticket = self.engine.submit(order.model, terms, work)
+        try:
+            return await work.result
+        finally:
+            self.engine.abandon(ticket)
+
+    def models(self, *, after: str, count_max: int) -> tuple[list[Model], bool]:
+        """Return up to `count_max` models whose keys follow `after`, and whether there are more."""
+        keys = [model_key for model_key in self.ledger.model_keys() if model_key > after]
+        found = [self.ledger.model(model_key) for model_key in keys[:count_max]]
+        return [model for model in found if model is not None], len(keys) > count_max
+
+    async def describe(self, name: str) -> tuple[Model, Description]:
+        """Return all that is known of one model."""
+        model = self.ledger.model(key(name))
+        if model is None:
+            raise ModelNotFound(model=name) if self.ledger.any_ready() else NoInstance(model=name)
+        ready = [view for view in map(self.ledger.view, model.instances) if view.ready]
+        if not ready:
+            raise NoInstance(model=name)
+        try:
+            return model, await self.instances[ready[0].name].describe(ready[0].cards[key(name)].name)
+        except Trouble as trouble:
+            raise InstanceFailed(instance=ready[0].name) from trouble
+
+    def fleet(self) -> FleetView:
+        """Return the state of everything."""
+        return FleetView(
+            instances=self.ledger.views(),
+            busy={name: self.engine.busy(name) for name in self.instances},
+            queues=self.engine.queues(),
+            now_s=asyncio.get_running_loop().time(),
+        )

@@ -1,0 +1,103 @@
+"""What the engine needs from the outside world, and the words they share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from services.inference.core.admission import Order
+from services.inference.core.asks import ToolCall
+from services.inference.core.ledger import Report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """What an instance generated in one go: a token of text or thought, or whole tool calls."""
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class EndReason(Enum):
+    """Why a model stopped."""
+
+    STOP = auto()
+    LENGTH = auto()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What an instance says of an answer that it completed. Durations are its own measurements."""
+
+    reason: EndReason
+    prompt_token_count: int = 0
+    output_token_count: int = 0
+    load_s: float = 0.0
+    prompt_s: float = 0.0
+    output_s: float = 0.0
+    context: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Vectors:
+    """One vector per input, in order."""
+
+    vectors: Sequence[Sequence[float]]
+    prompt_token_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Description:
+    """What an instance tells of one model beyond its card."""
+
+    template: str
+    license: str
+    context_token_count_max: int  # 0 if it does not say.
+
+
+class Sink(Protocol):
+    """Takes an answer as it arrives. Synchronous: an instance's pace is never a reader's pace."""
+
+    def write(self, piece: Piece) -> bool:
+        """Take a piece. False asks for no more: the answer should be given up."""
+
+    def finish(self, outcome: Outcome) -> None:
+        """Take the end of a complete answer."""
+
+
+class Fault(Enum):
+    """How an instance failed."""
+
+    UNREACHABLE = auto()  # No connection, or it broke: the instance itself is in doubt.
+    STALLED = auto()  # Connected, but silent for too long.
+    BROKEN = auto()  # It answered with an error or with nonsense.
+
+
+class Trouble(Exception):
+    """An instance failed; another one might not. `detail` is for the log alone."""
+
+    def __init__(self, fault: Fault, detail: str) -> None:
+        super().__init__(f"{fault.name}: {detail}")
+        self.fault = fault
+        self.detail = detail
+
+
+class Instance(Protocol):
+    """An Ollama server.
+
+    Methods raise Trouble if it failed, and a MeshError if it refused the request as such. Cancelling one
+    ends the work upstream; it returns or raises only when the instance's part in it is over.
+    """
+
+    async def complete(self, order: Order, model: str, sink: Sink) -> None:
+        """Answer a Chat or Generate into `sink`. `model` is the instance's own spelling."""
+
+    async def embed(self, order: Order, model: str) -> Vectors:
+        """Answer an Embed."""
+
+    async def report(self) -> Report:
+        """Say what it is and has."""
+
+    async def describe(self, model: str) -> Description:
+        """Tell more of one model."""

@@ -1,0 +1,95 @@
+"""What the inference service measures. Labels are closed sets: operations, priorities, reasons, known models.
+
+Names and buckets of the `gen_ai_` metrics are OpenTelemetry's, as dashboards of other gateways read them.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Gauge, Histogram
+
+from services.common.errors import MeshError
+from services.inference.core.scheduler import Job, Priority
+from services.inference.work import Summary
+
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
+_WAIT_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+_DURATION_BUCKETS_S = tuple(0.01 * 2**step for step in range(14))
+_FIRST_TOKEN_BUCKETS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08),
+    *(0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
+)
+_PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+
+
+class Metrics:
+    """Only requests that were admitted get here, so a model label is one that the fleet has or had: callers
+    cannot add labels by inventing names.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._queue_wait = Histogram(
+            "ollamesh_queue_wait_seconds",
+            "From a request's arrival to its slot",
+            ("model", "priority"),
+            buckets=_WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self._queue_depth = Gauge(
+            "ollamesh_queue_depth", "Requests that wait for a slot", ("model", "priority"), registry=registry
+        )
+        self._first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a request's arrival to its first token",
+            _GEN_AI,
+            buckets=_FIRST_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Between tokens, after the first",
+            _GEN_AI,
+            buckets=_PER_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a request's arrival to its end; error_type is empty for those that succeeded",
+            (*_GEN_AI, "error_type"),
+            buckets=_DURATION_BUCKETS_S,
+            registry=registry,
+        )
+
+    def placed(self, model: str, priority: Priority, *, waited_s: float) -> None:
+        """A request got its slot."""
+        self._queue_wait.labels(model, priority.name.lower()).observe(waited_s)
+
+    def waiting(self, model: str, line: Sequence[Job]) -> None:
+        """A queue is now as long as `line`."""
+        counts = Counter(job.priority for job in line)
+        for priority in Priority:
+            self._queue_depth.labels(model, priority.name.lower()).set(counts[priority])
+
+    def settled(self, job: Job, summary: Summary, *, now_s: float) -> None:
+        """A request that had been queued is done with."""
+        labels = (summary.operation, job.model)
+        duration_s = (summary.ended_at_s or now_s) - job.arrived_at_s
+        error_type = "CANCELLED" if summary.ended_at_s is None else _error_type(summary.error)
+        self._duration.labels(*labels, error_type).observe(duration_s)
+        if summary.first_token_at_s is None:
+            return
+        first_token_s = summary.first_token_at_s - job.arrived_at_s
+        self._first_token.labels(*labels).observe(first_token_s)
+        if summary.output_token_count > 1:
+            per_token_s = (duration_s - first_token_s) / (summary.output_token_count - 1)
+            self._per_token.labels(*labels).observe(per_token_s)
+
+
+def _error_type(error: Exception | None) -> str:
+    match error:
+        case None:
+            return ""
+        case MeshError():
+            return error.reason
+        case _:
+            return "INTERNAL"

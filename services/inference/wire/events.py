@@ -1,0 +1,75 @@
+"""Events and vectors: domain in, protobuf out."""
+
+from typing import assert_never
+
+from google.protobuf.duration_pb2 import Duration
+from ollamesh.inference.v1 import completion_pb2 as pb
+from ollamesh.inference.v1.inference_service_pb2 import Embedding, EmbedResponse
+
+from services.inference.completion import Delta, Event, Finished, Opened, Queued, Started
+from services.inference.ports import EndReason
+from services.inference.work import Embedded
+
+_REASONS = {
+    EndReason.STOP: pb.FINISH_REASON_STOP,
+    EndReason.LENGTH: pb.FINISH_REASON_LENGTH,
+}
+
+
+def event(numbered: Event) -> pb.CompletionEvent:
+    made = pb.CompletionEvent(sequence=numbered.sequence)
+    match numbered.body:
+        case Delta(text, thinking, tool_calls, token_count):  # By far the commonest.
+            made.delta.text = text
+            made.delta.thinking = thinking
+            made.delta.token_count = token_count
+            for call in tool_calls:
+                made.delta.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
+        case Opened(stream_id):
+            made.opened.stream_id = stream_id
+            made.opened.durability = pb.STREAM_DURABILITY_NONE
+        case Queued(ahead_count):
+            made.queued.ahead_count = ahead_count
+        case Started() as started:
+            made.started.model = started.model
+            made.started.model_digest = started.model_digest
+            made.started.instance = started.instance
+            made.started.source = pb.ANSWER_SOURCE_MODEL
+        case Finished() as finished:
+            made.finished.CopyFrom(_finished(finished))
+        case _:
+            assert_never(numbered.body)
+    return made
+
+
+def embed_response(embedded: Embedded) -> EmbedResponse:
+    vectors = embedded.vectors
+    return EmbedResponse(
+        embeddings=[Embedding(values=vector) for vector in vectors.vectors],
+        model=embedded.model,
+        usage=pb.TokenUsage(prompt_token_count=vectors.prompt_token_count),
+    )
+
+
+def duration(seconds: float) -> Duration:
+    made = Duration()
+    made.FromNanoseconds(round(seconds * 1e9))
+    return made
+
+
+def _finished(finished: Finished) -> pb.CompletionEvent.Finished:
+    outcome = finished.outcome
+    return pb.CompletionEvent.Finished(
+        reason=pb.FINISH_REASON_TOOL_CALLS if finished.called_tools else _REASONS[outcome.reason],
+        usage=pb.TokenUsage(
+            prompt_token_count=outcome.prompt_token_count, output_token_count=outcome.output_token_count
+        ),
+        timings=pb.Timings(
+            queue=duration(finished.queue_s),
+            load=duration(outcome.load_s),
+            prompt=duration(outcome.prompt_s),
+            output=duration(outcome.output_s),
+            total=duration(finished.total_s),
+        ),
+        context=outcome.context,
+    )

@@ -1,0 +1,187 @@
+"""A completion joins two paces: whatever they are, the reader gets every byte once, in order and numbered."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.common.errors import MeshError
+from services.inference.completion import Completion, Delta, Event, Finished, Opened, Queued, Started
+from services.inference.core.asks import ToolCall
+from services.inference.errors import InstanceFailed, InstanceLost, QueueTimeout, ReaderTooSlow
+from services.inference.ports import EndReason, Outcome, Piece
+
+STARTED = Started(model="tiny:latest", model_digest="sha256:1", instance="gpu")
+OUTCOME = Outcome(reason=EndReason.STOP, prompt_token_count=3, output_token_count=2)
+CALL = ToolCall(name="clock", arguments_json="{}")
+
+
+def opened(*, buffer_bytes_max: int = 1 << 20) -> Completion:
+    return Completion("s1", opened_at_s=asyncio.get_running_loop().time(), buffer_bytes_max=buffer_bytes_max)
+
+
+def placed(**limits: int) -> Completion:
+    completion = opened(**limits)
+    completion.place(STARTED, now_s=completion.opened_at_s)
+    return completion
+
+
+async def rest(completion: Completion) -> list[Event]:
+    events = []
+    while (event := await completion.read()) is not None:
+        events.append(event)
+    return events
+
+
+def grammar(events: Sequence[Event]) -> str:
+    letters = {Opened: "O", Queued: "Q", Started: "S", Delta: "D", Finished: "F"}
+    return "".join(letters[type(event.body)] for event in events)
+
+
+pieces = st.builds(Piece, text=st.text(max_size=5), thinking=st.text(max_size=5))
+steps = st.lists(pieces | st.just("read") | st.integers(0, 5), max_size=40)
+
+
+@given(steps)
+async def test_any_interleaving_gives_every_byte_once_in_order(script: list[Piece | str | int]) -> None:
+    completion = opened()
+    events = [await completion.read()]
+    written: list[Piece] = []
+    for step in script:
+        match step:
+            case Piece():
+                if not written:
+                    completion.place(STARTED, now_s=completion.opened_at_s)
+                written.append(step)
+                assert completion.write(step)
+            case int() if not written:
+                completion.queue(step)
+            case _:
+                if (body := completion._next()) is not None:
+                    completion._sequence += 1
+                    events.append(Event(completion._sequence, body))
+    completion.place(STARTED, now_s=completion.opened_at_s) if not written else None
+    completion.finish(OUTCOME)
+    told = [event for event in events if event is not None] + await rest(completion)
+
+    assert [event.sequence for event in told] == list(range(1, len(told) + 1))
+    assert grammar(told).lstrip("O").lstrip("Q").lstrip("S").lstrip("D") == "F"
+    deltas = [event.body for event in told if isinstance(event.body, Delta)]
+    assert "".join(delta.text for delta in deltas) == "".join(piece.text for piece in written)
+    assert "".join(delta.thinking for delta in deltas) == "".join(piece.thinking for piece in written)
+    assert sum(delta.token_count for delta in deltas) == sum(
+        bool(piece.text or piece.thinking) for piece in written
+    )
+    places = [event.body.ahead_count for event in told if isinstance(event.body, Queued)]
+    assert places == sorted(set(places), reverse=True)
+
+
+async def test_what_arrived_together_is_one_delta_with_its_token_count() -> None:
+    completion = placed()
+    for token in ("a", "b", "c"):
+        completion.write(Piece(text=token))
+    completion.finish(OUTCOME)
+    events = await rest(completion)
+    assert grammar(events) == "OSDF"
+    assert events[2].body == Delta("abc", "", (), 3)
+
+
+async def test_a_reader_is_woken_by_what_it_waits_for() -> None:
+    completion = placed()
+    await completion.read()
+    reading = asyncio.create_task(completion.read())
+    await asyncio.sleep(0)
+    assert not reading.done()
+    completion.write(Piece(text="a"))
+    event = await reading
+    assert event is not None
+    assert event.body == STARTED
+
+
+async def test_an_answer_may_be_empty() -> None:
+    completion = placed()
+    completion.finish(OUTCOME)
+    assert grammar(await rest(completion)) == "OSF"
+
+
+async def test_a_retry_before_the_first_token_does_not_show() -> None:
+    completion = placed()
+    elsewhere = Started(model="tiny:latest", model_digest="sha256:1", instance="other")
+    completion.place(elsewhere, now_s=completion.opened_at_s)
+    completion.write(Piece(text="a"))
+    completion.finish(OUTCOME)
+    events = await rest(completion)
+    assert grammar(events) == "OSDF"
+    assert events[1].body == elsewhere
+
+
+async def test_calls_without_a_name_of_their_own_get_one() -> None:
+    completion = placed()
+    own = ToolCall(id="mine", name="clock", arguments_json="{}")
+    completion.write(Piece(tool_calls=(CALL, CALL, own)))
+    completion.finish(OUTCOME)
+    _, _, delta, finished = await rest(completion)
+    assert isinstance(delta.body, Delta)
+    assert [call.id for call in delta.body.tool_calls] == ["call_s1_1", "call_s1_2", "mine"]
+    assert isinstance(finished.body, Finished)
+    assert finished.body.called_tools
+
+
+async def failure_of(completion: Completion) -> tuple[list[Event], MeshError]:
+    events: list[Event] = []
+    try:
+        while (event := await completion.read()) is not None:
+            events.append(event)
+    except MeshError as error:
+        return events, error
+    raise AssertionError(events)
+
+
+async def test_a_loss_comes_after_all_that_had_arrived_and_says_how_much_that_was() -> None:
+    completion = placed()
+    completion.write(Piece(text="a"))
+    completion.fail(InstanceLost())
+    completion.fail(QueueTimeout())  # The first ending wins.
+    events, error = await failure_of(completion)
+    assert grammar(events) == "OSD"
+    assert (type(error), error.facts) == (InstanceLost, {"stream_id": "s1", "last_sequence": "3"})
+
+
+async def test_a_failure_before_the_first_token_starts_nothing() -> None:
+    completion = placed()
+    completion.fail(InstanceFailed(instance="gpu"))
+    events, error = await failure_of(completion)
+    assert grammar(events) == "O"
+    assert error.facts == {"instance": "gpu"}
+
+
+@pytest.mark.parametrize(
+    "piece",
+    [
+        Piece(text="x" * 10),
+        Piece(text="é" * 5),
+        Piece(thinking="x" * 10),
+        Piece(tool_calls=(ToolCall(name="t", arguments_json="{}"),)),
+    ],
+    ids=["text", "bytes count, not characters", "thinking", "tool calls"],
+)
+async def test_a_reader_that_lets_the_buffer_fill_is_ended(piece: Piece) -> None:
+    completion = placed(buffer_bytes_max=1000)
+    written = 0
+    while completion.write(piece):
+        written += 1
+        assert written <= 100
+    assert not completion.write(piece), "it asks for no more"
+    events, error = await failure_of(completion)
+    assert grammar(events) == "OSD"
+    assert (type(error), error.facts["last_sequence"]) == (ReaderTooSlow, "3")
+
+
+async def test_a_reader_that_keeps_up_is_never_ended() -> None:
+    completion = placed(buffer_bytes_max=100)
+    await completion.read()
+    for _ in range(1000):
+        assert completion.write(Piece(text="x" * 10))
+        await completion.read()
