@@ -1,0 +1,100 @@
+"""An identity for tests: a signing key, tokens as the auth service writes them, and a server of its keys.
+
+    identity = Identity()
+    async with identity.served() as target:   # OLLAMESH_AUTH_TARGET for the service under test
+        metadata = bearer(identity.token(role="admin"))
+
+What a strict reader must refuse is made by overriding claims or the header, or with another Identity's key.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import grpc.aio
+import jwt
+from cryptography.hazmat.primitives.asymmetric import ec
+from google.api.httpbody_pb2 import HttpBody
+from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
+from ollamesh.auth.v1.oauth_service_pb2_grpc import (
+    OAuthServiceServicer,
+    add_OAuthServiceServicer_to_server,
+)
+
+from services.common.grpc.around import Context
+
+ISSUER = "http://ollamesh"
+AUDIENCES = ("auth", "agent", "inference", "sandbox")
+
+
+class Identity:
+    """A key pair and what it signs."""
+
+    def __init__(self, *, issuer: str = ISSUER, key_id: str = "test-key") -> None:
+        self.issuer, self.key_id = issuer, key_id
+        self._key = ec.generate_private_key(ec.SECP256R1())
+
+    def token(
+        self,
+        *,
+        role: str = "user",
+        aud: Sequence[str] = AUDIENCES,
+        org: str = "org-1",
+        project: str = "project-1",
+        user_id: str = "user-1",
+        client_id: str = "test",
+        ttl_s: int = 300,
+        claims: Mapping[str, object] | None = None,
+        header: Mapping[str, object] | None = None,
+    ) -> str:
+        """Return a signed access token. A negative `ttl_s` makes one that expired so long ago."""
+        now_s = int(time.time())
+        issued_s = now_s if ttl_s > 0 else now_s + ttl_s - 60
+        usual = {
+            "iss": self.issuer,
+            "aud": list(aud),
+            "sub": user_id,
+            "user_id": user_id,
+            "role": role,
+            "org": org,
+            "project": project,
+            "scope": "",
+            "client_id": client_id,
+            "iat": issued_s,
+            "nbf": issued_s,
+            "exp": now_s + ttl_s,
+            "jti": str(uuid.uuid4()),
+        }
+        return jwt.encode(
+            {**usual, **(claims or {})},
+            self._key,
+            algorithm="ES256",
+            headers={"typ": "at+jwt", "kid": self.key_id, **(header or {})},
+        )
+
+    def jwks(self) -> bytes:
+        """Return the public key as a JWK set (RFC 7517)."""
+        public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key()))
+        return json.dumps({"keys": [{**public, "kid": self.key_id, "use": "sig", "alg": "ES256"}]}).encode()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[str]:
+        """Serve the keys as the auth service does, and yield the address."""
+        server = grpc.aio.server()
+        add_OAuthServiceServicer_to_server(_Keys(self.jwks()), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        await server.start()
+        try:
+            yield f"127.0.0.1:{port}"
+        finally:
+            await server.stop(None)
+
+
+class _Keys(OAuthServiceServicer):
+    def __init__(self, document: bytes) -> None:
+        self._document = document
+
+    async def GetJwks(self, request: GetJwksRequest, context: Context) -> HttpBody:
+        return HttpBody(content_type="application/jwk-set+json", data=self._document)
