@@ -1,0 +1,66 @@
+"""Which accepted run works next.
+
+No clock and no I/O. A run has a place from its acceptance to its end; it waits for its thread and for
+a worker, and runs start in the order of their acceptance as far as threads allow.
+
+Invariants, each asserted by tests/unit/test_agent_turns.py:
+  I1  At most `workers_max` runs work, and no two on the same thread.
+  I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner.
+  I3  After `next`, no run waits whose thread is free while a worker is.
+  I4  Runs of a thread start in the order in which they were queued.
+"""
+
+from collections import Counter
+
+from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.errors import TooManyRuns
+
+
+class Turns:
+    def __init__(self, *, workers_max: int, runs_max: int, runs_per_owner_max: int) -> None:
+        self._workers_max = workers_max
+        self._runs_max, self._runs_per_owner_max = runs_max, runs_per_owner_max
+        self._places: Counter[Owner] = Counter()
+        self._waiting: dict[RunId, ThreadId] = {}
+        self._working: dict[RunId, ThreadId] = {}
+
+    def reserve(self, owner: Owner) -> None:
+        """Take a place, or raise TooManyRuns: an early refusal beats a run that nobody gets to."""
+        if self._places[owner] >= self._runs_per_owner_max:
+            raise TooManyRuns(runs_max=self._runs_per_owner_max)
+        if self._places.total() >= self._runs_max:
+            raise TooManyRuns(runs_max=self._runs_max)
+        self._places[owner] += 1
+
+    def release(self, owner: Owner) -> None:
+        """Give a place back: nothing was accepted, or it has ended."""
+        self._places[owner] -= 1
+        if self._places[owner] == 0:
+            del self._places[owner]  # Bounded by those who have runs, not by those who ever had.
+
+    def queue(self, run_id: RunId, thread_id: ThreadId) -> None:
+        """A run that has its place waits for its turn."""
+        self._waiting[run_id] = thread_id
+
+    def next(self) -> list[RunId]:
+        """The runs that work from now on."""
+        started: list[RunId] = []
+        busy = set(self._working.values())
+        for run_id, thread_id in self._waiting.items():
+            if len(self._working) >= self._workers_max:
+                break
+            if thread_id not in busy:
+                busy.add(thread_id)
+                self._working[run_id] = thread_id
+                started.append(run_id)
+        for run_id in started:
+            del self._waiting[run_id]
+        return started
+
+    def skip(self, run_id: RunId) -> bool:
+        """The run need not wait any more. Return whether it did."""
+        return self._waiting.pop(run_id, None) is not None
+
+    def done(self, run_id: RunId) -> None:
+        """The run works no longer. Idempotent."""
+        self._working.pop(run_id, None)

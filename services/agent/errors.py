@@ -1,0 +1,61 @@
+"""Everything that can go wrong with threads and runs, by name."""
+
+from services.common.errors import Kind, MeshError
+
+
+class ThreadNotFound(MeshError):
+    kind, reason = Kind.MISSING, "THREAD_NOT_FOUND"
+    message = "there is no such thread"
+
+
+class RunNotFound(MeshError):
+    kind, reason = Kind.MISSING, "RUN_NOT_FOUND"
+    message = "there is no such run"
+
+
+class AssistantNotFound(MeshError):
+    kind, reason = Kind.MISSING, "ASSISTANT_NOT_FOUND"
+    message = "there is no such assistant"
+
+
+class ToolNotFound(MeshError):
+    kind, reason = Kind.MISSING, "TOOL_NOT_FOUND"
+    message = "there is no such tool"
+
+
+class ThreadBusy(MeshError):
+    kind, reason = Kind.PRECONDITION, "THREAD_BUSY"
+    message = "another run works on the thread"
+
+
+class RequestIdReused(MeshError):
+    kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
+    message = "the request_id was used with another body"
+
+
+class TooManyRuns(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_RUNS"
+    message = "as many runs as allowed wait or work"
+    retry_after_s = 2.0
+
+
+class StoreUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "STORE_UNAVAILABLE"
+    message = "the store does not answer; nothing was accepted"
+    retry_after_s = 1.0
+
+
+class LeaseLost(Exception):
+    """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
+
+
+class LimitReached(Exception):
+    """A run has used what it may. `limit` names the field of RunLimits."""
+
+    def __init__(self, limit: str) -> None:
+        super().__init__(limit)
+        self.limit = limit
+
+
+class ModelFailed(Exception):
+    """The model gave no whole answer. The message is for people, and says nothing of our insides."""

@@ -1,0 +1,290 @@
+"""What the engine needs from the outside world, and what the outside world is told of a run."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Generic, Protocol, TypeVar
+from uuid import UUID
+
+from services.agent.core.budget import Usage
+from services.agent.core.conversation import Message
+from services.agent.core.events import Channel, Delta, Event, Finished, Status
+from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.run import Answer
+from services.agent.core.run_config import RunConfig
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """What makes a request recognisable when it comes again."""
+
+    request_id: str
+    body_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageRequest:
+    size: int
+    after: int | None  # Position of the last item of the page before.
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Item]):
+    items: Sequence[Item]
+    next_after: int | None  # None on the last page.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThreadRecord:
+    thread_id: ThreadId
+    display_name: str
+    labels: Mapping[str, str]
+    active_run_id: RunId | None  # The one that works on it or will next.
+    failed: bool  # Whether its last run to end did.
+    message_count: int
+    create_time: datetime
+    update_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MessageRecord:
+    message_id: UUID
+    run_id: RunId
+    message: Message
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRecord:
+    run_id: RunId
+    thread_id: ThreadId
+    config: RunConfig
+    status: Status
+    usage: Usage
+    outcome: Finished | None  # None until it has ended.
+    create_time: datetime
+    start_time: datetime | None
+    end_time: datetime | None
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewRun:
+    run_id: RunId
+    thread_id: ThreadId
+    question: str
+    config: RunConfig
+    reject_if_busy: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Orphan:
+    """An unfinished run whose holder has stopped renewing its lease."""
+
+    run_id: RunId
+    config: RunConfig
+    cancel_requested: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What is committed at once: all of it or nothing. Ends the run if the last event is Finished."""
+
+    first_sequence: int
+    time_s: float
+    events: Sequence[Event]
+    messages: Sequence[Message]
+    usage: Usage
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    sequence: int
+    payload: bytes  # agent.v1.RunEvent, the same for every watcher.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventPage:
+    events: Sequence[StoredEvent]
+    ended: bool
+    last_sequence: int
+
+
+class Threads(Protocol):
+    """Conversations. Every method raises StoreUnavailable when the store does not answer."""
+
+    async def create(
+        self, owner: Owner, thread_id: ThreadId, name: str, labels: Mapping[str, str], retry: Retry | None
+    ) -> ThreadRecord:
+        """Store a thread. A repeated request finds the first one's; RequestIdReused if it differs."""
+        ...
+
+    async def find(self, owner: Owner, thread_id: ThreadId) -> ThreadRecord:
+        """Raises ThreadNotFound."""
+        ...
+
+    async def page(self, owner: Owner, request: PageRequest) -> Page[ThreadRecord]:
+        """The owner's threads, newest first."""
+        ...
+
+    async def delete(self, owner: Owner, thread_id: ThreadId) -> None:
+        """Forget the thread and everything in it. Idempotent."""
+        ...
+
+    async def messages(self, owner: Owner, thread_id: ThreadId, request: PageRequest) -> Page[MessageRecord]:
+        """Oldest first. Raises ThreadNotFound."""
+        ...
+
+
+class Runs(Protocol):
+    """Work on threads. Every method raises StoreUnavailable when the store does not answer.
+
+    One Runs speaks for one replica: `accept` leases the run to it, `keep` renews, and what it no longer
+    holds it cannot change.
+    """
+
+    async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> tuple[RunRecord, bool]:
+        """The run, committed, and whether it is new. Raises ThreadNotFound, ThreadBusy, RequestIdReused."""
+        ...
+
+    async def repeated(self, owner: Owner, retry: Retry) -> RunRecord | None:
+        """The run that the same request made before. Raises RequestIdReused if it was another."""
+        ...
+
+    async def find(self, owner: Owner, run_id: RunId) -> RunRecord:
+        """Raises RunNotFound."""
+        ...
+
+    async def page(self, owner: Owner, thread_id: ThreadId, request: PageRequest) -> Page[RunRecord]:
+        """The thread's runs, newest first. Raises ThreadNotFound."""
+        ...
+
+    async def unfinished(self, owner: Owner, thread_id: ThreadId) -> Sequence[RunId]:
+        """The thread's runs that wait or work; none if there is no such thread."""
+        ...
+
+    async def request_cancel(self, run_id: RunId) -> None:
+        """Have whoever holds the run told when it next renews."""
+        ...
+
+    async def begin(self, run_id: RunId) -> bool:
+        """Make the run RUNNING, unless an earlier one of its thread has not ended yet.
+
+        Raises LeaseLost.
+        """
+        ...
+
+    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
+        """The newest messages of the run's thread, oldest first."""
+        ...
+
+    async def keep(self, run_ids: Sequence[RunId]) -> Mapping[RunId, bool]:
+        """Renew leases. Of each run that is still held: whether its cancellation was requested."""
+        ...
+
+    async def adopt(self) -> Sequence[Orphan]:
+        """Take over runs whose leases have run out; some now, the others when asked again."""
+        ...
+
+
+class Events(Protocol):
+    """What is told of runs. Every method raises StoreUnavailable when the store does not answer."""
+
+    async def append(self, run_id: RunId, batch: Batch) -> Sequence[StoredEvent]:
+        """Commit a batch and return its events as they are stored. Idempotent. Raises LeaseLost."""
+        ...
+
+    async def read(self, run_id: RunId, *, after_sequence: int) -> EventPage:
+        """The next events, as many as fit a page. Raises RunNotFound."""
+        ...
+
+    async def told(self, run_id: RunId) -> Sequence[tuple[float, Event]]:
+        """Everything told so far, with its time."""
+        ...
+
+
+class Recorder(Protocol):
+    """Where an agent tells what it does, in the order of the grammar of RunEvent."""
+
+    def ask(self) -> int:
+        """A step begins. Return its number, or raise LimitReached."""
+        ...
+
+    async def hear(self, delta: Delta) -> None:
+        """The model writes. Waits only if the store is far behind."""
+        ...
+
+    async def answer(self, answer: Answer) -> None:
+        """The model has written. Returns when its calls are committed; raises LimitReached."""
+        ...
+
+    async def tool_wrote(self, call_id: str, channel: Channel, text: str) -> None:
+        """A tool writes. Waits only if the store is far behind."""
+        ...
+
+    def tool_returned(self, call_id: str, result: "ToolResult", *, duration_s: float) -> None:
+        """A tool has answered."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """All that an agent needs to know of a run."""
+
+    run_id: RunId
+    thread_id: ThreadId
+    config: RunConfig
+    messages: Sequence[Message]  # The question is the last.
+    deadline_s: float  # Of the event loop's clock; the engine ends the run by then.
+    token: str = field(repr=False)  # The caller's own.
+
+
+class Agent(Protocol):
+    async def work(self, assignment: Assignment, recorder: Recorder) -> str:
+        """Return the answer. Raises LimitReached or ModelFailed; cancelling it stops model and tools."""
+        ...
+
+
+class Effect(Enum):
+    """What a tool does to the world; names as in the proto's ToolEffect."""
+
+    NONE = "NONE"
+    IDEMPOTENT = "IDEMPOTENT"
+    STATE_CHANGING = "STATE_CHANGING"
+    EXTERNAL = "EXTERNAL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolSpec:
+    name: str
+    description: str  # For models and people.
+    parameters_json_schema: str
+    effect: Effect
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToolResult:
+    content: str  # What the model reads.
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallContext:
+    """On whose behalf a tool is called, until when, and where it writes."""
+
+    deadline_s: float  # Of the event loop's clock.
+    write: Callable[[Channel, str], Awaitable[None]]
+    token: str = field(repr=False)  # The caller's own: tools run with the user's rights.
+
+
+class Tool(Protocol):
+    @property
+    def spec(self) -> ToolSpec: ...
+
+    async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
+        """Never raises for what the model did wrong or a service refused: the model is told."""
+        ...

@@ -1,0 +1,127 @@
+"""Threads, messages, runs and their configuration."""
+
+from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
+from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
+
+from services.agent.core.budget import Limits
+from services.agent.core.conversation import Message, Role
+from services.agent.core.run_config import RunConfig
+from services.agent.ports import MessageRecord, RunRecord, ThreadRecord, ToolSpec
+from services.agent.wire.events import call_from_proto, call_to_proto, usage_to_proto
+from services.agent.wire.values import duration, reason_to_proto, seconds, status_to_proto, timestamp
+
+DEFAULTS = Limits()
+
+
+def thread_to_proto(thread: ThreadRecord) -> thread_pb2.Thread:
+    state = thread_pb2.THREAD_STATE_ERROR if thread.failed else thread_pb2.THREAD_STATE_IDLE
+    return thread_pb2.Thread(
+        thread_id=str(thread.thread_id),
+        display_name=thread.display_name,
+        labels=thread.labels,
+        state=thread_pb2.THREAD_STATE_BUSY if thread.active_run_id else state,
+        active_run_id=str(thread.active_run_id or ""),
+        message_count=thread.message_count,
+        create_time=timestamp(thread.create_time),
+        update_time=timestamp(thread.update_time),
+    )
+
+
+def message_to_proto(message: Message) -> thread_pb2.Message:
+    return thread_pb2.Message(
+        role=f"ROLE_{message.role.name}",
+        content=message.content,
+        tool_calls=map(call_to_proto, message.calls),
+        tool_call_id=message.call_id,
+        tool_name=message.tool_name,
+    )
+
+
+def message_from_proto(message: thread_pb2.Message) -> Message:
+    return Message(
+        role=Role[thread_pb2.Role.Name(message.role).removeprefix("ROLE_")],
+        content=message.content,
+        calls=tuple(map(call_from_proto, message.tool_calls)),
+        call_id=message.tool_call_id,
+        tool_name=message.tool_name,
+    )
+
+
+def message_record_to_proto(record: MessageRecord) -> thread_pb2.Message:
+    message = message_to_proto(record.message)
+    message.message_id = str(record.message_id)
+    message.run_id = str(record.run_id)
+    message.create_time.FromDatetime(record.create_time)
+    return message
+
+
+def run_to_proto(run: RunRecord) -> run_pb2.Run:
+    outcome = run.outcome
+    return run_pb2.Run(
+        run_id=str(run.run_id),
+        thread_id=str(run.thread_id),
+        config=config_to_proto(run.config),
+        status=status_to_proto(run.status),
+        failure_reason=reason_to_proto(outcome.reason if outcome else ""),
+        failure_message=outcome.message if outcome else "",
+        usage=usage_to_proto(outcome.usage if outcome else run.usage),
+        create_time=timestamp(run.create_time),
+        start_time=timestamp(run.start_time),
+        end_time=timestamp(run.end_time),
+        last_sequence=run.last_sequence,
+    )
+
+
+def config_to_proto(config: RunConfig) -> assistant_pb2.RunConfig:
+    limits = config.limits
+    return assistant_pb2.RunConfig(
+        model=config.model,
+        system_prompt=config.system_prompt,
+        tools=config.tools,
+        first_tool=config.first_tool,
+        temperature=config.temperature,
+        seed=config.seed,
+        limits=assistant_pb2.RunLimits(
+            step_count=limits.step_count,
+            model_call_count=limits.model_call_count,
+            tool_call_count=limits.tool_call_count,
+            wall=duration(limits.wall_s),
+            output_token_count_per_call=limits.output_token_count_per_call,
+            token_count=limits.token_count,
+        ),
+    )
+
+
+def config_from_proto(config: assistant_pb2.RunConfig, *, model: str = "") -> RunConfig:
+    """Defaults filled in: of limits ours, of the model the one given."""
+    return RunConfig(
+        model=config.model or model,
+        system_prompt=config.system_prompt,
+        tools=tuple(config.tools),
+        first_tool=config.first_tool,
+        temperature=config.temperature if config.HasField("temperature") else None,
+        seed=config.seed if config.HasField("seed") else None,
+        limits=_limits(config.limits),
+    )
+
+
+def _limits(limits: assistant_pb2.RunLimits) -> Limits:
+    return Limits(
+        step_count=limits.step_count or DEFAULTS.step_count,
+        model_call_count=limits.model_call_count or DEFAULTS.model_call_count,
+        tool_call_count=limits.tool_call_count or DEFAULTS.tool_call_count,
+        wall_s=seconds(limits.wall) if limits.HasField("wall") else DEFAULTS.wall_s,
+        output_token_count_per_call=limits.output_token_count_per_call
+        or DEFAULTS.output_token_count_per_call,
+        token_count=limits.token_count or DEFAULTS.token_count,
+    )
+
+
+def tool_to_proto(spec: ToolSpec) -> ToolPb:
+    return ToolPb(
+        name=spec.name,
+        description=spec.description,
+        parameters_json_schema=spec.parameters_json_schema,
+        effect=f"TOOL_EFFECT_{spec.effect.value}",
+        timeout=duration(spec.timeout_s),
+    )

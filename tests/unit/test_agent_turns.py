@@ -1,0 +1,91 @@
+"""Runs get their turns: bounded, one per thread, in order, and none is forgotten."""
+
+from uuid import UUID
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.turns import Turns
+from services.agent.errors import TooManyRuns
+
+WORKERS_MAX, RUNS_MAX, RUNS_PER_OWNER_MAX = 2, 6, 4
+OWNERS = [Owner("org", "ann"), Owner("org", "bob"), Owner("other", "ann")]
+
+
+class TurnsMachine(RuleBasedStateMachine):
+    """Keeps its own books of who waits and who works."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = Turns(workers_max=WORKERS_MAX, runs_max=RUNS_MAX, runs_per_owner_max=RUNS_PER_OWNER_MAX)
+        self.made = 0
+        self.thread_of: dict[RunId, ThreadId] = {}
+        self.owner_of: dict[RunId, Owner] = {}
+        self.waiting: list[RunId] = []
+        self.working: list[RunId] = []
+
+    def places_of(self, owner: Owner) -> int:
+        return sum(self.owner_of[run] == owner for run in [*self.waiting, *self.working])
+
+    @rule(owner=st.sampled_from(OWNERS), thread=st.integers(0, 3))
+    def accept(self, owner: Owner, thread: int) -> None:
+        full = len(self.waiting) + len(self.working) == RUNS_MAX
+        if full or self.places_of(owner) == RUNS_PER_OWNER_MAX:
+            with pytest.raises(TooManyRuns):
+                self.turns.reserve(owner)
+            return
+        self.turns.reserve(owner)
+        self.made += 1
+        run_id = RunId(UUID(int=self.made))
+        self.thread_of[run_id], self.owner_of[run_id] = ThreadId(UUID(int=thread)), owner
+        self.turns.queue(run_id, self.thread_of[run_id])
+        self.waiting.append(run_id)
+        self.start()
+
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def finish(self, data: st.DataObject) -> None:
+        run_id = data.draw(st.sampled_from(self.working))
+        self.working.remove(run_id)
+        self.turns.done(run_id)
+        self.turns.release(self.owner_of[run_id])
+        self.start()
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def skip(self, data: st.DataObject) -> None:
+        run_id = data.draw(st.sampled_from(self.waiting))
+        self.waiting.remove(run_id)
+        assert self.turns.skip(run_id)
+        assert not self.turns.skip(run_id)
+        self.turns.release(self.owner_of[run_id])
+
+    def start(self) -> None:
+        for run_id in self.turns.next():
+            earlier = self.waiting[: self.waiting.index(run_id)]
+            same = [other for other in earlier if self.thread_of[other] == self.thread_of[run_id]]
+            assert not same, "a run has overtaken another one of its thread"
+            self.waiting.remove(run_id)
+            self.working.append(run_id)
+
+    @invariant()
+    def nobody_waits_in_vain(self) -> None:
+        busy = {self.thread_of[run_id] for run_id in self.working}
+        assert len(busy) == len(self.working) <= WORKERS_MAX
+        if len(self.working) < WORKERS_MAX:
+            assert all(self.thread_of[run_id] in busy for run_id in self.waiting)
+
+
+TestTurns = TurnsMachine.TestCase
+
+
+def test_a_refusal_says_how_many_are_allowed_and_when_to_come_again() -> None:
+    turns = Turns(workers_max=1, runs_max=9, runs_per_owner_max=1)
+    turns.reserve(OWNERS[0])
+    turns.reserve(OWNERS[1])
+    with pytest.raises(TooManyRuns) as refusal:
+        turns.reserve(OWNERS[0])
+    assert refusal.value.facts == {"runs_max": "1"}
+    assert refusal.value.retry_after_s
