@@ -14,10 +14,11 @@ generated stubs with the same tokens, deadlines and errors: Client.stub, Client.
 
 from ollamesh.client import chats, executions, fleet, runs
 from ollamesh.client.client import Client
-from ollamesh.client.credentials import ClientCredentials, Credentials, Password, StaticToken
+from ollamesh.client.credentials import AccessToken, ClientCredentials, Credentials, Password, StaticToken
 from ollamesh.client.errors import CallError, Violation
 
 __all__ = [
+    "AccessToken",
     "CallError",
     "Client",
     "ClientCredentials",

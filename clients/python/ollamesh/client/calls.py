@@ -6,6 +6,7 @@ from typing import TypeVar
 
 import grpc
 import grpc.aio
+from ollamesh.client.credentials import AccessToken
 from ollamesh.client.errors import CallError, error_of
 from ollamesh.client.tokens import Tokens
 
@@ -52,7 +53,7 @@ class Calls:
         finally:
             call.cancel()
 
-    async def _token(self, deadline_s: float) -> str:
+    async def _token(self, deadline_s: float) -> AccessToken:
         try:
             async with asyncio.timeout(deadline_s):
                 return await self._tokens.token()
@@ -60,15 +61,15 @@ class Calls:
             code = grpc.StatusCode.DEADLINE_EXCEEDED
             raise CallError(code=code, message="the deadline passed during the login") from None
 
-    def _error(self, failure: grpc.aio.AioRpcError, token: str) -> CallError:
+    def _error(self, failure: grpc.aio.AioRpcError, token: AccessToken) -> CallError:
         error = error_of(failure)
         if error.reason == "TOKEN_EXPIRED":
             self._tokens.forget(token)
         return error
 
 
-def _bearer(token: str) -> tuple[tuple[str, str], ...]:
-    return (("authorization", f"Bearer {token}"),)
+def _bearer(token: AccessToken) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token.value}"),)
 
 
 def _now_s() -> float:

@@ -15,7 +15,7 @@ from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from ollamesh.client import chats, executions, runs
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
-from ollamesh.client.credentials import Credentials
+from ollamesh.client.credentials import AccessToken, Credentials
 from ollamesh.client.errors import CallError
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.runs_wire import config_of, event_of, run_of
@@ -76,7 +76,7 @@ class Client:
         await self._tokens.close()
         await self._channel.close()
 
-    async def access_token(self) -> str:
+    async def access_token(self) -> AccessToken:
         """Return a token that is valid now, for calls that are not made through this client."""
         return await self._tokens.token()
 
@@ -153,23 +153,23 @@ class Client:
         the event where it was. Leaving it does nothing to the run.
         """
         loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + (deadline_s or self._stream_deadline_s)
+        ends_at_s = loop.time() + (self._stream_deadline_s if deadline_s is None else deadline_s)
         lost_count = 0
         while True:
             request = WatchRunRequest(run_id=run_id, after_sequence=after_sequence)
-            left_s = ends_at_s - loop.time()
+            stream = self.stream(self._agent.WatchRun, request, deadline_s=ends_at_s - loop.time())
             try:
-                async with aclosing(
-                    self.stream(self._agent.WatchRun, request, deadline_s=left_s)
-                ) as responses:
+                async with aclosing(stream) as responses:
                     async for response in responses:
                         after_sequence, lost_count = response.event.sequence, 0
                         if (event := event_of(response.event)) is not None:
                             yield event
             except CallError as error:
-                if not error.is_connection_lost or lost_count == RECONNECTS_MAX:
+                pause_s = max(_pause_s(lost_count), error.retry_after_s or 0)
+                is_last = lost_count == RECONNECTS_MAX or loop.time() + pause_s > ends_at_s
+                if is_last or not error.is_connection_lost:
                     raise
-                await asyncio.sleep(max(_pause_s(lost_count), error.retry_after_s or 0))
+                await asyncio.sleep(pause_s)
                 lost_count += 1
             else:
                 return
@@ -205,7 +205,8 @@ class Client:
         deadline_s: float | None = None,
     ) -> Response:
         """Call any unary method of any stub, as this class makes its own calls."""
-        return await self._calls.unary(method, request, deadline_s=deadline_s or self._deadline_s)
+        limit_s = self._deadline_s if deadline_s is None else deadline_s
+        return await self._calls.unary(method, request, deadline_s=limit_s)
 
     def stream(
         self,
@@ -215,7 +216,8 @@ class Client:
         deadline_s: float | None = None,
     ) -> AsyncGenerator[Response, None]:
         """Call any server-streaming method of any stub, as this class makes its own calls."""
-        return self._calls.stream(method, request, deadline_s=deadline_s or self._stream_deadline_s)
+        limit_s = self._stream_deadline_s if deadline_s is None else deadline_s
+        return self._calls.stream(method, request, deadline_s=limit_s)
 
 
 def _pause_s(lost_count: int) -> float:

@@ -1,6 +1,7 @@
 """How a client proves who it is. The secrets never show in a repr."""
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Literal
 
 Role = Literal["user", "admin"]
@@ -33,3 +34,11 @@ class StaticToken:
 
 
 Credentials = Password | ClientCredentials | StaticToken
+
+
+@dataclass(frozen=True, slots=True)
+class AccessToken:
+    """What a login is good for. `expire_time` is None if only its maker knows."""
+
+    value: str = field(repr=False)
+    expire_time: datetime | None

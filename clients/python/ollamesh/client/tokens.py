@@ -20,9 +20,9 @@ from ollamesh.auth.v1.auth_service_pb2 import ExchangeTokenRequest, LoginRequest
 from ollamesh.auth.v1.auth_service_pb2 import Tokens as TokensMessage
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.auth.v1.identity_pb2 import Role
-from ollamesh.client.credentials import ClientCredentials, Credentials, Password, StaticToken
+from ollamesh.client import values
+from ollamesh.client.credentials import AccessToken, ClientCredentials, Credentials, Password, StaticToken
 from ollamesh.client.errors import error_of
-from ollamesh.client.values import duration
 
 LOGIN_DEADLINE_S = 10.0
 RENEW_AT = 0.75  # Of a token's life: from here on a new one is fetched in the background.
@@ -32,8 +32,8 @@ ROLES = {None: Role.ROLE_UNSPECIFIED, "user": Role.ROLE_USER, "admin": Role.ROLE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Token:
-    value: str
+class _Held:
+    token: AccessToken
     received_at_s: float
     lifetime_s: float
 
@@ -55,13 +55,13 @@ class Tokens:
         self._now_s = now_s
         self._credentials = credentials
         self._auth = AuthServiceStub(channel)
-        self._held: Token | None = None
-        self._login: asyncio.Task[Token] | None = None
+        self._held: _Held | None = None
+        self._login: asyncio.Task[_Held] | None = None
 
-    async def token(self) -> str:
+    async def token(self) -> AccessToken:
         """Return an access token. Raises CallError if none can be had."""
         if isinstance(self._credentials, StaticToken):
-            return self._credentials.token
+            return AccessToken(self._credentials.token, None)
         held, now_s = self._held, self._now_s()
         if self._login is None and (held is None or held.age(now_s) >= RENEW_AT):
             self._login = asyncio.create_task(self._renew(self._credentials))
@@ -69,11 +69,11 @@ class Tokens:
         if self._login and (held is None or held.age(now_s) >= USELESS_AT):
             held = await asyncio.shield(self._login)  # A caller that gives up must not take the login along.
         assert held
-        return held.value
+        return held.token
 
-    def forget(self, token: str) -> None:
+    def forget(self, token: AccessToken) -> None:
         """`token` was refused as expired: the next call logs in."""
-        if self._held and self._held.value == token:
+        if self._held and self._held.token == token:
             self._held = None
 
     async def close(self) -> None:
@@ -81,25 +81,25 @@ class Tokens:
             self._login.cancel()
             await asyncio.wait((self._login,))
 
-    def _logged_in(self, login: asyncio.Task[Token]) -> None:
+    def _logged_in(self, login: asyncio.Task[_Held]) -> None:
         self._login = None
         # A failure is seen by those who wait for the login; the others have a token that is still good.
         if not login.cancelled() and login.exception() is None:  # noqa: LOG004 - A task.
             self._held = login.result()
 
-    async def _renew(self, credentials: Password | ClientCredentials) -> Token:
+    async def _renew(self, credentials: Password | ClientCredentials) -> _Held:
         try:
             tokens = await self._exchange(credentials)
         except grpc.aio.AioRpcError as failure:
             raise error_of(failure) from None
-        return Token(
-            value=tokens.access_token,
+        return _Held(
+            token=AccessToken(tokens.access_token, values.time(tokens.expire_time)),
             received_at_s=self._now_s(),
             lifetime_s=tokens.expire_time.ToNanoseconds() / 1e9 - time.time(),
         )
 
     async def _exchange(self, credentials: Password | ClientCredentials) -> TokensMessage:
-        lifetime = duration(credentials.lifetime_s)
+        lifetime = values.duration(credentials.lifetime_s)
         match credentials:
             case Password(username, password, role):
                 login = LoginRequest(
