@@ -1,0 +1,74 @@
+"""From a command to the mesh: the client it speaks through, and what it says when that fails."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import click
+import grpc
+from ollamesh.client import CallError, Client, Credentials, Password, StaticToken
+
+from clients.cli.failures import Denied, Failure, Unreachable
+from clients.cli.settings import ADMIN, Settings
+
+T = TypeVar("T")
+
+DENIALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+def credentials(settings: Settings) -> Credentials:
+    """Who is calling: the given token, who logged in, or the local stack's admin."""
+    if settings.token_given:
+        return StaticToken(settings.token_given)
+    if (login := settings.saved_login()) is not None:
+        return StaticToken(login.token)
+    if (password := settings.admin_password()) is not None:
+        return Password(ADMIN, password)
+    raise Denied(
+        f"nobody is logged in to {settings.edge}; run `ollamesh login`, set OLLAMESH_TOKEN, "
+        "or start the local stack with `ollamesh up`"
+    )
+
+
+def open_client(settings: Settings, who: Credentials | None = None) -> Client:
+    """A client for these settings, or for somebody else. Only inside a running loop."""
+    try:
+        return Client(settings.edge, who or credentials(settings))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def call(settings: Settings, work: Callable[[Client], Awaitable[T]], who: Credentials | None = None) -> T:
+    """Do `work` with a client, and fail as a command does."""
+
+    async def main() -> T:
+        async with open_client(settings, who) as client:
+            return await work(client)
+
+    with calling(settings):
+        return asyncio.run(main())
+
+
+@contextmanager
+def calling(settings: Settings) -> Iterator[None]:
+    """Turn what a call raises inside into a Failure."""
+    try:
+        yield
+    except CallError as error:
+        raise failure_of(error, settings.edge) from None
+
+
+def failure_of(error: CallError, edge: str) -> Failure:
+    """The sentence and the exit code for a failed call."""
+    if error.is_unreachable:
+        hint = "is the stack up? `ollamesh status` tells, `ollamesh up` starts it"
+        return Unreachable(f"the mesh does not answer at {edge}; {hint}")
+    facts = [error.reason or error.code.name]
+    facts += [f"{name} {value}" for name, value in sorted(error.metadata.items())]
+    if error.retry_after_s is not None:
+        facts.append(f"try again in {error.retry_after_s:g} s")
+    sentence = f"{error.message} ({', '.join(facts)})"
+    broken = [f"\n  {violation.field}: {violation.description}" for violation in error.violations]
+    kind = Denied if error.code in DENIALS else Failure
+    return kind(sentence + "".join(broken))

@@ -1,0 +1,97 @@
+"""Fixtures for tests that run `ollamesh` against a scripted mesh; import the fixtures that a test names."""
+
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+from ollamesh.inference.v1.model_pb2 import (
+    CAPABILITY_COMPLETION,
+    CAPABILITY_EMBEDDING,
+    ListModelsResponse,
+    Model,
+)
+
+from clients.cli.main import ollamesh
+from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh, Stream, Unary
+
+MODELS = ListModelsResponse(
+    models=[
+        Model(name="minilm", capabilities=[CAPABILITY_EMBEDDING], size_bytes=46 << 20),
+        Model(
+            name="llama3.2:3b",
+            capabilities=[CAPABILITY_COMPLETION],
+            size_bytes=2 << 30,
+            resident_instances=["one"],
+        ),
+    ]
+)
+
+
+class Cli:
+    """Runs a command in this process and gives what it printed."""
+
+    def __init__(self, home: Path, edge: str) -> None:
+        self.environment = {
+            "OLLAMESH_HOME": str(home),
+            "OLLAMESH_EDGE": edge,
+            "OLLAMESH_TOKEN": "",
+            "NO_COLOR": "1",
+        }
+
+    def __call__(self, *arguments: str, stdin: str = "", **environment: str) -> Result:
+        return CliRunner().invoke(
+            ollamesh, arguments, input=stdin, env={**self.environment, **environment}, catch_exceptions=False
+        )
+
+
+@pytest.fixture
+def mesh() -> Iterator[ScriptedMesh]:
+    """Has two models, of which one can talk, and nothing else yet."""
+    mesh = ScriptedMesh()
+    mesh.unary["ListModels"] = answering(MODELS)
+    with mesh.serving_in_a_thread():
+        yield mesh
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """Of a local stack whose admin may log in."""
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    (secrets / "admin_password").write_text(PASSWORD)
+    return tmp_path
+
+
+@pytest.fixture
+def cli(home: Path, mesh: ScriptedMesh) -> Cli:
+    return Cli(home, mesh.url)
+
+
+def answering(response: object) -> Unary:
+    """Answer with `response`, or fail with it."""
+
+    async def answer(request: object, context: object) -> Any:
+        if isinstance(response, Exception):
+            raise response
+        return response
+
+    return answer
+
+
+def streaming(*responses: object) -> Stream:
+    """Stream `responses`; one that is an exception ends the stream."""
+
+    async def answer(request: object, context: object) -> AsyncIterator[Any]:
+        for response in responses:
+            if isinstance(response, Exception):
+                raise response
+            yield response
+
+    return answer
+
+
+def json_lines(result: Result) -> list[Any]:
+    return [json.loads(line) for line in result.stdout.splitlines()]

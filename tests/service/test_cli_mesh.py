@@ -1,0 +1,200 @@
+"""Identity, failures, models and the fleet on the command line: what is printed, and the exit code."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from ollamesh.inference.v1.fleet_pb2 import (
+    INSTANCE_STATE_READY,
+    Fleet,
+    GetFleetResponse,
+    Instance,
+    ModelQueue,
+    ResidentModel,
+)
+from ollamesh.inference.v1.model_pb2 import DeleteModelResponse, LoadModelResponse, PullModelResponse
+
+from clients.cli.main import COMMANDS, ollamesh
+from services.common.errors import Kind, MeshError, RoleRequired
+from tests.fakes.command_line import Cli, answering, cli, home, mesh, streaming
+from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh
+
+__all__ = ["cli", "home", "mesh"]
+
+
+class ModelNotFound(MeshError):
+    kind, reason = Kind.MISSING, "MODEL_NOT_FOUND"
+    message = "no instance has the model"
+
+
+class QueueFull(MeshError):
+    kind, reason = Kind.EXHAUSTED, "QUEUE_FULL"
+    message = "every waiting place is taken"
+    retry_after_s = 1.5
+
+
+# ---- Being somebody --------------------------------------------------------------------------------
+
+
+def test_a_token_is_all_that_is_printed(cli: Cli, mesh: ScriptedMesh) -> None:
+    result = cli("token")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "token-1\n", "")
+
+
+def test_a_token_may_be_lesser_and_shorter(cli: Cli, mesh: ScriptedMesh) -> None:
+    assert cli("token", "--role", "user", "--ttl", "60").exit_code == 0
+    (login,) = mesh.logins
+    assert (login.role, login.lifetime.seconds) == (1, 60)  # type: ignore[union-attr]
+
+
+def test_a_given_token_cannot_be_narrowed(cli: Cli) -> None:
+    assert cli("token", OLLAMESH_TOKEN="mine").stdout == "mine\n"
+    assert cli("token", "--role", "user", OLLAMESH_TOKEN="mine").exit_code == 4
+
+
+def test_a_login_is_kept_and_forgotten(cli: Cli, mesh: ScriptedMesh, home: Path) -> None:
+    first = cli("login", "--username", "admin", "--password-stdin", stdin=PASSWORD + "\n")
+    assert first.exit_code == 0
+    assert first.stdout.startswith(f"logged in to {mesh.url} as admin until ")
+    assert cli("token").stdout == "token-1\n"
+    assert len(mesh.logins) == 1
+    assert cli("login", "--forget").exit_code == 0
+    assert cli("token").stdout == "token-2\n"
+
+
+def test_a_login_asks_for_what_it_is_not_told(cli: Cli, mesh: ScriptedMesh) -> None:
+    result = cli("login", stdin=f"\n{PASSWORD}\n")
+    assert result.exit_code == 0
+    assert PASSWORD not in result.output
+    assert mesh.logins[0].username == "admin"  # type: ignore[union-attr]
+
+
+def test_a_wrong_password_is_not_allowed(cli: Cli, home: Path) -> None:
+    result = cli("login", "--username", "admin", "--password-stdin", stdin="wrong\n")
+    assert result.exit_code == 4
+    assert result.stderr == "ollamesh: the name or the password is wrong (CREDENTIALS_INVALID)\n"
+    assert not (home / "secrets" / "login.json").exists()
+
+
+# ---- Failures --------------------------------------------------------------------------------------
+
+
+def test_nobody_is_not_allowed(tmp_path: Path) -> None:
+    result = Cli(tmp_path, "http://127.0.0.1:1")("fleet")
+    assert result.exit_code == 4
+    assert "`ollamesh login`" in result.stderr
+
+
+def test_a_mesh_that_is_down_is_not_reachable(home: Path) -> None:
+    result = Cli(home, "http://127.0.0.1:1")("fleet")
+    assert result.exit_code == 3
+    assert "http://127.0.0.1:1" in result.stderr
+    assert "`ollamesh up`" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nonsense"],
+        ["run"],
+        ["run", "task", "--watch", "id"],
+        ["exec", "no-such-file"],
+        ["token", "--ttl", "0"],
+        ["--edge", "ftp://x", "token"],
+    ],
+)
+def test_misuse_is_told_apart(cli: Cli, arguments: list[str]) -> None:
+    assert cli(*arguments, OLLAMESH_TOKEN="mine" if arguments[0] != "--edge" else "").exit_code in {2, 4}
+
+
+def test_an_address_that_is_none_is_misuse(cli: Cli) -> None:
+    result = cli("--edge", "ftp://x", "fleet", OLLAMESH_TOKEN="mine")
+    assert result.exit_code == 2
+    assert "http://127.0.0.1:8080" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code", "said"),
+    [
+        (ModelNotFound(model="x"), 1, "no instance has the model (MODEL_NOT_FOUND, model x)"),
+        (QueueFull(), 1, "every waiting place is taken (QUEUE_FULL, try again in 1.5 s)"),
+        (RoleRequired(role="admin"), 4, "the method needs another role (ROLE_REQUIRED, role admin)"),
+    ],
+)
+def test_a_refusal_is_one_sentence_and_a_code(
+    cli: Cli, mesh: ScriptedMesh, failure: MeshError, exit_code: int, said: str
+) -> None:
+    mesh.unary["GetFleet"] = answering(failure)
+    result = cli("fleet")
+    assert (result.exit_code, result.stdout, result.stderr) == (exit_code, "", f"ollamesh: {said}\n")
+
+
+def test_broken_rules_are_listed(cli: Cli) -> None:
+    result = cli("chat", "../etc", stdin="hello")
+    assert result.exit_code == 1
+    assert "\n  model: " in result.stderr
+
+
+# ---- Models and the fleet --------------------------------------------------------------------------
+
+
+def test_models_are_listed(cli: Cli) -> None:
+    lines = cli("models", "ls").stdout.splitlines()
+    assert lines[0].split() == ["MODEL", "SIZE", "PARAMETERS", "QUANTIZATION", "CAN", "LOADED", "ON"]
+    assert lines[2].split() == ["llama3.2:3b", "2.0", "GiB", "completion", "one"]
+    listed = json.loads(cli("models", "ls", "--json").stdout)["models"]
+    assert [model["name"] for model in listed] == ["minilm", "llama3.2:3b"]
+    assert (listed[1]["size_bytes"], listed[1]["capabilities"]) == (2 << 30, ["completion"])
+
+
+@pytest.mark.parametrize("command", ["pull", "rm", "preload"])
+def test_what_is_not_served_yet_says_so(cli: Cli, command: str) -> None:
+    result = cli("models", command, "llama3.2:3b")
+    assert result.exit_code == 1
+    assert "not served by this version" in result.stderr
+
+
+def test_models_are_managed_where_that_is_served(cli: Cli, mesh: ScriptedMesh) -> None:
+    progress = PullModelResponse.Progress(
+        instance="one", status="pulling", total_bytes=2048, completed_bytes=1024
+    )
+    mesh.streams["PullModel"] = streaming(
+        PullModelResponse(progress=progress), PullModelResponse(done=PullModelResponse.Done())
+    )
+    mesh.unary["DeleteModel"] = answering(DeleteModelResponse())
+    mesh.unary["LoadModel"] = answering(LoadModelResponse(instance="one"))
+    assert cli("models", "pull", "x").stdout == "one: pulling 1.0 KiB of 2.0 KiB\n"
+    assert cli("models", "rm", "x").exit_code == 0
+    assert cli("models", "preload", "x").stdout == "x is loaded on one\n"
+
+
+def test_the_fleet_is_shown(cli: Cli, mesh: ScriptedMesh) -> None:
+    instance = Instance(
+        name="one", state=INSTANCE_STATE_READY, version="0.33", slot_count=4, busy_slot_count=1
+    )
+    instance.resident_models.append(ResidentModel(name="llama3.2:3b", size_bytes=3 << 30))
+    queue = ModelQueue(model="llama3.2:3b", interactive_waiting_count=1, batch_waiting_count=2)
+    mesh.unary["GetFleet"] = answering(GetFleetResponse(fleet=Fleet(instances=[instance], queues=[queue])))
+    shown = cli("fleet").stdout.splitlines()
+    assert shown[1].split() == ["one", "ready", "0.33", "1/4", "llama3.2:3b", "(3.0", "GiB)"]
+    assert shown[4].split() == ["llama3.2:3b", "3", "0.0", "s"]
+    told = json.loads(cli("fleet", "--json").stdout)
+    assert (told["instances"][0]["slot_count"], told["queues"][0]["waiting_count"]) == (4, 3)
+
+
+# ---- Help ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_list_of_commands_says_what_each_says(name: str) -> None:
+    command = ollamesh.get_command(None, name)  # type: ignore[arg-type]
+    assert command is not None
+    assert command.name == name
+    assert command.get_short_help_str(200) == COMMANDS[name][1]
+
+
+def test_help_lists_every_command() -> None:
+    shown = CliRunner().invoke(ollamesh, ["--help"], env=dict(os.environ)).stdout
+    assert all(f"\n  {name} " in shown for name in COMMANDS)

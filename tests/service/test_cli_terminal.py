@@ -1,0 +1,183 @@
+"""On a real terminal: what Ctrl-C and Ctrl-D do, and what a terminal is not sent."""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from ollamesh.inference.v1.completion_pb2 import ChatRequest, ChatResponse, CompletionEvent
+from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_OK, ExecutionEvent
+from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
+
+from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh
+
+WITHIN_S = 30.0
+# A process of its own makes the terminal and passes keys and screen on through pipes.
+TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+COMMAND = "from clients.cli.main import main; main()"
+CTRL_C, CTRL_D = b"\x03", b"\x04"
+
+
+class Terminal:
+    """A program on a terminal: what it has shown so far, and keys to press."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdin
+        assert process.stdout
+        self._process, self._keys, self._screen = process, process.stdin, process.stdout
+        self.shown = ""
+
+    def press(self, keys: bytes) -> None:
+        self._keys.write(keys)
+
+    async def until(self, text: str, *, times: int = 1) -> None:
+        async with asyncio.timeout(WITHIN_S):
+            while self.shown.count(text) < times:
+                part = await self._screen.read(4096)
+                assert part, f"it ended before it showed {text!r}:\n{self.shown}"
+                self.shown += part.decode(errors="replace")
+
+    async def end(self) -> int:
+        async with asyncio.timeout(WITHIN_S):
+            while part := await self._screen.read(4096):
+                self.shown += part.decode(errors="replace")
+            return await self._process.wait()
+
+
+@asynccontextmanager
+async def on_a_terminal(mesh: ScriptedMesh, home: Path, *arguments: str) -> AsyncIterator[Terminal]:
+    (home / "secrets").mkdir()
+    (home / "secrets" / "admin_password").write_text(PASSWORD)
+    environment = {**os.environ, "OLLAMESH_HOME": str(home), "OLLAMESH_EDGE": mesh.url, "TERM": "xterm"}
+    environment.pop("OLLAMESH_TOKEN", None)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", TERMINAL, sys.executable, "-c", COMMAND, *arguments),
+        env=environment,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield Terminal(process)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
+@pytest.fixture
+async def mesh() -> AsyncIterator[ScriptedMesh]:
+    async with ScriptedMesh().serving() as mesh:
+        yield mesh
+
+
+class Chat:
+    """Answers the first question without end and the others at once."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[str]] = []
+
+    async def __call__(self, request: ChatRequest, context: object) -> AsyncIterator[ChatResponse]:
+        self.asked.append([message.content for message in request.messages])
+        if len(self.asked) > 1:
+            yield _delta("The end.")
+            return
+        while True:
+            yield _delta("word ")
+            await asyncio.sleep(0.01)
+
+
+def _delta(text: str) -> ChatResponse:
+    return ChatResponse(event=CompletionEvent(sequence=1, delta=CompletionEvent.Delta(text=text)))
+
+
+async def test_ctrl_c_ends_the_answer_and_not_the_conversation(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    chat = mesh.streams["Chat"] = Chat()
+    async with on_a_terminal(mesh, tmp_path, "chat", "tiny") as terminal:
+        await terminal.until(">>> ")
+        terminal.press(b"first\n")
+        await terminal.until("word", times=3)
+        terminal.press(CTRL_C)
+        await terminal.until("stopped")
+        await asyncio.wait_for(mesh.left.wait(), WITHIN_S)  # The mesh knows too, and stops working.
+        await terminal.until(">>> ", times=2)
+        terminal.press(b"second\n")
+        await terminal.until("The end.")
+        await terminal.until(">>> ", times=3)
+        terminal.press(CTRL_D)
+        assert await terminal.end() == 0
+    first, second = chat.asked
+    assert first == ["first"]
+    assert second[0] == "first"
+    assert second[1].startswith("word word word")  # What was shown is part of the conversation.
+    assert second[2] == "second"
+
+
+async def test_ctrl_c_at_the_prompt_forgets_the_line(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    chat = mesh.streams["Chat"] = Chat()
+    async with on_a_terminal(mesh, tmp_path, "chat", "tiny") as terminal:
+        await terminal.until(">>> ")
+        terminal.press(b"half a ques")
+        await terminal.until("half a ques")
+        terminal.press(CTRL_C)
+        await terminal.until(">>> ", times=2)
+        terminal.press(CTRL_D)
+        assert await terminal.end() == 0
+    assert chat.asked == []
+
+
+async def test_a_refused_question_does_not_end_the_conversation(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    async with on_a_terminal(mesh, tmp_path, "chat", "tiny") as terminal:
+        await terminal.until(">>> ")
+        terminal.press(b"hello\n")
+        await terminal.until("not served by this version")
+        await terminal.until(">>> ", times=2)
+        terminal.press(CTRL_D)
+        assert await terminal.end() == 0
+
+
+async def test_ctrl_c_ends_a_program_in_the_sandbox(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    async def execute(request: ExecuteRequest, context: object) -> AsyncIterator[ExecuteResponse]:
+        yield ExecuteResponse(event=ExecutionEvent(stdout=ExecutionEvent.Output(data=b"running\n")))
+        await asyncio.Event().wait()
+
+    mesh.streams["Execute"] = execute
+    (program := tmp_path / "program.py").write_text("loop")
+    async with on_a_terminal(mesh, tmp_path, "exec", str(program)) as terminal:
+        await terminal.until("running")
+        terminal.press(CTRL_C)
+        assert await terminal.end() == 1
+        await asyncio.wait_for(mesh.left.wait(), WITHIN_S)
+
+
+async def test_a_program_cannot_speak_to_the_terminal(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    async def execute(request: ExecuteRequest, context: object) -> AsyncIterator[ExecuteResponse]:
+        output = ExecutionEvent.Output(data=b"\x1b]0;owned\x07\x1b[2J\n")
+        yield ExecuteResponse(event=ExecutionEvent(stdout=output))
+        exited = ExecutionEvent.Exited(outcome=OUTCOME_OK)
+        yield ExecuteResponse(event=ExecutionEvent(exited=exited))
+
+    mesh.streams["Execute"] = execute
+    (program := tmp_path / "program.py").write_text("print()")
+    async with on_a_terminal(mesh, tmp_path, "exec", str(program)) as terminal:
+        assert await terminal.end() == 0
+    assert "\\x1b]0;owned\\x07\\x1b[2J" in terminal.shown
+    assert "\x1b]0" not in terminal.shown
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["status"], ["status", "--json"]])
+async def test_what_must_be_quick_does_not_load_grpc(arguments: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys; from clients.cli.main import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'grpc', 'google.protobuf', 'rich'} & set(sys.modules)))"
+    )
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", program, *arguments),
+        env={**os.environ, "OLLAMESH_HOME": str(tmp_path)},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    output, _ = await asyncio.wait_for(process.communicate(), WITHIN_S)
+    assert output.decode().splitlines()[-1] == "[]"
