@@ -58,7 +58,10 @@ def _endpoints(env: Environment) -> tuple[Endpoint, ...]:
     if env.optional(name) is None and env.optional("OLLAMA_HOST") is not None:
         name = "OLLAMA_HOST"
     found: dict[str, Endpoint] = {}
-    texts = [text.strip() for text in env.text(name).split(",") if text.strip()]
+    value = env.text(name)
+    texts = [text.strip() for text in value.split(",") if text.strip()]
+    if value and not texts:
+        env.reject(name, "names no instance")
     for number, text in enumerate(texts, 1):
         endpoint = parse_endpoint(text)
         if endpoint is None:

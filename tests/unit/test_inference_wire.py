@@ -311,3 +311,8 @@ def test_what_an_instance_refuses_is_told_in_our_words(
 @pytest.mark.parametrize("status", [401, 403, 500, 503, 302])
 def test_what_an_instance_fails_at_is_trouble(status: int) -> None:
     assert isinstance(refusal(status, b'{"error":"server busy"}', "x"), Trouble)
+
+
+@pytest.mark.parametrize("status", [400, 404])
+def test_a_server_that_is_no_ollama_is_trouble(status: int) -> None:
+    assert isinstance(refusal(status, b"<html>", None), Trouble)

@@ -109,7 +109,7 @@ class Ollama:
         )
 
     async def _listed(
-        self, method: str, path: str, kind: type[Answer], body: bytes = b"", *, model: str = ""
+        self, method: str, path: str, kind: type[Answer], body: bytes = b"", *, model: str | None = None
     ) -> Answer:
         reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
         await self._pool.exchange(self._request(method, path, body), reader, self._listing)

@@ -93,8 +93,8 @@ class WholeReader:
         self._body += data
         return len(self._body) <= self._bytes_max
 
-    def body(self, model: str) -> bytes:
-        """Return the body, or raise why there is none."""
+    def body(self, model: str | None) -> bytes:
+        """Return the body, or raise why there is none. `model` is what was asked about, if anything."""
         if len(self._body) > self._bytes_max:
             raise Trouble(Fault.BROKEN, "an answer without end")
         if self._status != 200:
@@ -102,8 +102,9 @@ class WholeReader:
         return bytes(self._body)
 
 
-def refusal(status: int, body: bytes, model: str) -> Exception:
-    """Return what a status other than 200 means: the request's fault, or the instance's.
+def refusal(status: int, body: bytes, model: str | None) -> Exception:
+    """Return what a status other than 200 means: the request's fault, or the instance's. A request about no
+    model cannot be at fault.
 
     Ollama's own words are matched where they alone tell two refusals apart. They go no further: what a
     server says of a request may quote it.
@@ -112,12 +113,12 @@ def refusal(status: int, body: bytes, model: str) -> Exception:
         words = _decode_failure(body).error
     except NOT_OF_THE_SHAPE:
         words = ""
+    if model is None or status not in {400, 404}:
+        return Trouble(Fault.BROKEN, f"status {status}: {words[:_DETAIL_MAX]}")
     if status == 404:
         return ModelNotFound(model=model)
-    if status == 400 and (found := _UNSUPPORTED.search(words)):
+    if (found := _UNSUPPORTED.search(words)) is not None:
         return ModelUnsuitable(model=model, capability=found[1])
-    if status == 400 and "exceeds the context length" in words:
+    if "exceeds the context length" in words:
         return InvalidRequest([Violation("", "is longer than the model's context", "model.context")])
-    if status == 400:
-        return InvalidRequest([Violation("", "the model's instance refuses the request", "model.request")])
-    return Trouble(Fault.BROKEN, f"status {status}: {words[:_DETAIL_MAX]}")
+    return InvalidRequest([Violation("", "the model's instance refuses the request", "model.request")])
