@@ -103,7 +103,7 @@ async def _ask_redis(probe: RedisProbe) -> None:
 
 async def _ask_http(probe: HttpProbe) -> None:
     async with _connected(probe.port) as (reader, writer):
-        writer.write(f"GET {probe.path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+        writer.write(f"GET {probe.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode())
         answer = b""
         while len(answer) < BODY_MAX_BYTES and (more := await reader.read(BODY_MAX_BYTES)):
             answer += more
