@@ -20,6 +20,8 @@ from typing import TypeVar
 import asyncpg
 import pytest
 import redis as redis_client
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from deploy.local import postgres, redis
 from deploy.local.launch import Guard
@@ -30,6 +32,7 @@ from deploy.migrations.runner import migrate
 
 START_WITHIN_S = 30.0
 TEMPLATE = "migrated"
+AT_ONCE = Retry(NoBackoff(), 0)  # By default this client tries for seconds before it fails.
 
 T = TypeVar("T")
 
@@ -95,7 +98,7 @@ class RedisServer:
         return redis.url(port=self.port, password=self.password)
 
     def flush(self) -> None:
-        with redis_client.Redis.from_url(self.url) as client:
+        with redis_client.Redis.from_url(self.url, retry=AT_ONCE) as client:
             client.flushall()
 
 

@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 
-from deploy.local import report, stack
+from deploy.local import doctor, report, stack
 from deploy.local.control import Outcome
 from deploy.local.errors import StackError
 from deploy.local.settings import Settings
@@ -40,6 +40,17 @@ def _status(settings: Settings, *, as_json: bool) -> int:
     return 0 if status.ready else EXIT_FAILED
 
 
+def _doctor(settings: Settings, *, as_json: bool) -> int:
+    checks = []
+    for check in doctor.examine(settings):
+        checks.append(check)
+        if not as_json:
+            print("\n".join(report.check_lines(check)), flush=True)
+    if as_json:
+        print(msgspec.json.encode(checks).decode())
+    return 0 if all(check.ok for check in checks) else EXIT_FAILED
+
+
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m deploy.local", description=__doc__)
     parser.add_argument("command", choices=("up", "down", "status", "doctor"))
@@ -52,8 +63,10 @@ def main(arguments: list[str]) -> int:
                 return _up(settings)
             case "down":
                 return _down(settings)
-            case _:
+            case "status":
                 return _status(settings, as_json=parsed.json)
+            case _:
+                return _doctor(settings, as_json=parsed.json)
     except StackError as error:
         _say(f"ollamesh: {error}")
         return EXIT_FAILED

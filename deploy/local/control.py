@@ -67,7 +67,8 @@ def _start(home: Path, argv: Sequence[str], env: Mapping[str, str], say: Say) ->
                         return True
                     case Busy():
                         return False
-                    case Failed(sentence):
+                    case Failed(sentence, warden):
+                        end_all([warden] if warden else [], within_s=PATIENCE_S)
                         raise StackError(sentence)
         except KeyboardInterrupt:
             say("interrupted: stopping what was started")

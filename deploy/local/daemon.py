@@ -13,12 +13,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from deploy.local import board
+from deploy.local import board, warden
 from deploy.local.board import Board, PartNotice
+from deploy.local.core.supervision import RestartPolicy
 from deploy.local.errors import PartFailedError, StackError, disk_full
 from deploy.local.logs import Log
 from deploy.local.messages import Busy, Failed, Progress, Ready, Sender
@@ -37,6 +38,7 @@ class Prepared:
     """What a home's supervisor is to run."""
 
     parts: tuple[Part, ...] = ()
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
     edge: str = ""
     model_source: str = ""
 
@@ -51,10 +53,10 @@ def serve(home: Path, prepare: Callable[[], Prepared], sender: Sender) -> None:
                 return
             _serve(home, prepare, sender)
     except StackError as error:
-        sender.send(Failed(str(error)))
+        sender.send(_failed(str(error)))
     except OSError as error:
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        sender.send(Failed(disk_full(home) if full else f"{error.filename}: {error.strerror}"))
+        sender.send(_failed(disk_full(home) if full else f"{error.filename}: {error.strerror}"))
 
 
 def _serve(home: Path, prepare: Callable[[], Prepared], sender: Sender) -> None:
@@ -65,17 +67,25 @@ def _serve(home: Path, prepare: Callable[[], Prepared], sender: Sender) -> None:
         if previous is not None:
             end_all(previous.processes, within_s=PREVIOUS_WITHIN_S)
         asyncio.run(_run(home, prepare(), sender))
-        sender.send(Failed("it was stopped before it was ready"))
+        warden.end_children(patience_s=0.0)
+        sender.send(_failed("it was stopped before it was ready"))
     finally:
         board.remove(home)
 
 
 async def _run(home: Path, prepared: Prepared, sender: Sender) -> None:
     announcer = _Announcer(home, prepared, sender)
-    supervisor = Supervisor(prepared.parts, home, publish=announcer.publish, note=announcer.note)
-    sender.on_lost = supervisor.stop  # Whoever wanted the stack has gone before it was ready.
+    supervisor = Supervisor(
+        prepared.parts, home, publish=announcer.publish, note=announcer.note, policy=prepared.policy
+    )
+
+    def stop() -> None:
+        warden.adopt_orphans()  # Ours is perhaps no more: its death, too, is a reason to stop.
+        supervisor.stop()
+
+    sender.on_lost = stop  # Whoever wanted the stack has gone before it was ready.
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, supervisor.stop)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     if (failure := await supervisor.run()) is not None:
         raise PartFailedError(failure.name, failure.reason, home / "logs" / f"{failure.name}.log")
 
@@ -105,6 +115,10 @@ class _Announcer:
     def note(self, part: str, line: str) -> None:
         if self._states.get(part) in {"preparing", "starting"}:
             self._sender.send(Progress(part, line))
+
+
+def _failed(sentence: str) -> Failed:
+    return Failed(sentence, warden=identify(os.getppid()))
 
 
 def _board(prepared: Prepared, notices: Sequence[PartNotice], *, ready: bool) -> Board:

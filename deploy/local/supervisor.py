@@ -52,7 +52,7 @@ class Supervisor:
         *,
         publish: Publish,
         note: Note,
-        policy: RestartPolicy | None = None,
+        policy: RestartPolicy,
     ) -> None:
         self._parts = {part.node.name: part for part in parts}
         self._home = home

@@ -3,7 +3,7 @@
 Each part dies with the supervisor by the kernel's hand (launch.py), but a part's own children may not
 have asked for that. The warden is their subreaper: whatever loses its parent becomes the warden's child,
 and it ends only when it has none left. Killed itself, it takes the supervisor along, which then stops
-every part in order; killed together, the parts still die.
+every part in order and does the warden's work; killed together, the parts still die.
 
 Runs before anything is imported that a process which only waits should not carry.
 """
@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import NoReturn
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
-# PostgreSQL was told by the kernel to shut down; what is cut short only makes its next start longer.
-LEFT_ALONE_S = 3.0
+# After a kill: PostgreSQL was told by the kernel to shut down, and may do so in peace. After an orderly
+# stop every part has ended, and what is left are strays.
+LEFT_ALONE_S = 2.0
 POLL_S = 0.02
 
 
@@ -28,7 +29,7 @@ def detach() -> None:
     """Return in a new process, watched by a warden. The caller's own process ends here."""
     if os.fork() != 0:
         os._exit(0)  # So whoever started us need not wait for us.
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    adopt_orphans()
     warden = os.getpid()
     supervisor = os.fork()
     if supervisor != 0:
@@ -45,16 +46,23 @@ def _watch(supervisor: int) -> NoReturn:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os.kill(supervisor, signal.SIGTERM))
-    while os.wait()[0] != supervisor:
+    while (ended := os.wait())[0] != supervisor:
         pass
     for number in (signal.SIGTERM, signal.SIGINT):  # Its number may be another's from now on.
         signal.signal(number, signal.SIG_IGN)
-    _end_children()
+    was_killed = os.WIFSIGNALED(ended[1])
+    end_children(patience_s=LEFT_ALONE_S if was_killed else 0.0)
     os._exit(0)
 
 
-def _end_children() -> None:
-    kill_at_s = time.monotonic() + LEFT_ALONE_S
+def adopt_orphans() -> None:
+    """Whatever below this process loses its parent becomes this process's child."""
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+
+def end_children(*, patience_s: float) -> None:
+    """Return when this process has no child left; those that do not end by themselves are killed."""
+    kill_at_s = time.monotonic() + patience_s
     with contextlib.suppress(ChildProcessError):  # There are none left.
         while True:
             if os.waitpid(-1, os.WNOHANG)[0] == 0:

@@ -110,11 +110,11 @@ class _Part:
 
 
 class Supervision:
-    def __init__(self, nodes: Iterable[Node], policy: RestartPolicy | None = None) -> None:
+    def __init__(self, nodes: Iterable[Node], policy: RestartPolicy) -> None:
         listed = tuple(nodes)
         self._parts: Mapping[str, _Part] = {node.name: _Part(node, node.has_preparation) for node in listed}
         self._needs = all_needs(listed)
-        self._policy = policy or RestartPolicy()
+        self._policy = policy
         self._stopping = False
         self._was_ready = False
         self.failure: Failure | None = None  # Why the stack stops by itself.

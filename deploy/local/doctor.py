@@ -1,0 +1,180 @@
+"""What could keep the stack from working on this machine, each with the command that mends it.
+
+Every check looks at the real thing: it starts the servers' programs, builds a user namespace, asks the
+parts. A check that finds nothing wrong says what it saw.
+"""
+
+import ctypes
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+
+import psutil
+from msgspec import Struct
+
+from deploy.local import board, ports, servers, stack
+from deploy.local.diagnosis import diagnose
+from deploy.local.errors import StackError
+from deploy.local.launch import Guard, server_uid
+from deploy.local.model_source import find_models
+from deploy.local.plan import check_folders
+from deploy.local.secret_files import SecretFiles
+from deploy.local.settings import Settings
+from services.sandbox.adapters.ns.explain import kernel_problem
+
+PYTHON_MIN = (3, 11)
+# The services and stores need 0.9 GB, the embedded models 0.5.
+MEMORY_MIN_BYTES = 1_500_000_000
+PROGRAM_WITHIN_S = 20.0
+# Root in a user namespace made by root is the host's root, so the sandbox becomes another uid first.
+JAIL_UID = 65001
+CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
+
+
+class Check(Struct, frozen=True, kw_only=True):
+    name: str
+    ok: bool = True
+    finding: str  # What was seen, or the sentence that says what is wrong.
+    mend: str = ""  # A command for a shell; empty if the finding itself says what to do.
+
+
+def _well(name: str, finding: str) -> Check:
+    return Check(name=name, finding=finding)
+
+
+def _ill(name: str, finding: str, mend: str = "") -> Check:
+    return Check(name=name, ok=False, finding=finding, mend=mend)
+
+
+def examine(settings: Settings) -> Iterator[Check]:
+    """All checks, in the order in which a person would mend them."""
+    yield _python()
+    yield _folders(settings)
+    yield _memory()
+    yield from _programs()
+    yield _namespaces()
+    yield _secrets(settings)
+    yield _stale(settings)
+    if board.of_running(settings.home) is None:
+        yield from _ports(settings)
+    else:
+        yield from _parts(settings)
+
+
+def _python() -> Check:
+    seen = f"Python {sys.version.split()[0]} on {sys.platform}"
+    if not sys.platform.startswith("linux"):
+        return _ill("system", f"{seen}: the local stack needs Linux")
+    if sys.version_info < PYTHON_MIN:
+        return _ill("system", f"{seen} is too old", "make clean && make PYTHON=python3.12 setup")
+    return _well("system", seen)
+
+
+def _folders(settings: Settings) -> Check:
+    try:
+        check_folders(settings)
+    except StackError as error:
+        return _ill("disk", str(error))
+    free_bytes = shutil.disk_usage(settings.home).free
+    return _well("disk", f"{free_bytes // 10**9} GB free for {settings.home}")
+
+
+def _memory() -> Check:
+    free_bytes = psutil.virtual_memory().available
+    seen = f"{free_bytes / 10**9:.1f} GB of memory are available"
+    if free_bytes < MEMORY_MIN_BYTES:
+        return _ill(
+            "memory", f"{seen}, and the stack needs {MEMORY_MIN_BYTES / 10**9} GB; end other programs"
+        )
+    return _well("memory", seen)
+
+
+def _programs() -> Iterator[Check]:
+    """Each server's program starts, which it does not if a library is missing or too old."""
+    finders = {"PostgreSQL": servers.postgres, "Redis": servers.valkey, "Envoy": servers.envoy}
+    for name, find in finders.items():
+        try:
+            yield _starts(name, [str(find()), "--version"])
+        except StackError as error:
+            yield _ill(name, str(error), "make setup")
+    yield _starts("llama.cpp", [sys.executable, "-c", "import xllamacpp; print(xllamacpp.__name__)"])
+
+
+def _starts(name: str, argv: Sequence[str]) -> Check:
+    guarded = Guard(uid=server_uid() if name == "PostgreSQL" else None).command(argv)
+    try:
+        done = subprocess.run(guarded, capture_output=True, text=True, timeout=PROGRAM_WITHIN_S, check=False)
+    except subprocess.TimeoutExpired:
+        return _ill(name, f"its program did not answer within {PROGRAM_WITHIN_S:g} s")
+    if done.returncode == 0:
+        return _well(name, (done.stdout.strip() or "starts").splitlines()[0])
+    return _ill(name, diagnose(done.stderr, code=done.returncode, home="", port=None, port_variable=""))
+
+
+def _namespaces() -> Check:
+    """What the sandbox's jails are made of."""
+    error = _error_of_namespaces()
+    if error == 0:
+        return _well("sandbox", "user namespaces can be made")
+    return _ill("sandbox", f"no jail can be built ({os.strerror(error)}): {kernel_problem()}")
+
+
+def _error_of_namespaces() -> int:
+    child = os.fork()  # Not a program: the sandbox's uid may not be able to reach Python.
+    if child == 0:
+        error = 255
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setresgid(JAIL_UID, JAIL_UID, JAIL_UID)
+                os.setresuid(JAIL_UID, JAIL_UID, JAIL_UID)
+            made = ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID)
+            error = 0 if made == 0 else ctypes.get_errno()
+        except OSError as refused:
+            error = refused.errno or error
+        finally:
+            os._exit(error)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _secrets(settings: Settings) -> Check:
+    secrets = SecretFiles(settings.home)
+    if open_paths := secrets.too_open():
+        names = ", ".join(path.name for path in open_paths)
+        mend = f"chmod -R u=rwX,go= {shlex.quote(str(secrets.folder))}"
+        return _ill("secrets", f"other users of this machine can reach {names}", mend)
+    return _well("secrets", "only their owner can read them")
+
+
+def _stale(settings: Settings) -> Check:
+    if board.read(settings.home) is not None and board.of_running(settings.home) is None:
+        return _ill("state", "the supervisor was killed; the next start cleans up", "make up")
+    return _well("state", "nothing is left of an earlier stack")
+
+
+def _ports(settings: Settings) -> Iterator[Check]:
+    source = find_models(settings)
+    yield _well("models", f"from: {source.kind}" + (f", at {source.hosts}" if source.hosts else ""))
+    taken = False
+    for name, port in settings.ports.items():
+        if name == "runtime" and not source.is_part:
+            continue
+        try:
+            ports.resolve({name: port}, host=settings.bind)
+        except StackError as error:
+            taken = True
+            yield _ill("ports", str(error))
+    if not taken:
+        yield _well("ports", "all are free")
+
+
+def _parts(settings: Settings) -> Iterator[Check]:
+    status = stack.status(settings)
+    for part in status.parts:
+        if part.health == "ok":
+            yield _well(part.name, part.state)
+        else:
+            yield _ill(part.name, part.health, f"tail -n 20 {shlex.quote(part.log)}")

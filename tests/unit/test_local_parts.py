@@ -1,0 +1,145 @@
+"""The plan of the real stack: who gets which secret, who waits for whom, where the models come from."""
+
+import socket
+import threading
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+from deploy.local import model_source
+from deploy.local.core.graph import all_needs
+from deploy.local.errors import PortTakenError
+from deploy.local.model_source import ModelSource, SourceKind, find_models
+from deploy.local.part import Part
+from deploy.local.parts import all_parts
+from deploy.local.plan import Plan, make_plan
+from deploy.local.ports import resolve
+from deploy.local.settings import DEFAULT_PORTS, Settings
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path / "home",
+        cache=tmp_path / "cache",
+        ports=dict.fromkeys(DEFAULT_PORTS, 0),
+        look_for_ollama=False,
+        inherited={"PATH": "/nowhere"},
+    )
+
+
+@pytest.fixture
+def plan(settings: Settings) -> Plan:
+    return make_plan(settings)
+
+
+def by_name(plan: Plan) -> dict[str, Part]:
+    return {part.node.name: part for part in all_parts(plan)}
+
+
+def test_the_parts_and_what_they_need(plan: Plan) -> None:
+    parts = by_name(plan)
+    assert list(parts) == [
+        "postgres",
+        "redis",
+        "runtime",
+        "migrate",
+        "auth",
+        "inference",
+        "sandbox",
+        "agent",
+        "edge",
+    ]
+    needs = all_needs(part.node for part in parts.values())
+    assert needs["edge"] == set(parts) - {"edge"}, "the edge opens last and closes first"
+    assert needs["agent"] >= {"postgres", "auth", "inference", "sandbox"}
+
+
+def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> None:
+    given = {
+        name: {key.removesuffix("_FILE") for key in part.run.env if key.endswith("_FILE")}
+        for name, part in by_name(plan).items()
+    }
+    keys = {"REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEY"}
+    assert given["sandbox"] == set()
+    assert given["inference"] == keys
+    assert given["agent"] == {"DATABASE_URL", *keys}
+    assert given["auth"] == {
+        "DATABASE_URL",
+        "OLLAMESH_ADMIN_PASSWORD",
+        "OLLAMESH_SERVICE_CLIENT_SECRET",
+        *keys,
+    }
+    secrets = {path.read_text() for path in plan.secrets.folder.iterdir()}
+    for part in all_parts(plan):
+        exposed = {*part.run.argv, *part.run.env.values()}
+        assert not exposed & secrets, "any user of the machine can read arguments"
+
+
+def test_each_service_connects_as_its_own_role(plan: Plan) -> None:
+    assert "//ollamesh_auth:" in plan.secrets.read("auth_database_url")
+    assert "//ollamesh_agent:" in plan.secrets.read("agent_database_url")
+
+
+def test_a_given_ollama_needs_no_runtime(settings: Settings) -> None:
+    plan = make_plan(replace(settings, ollama_hosts="http://gpu:11434"))
+    parts = by_name(plan)
+    assert "runtime" not in parts
+    assert parts["inference"].run.env["OLLAMA_HOSTS"] == "http://gpu:11434"
+    assert plan.source.kind is SourceKind.GIVEN
+
+
+def test_an_ollama_on_path_is_supervised(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_source, "OLLAMA_PORT", 1)  # Nobody answers there.
+    (program := tmp_path / "ollama").touch(mode=0o755)
+    plan = make_plan(replace(settings, look_for_ollama=True, inherited={"PATH": str(tmp_path)}))
+    runtime = by_name(plan)["runtime"]
+    assert runtime.run.argv == (str(program), "serve")
+    assert runtime.run.env["OLLAMA_HOST"] == f"127.0.0.1:{plan.ports['runtime']}"
+    assert runtime.prepare is None
+
+
+@pytest.mark.parametrize(
+    ("says", "kind"), [("Ollama is running", SourceKind.OLLAMA), ("nginx", SourceKind.EMBEDDED)]
+)
+def test_only_what_answers_like_ollama_is_taken_for_one(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, says: str, kind: SourceKind
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(says.encode())
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - The base class's name.
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        monkeypatch.setattr(model_source, "OLLAMA_PORT", server.server_port)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = find_models(replace(settings, look_for_ollama=True))
+        server.shutdown()
+    assert source.kind is kind
+    assert source == (
+        ModelSource(kind, f"http://127.0.0.1:{server.server_port}")
+        if kind is SourceKind.OLLAMA
+        else ModelSource(kind, "")
+    )
+
+
+def test_zero_picks_distinct_free_ports() -> None:
+    ports = resolve(dict.fromkeys(DEFAULT_PORTS, 0), host="127.0.0.1")
+    assert len(set(ports.values())) == len(DEFAULT_PORTS)
+    assert all(port > 0 for port in ports.values())
+
+
+def test_a_port_of_another_address_is_not_in_the_way() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other:
+        port = other.getsockname()[1]
+        assert resolve({"edge": port}, host="127.0.0.1") == {"edge": port}
+        with pytest.raises(PortTakenError):
+            resolve({"edge": port}, host="0.0.0.0")
