@@ -10,6 +10,7 @@ readable by any uid, whatever the umask, because as root the jail runs as anothe
 changes nothing while the stamp fits; a new tree replaces the old one only when it is complete.
 """
 
+import argparse
 import compileall
 import fcntl
 import hashlib
@@ -38,7 +39,8 @@ _LEFT_OUT = shutil.ignore_patterns(
     "__pycache__", "_test*.so", "config-*", "ensurepip", "idlelib", "lib2to3", "site-packages",
     "dist-packages", "sitecustomize.py", "test", "tests", "tkinter", "_tkinter*", "turtledemo",
 )  # fmt: skip
-_ZONES = Path("/usr/share/zoneinfo")
+# What the C library and `zoneinfo` read, where this machine has it.
+_DATA = (Path("/usr/lib/locale/C.utf8"), Path("/usr/share/zoneinfo"))
 
 # Loads every extension module of the standard library, and what glibc loads on its own at run time,
 # and asks the loader for the paths of all it has. One module whose libraries this machine lacks is
@@ -80,11 +82,6 @@ def build(folder: Path) -> bool:
         return True
 
 
-def complete(folder: Path) -> bool:
-    """Tell whether `folder` has been built."""
-    return _stamp_of(folder) is not None
-
-
 def _make_root(root: Path) -> None:
     for name in _FOLDERS:
         (root / name).mkdir(parents=True)
@@ -101,9 +98,9 @@ def _make_root(root: Path) -> None:
     (root / "usr/bin/python3").symlink_to(_VERSION)
     for path in _shared_libraries(library):
         _copy_library(path, root)
-    if _ZONES.is_dir():
-        ignore = shutil.ignore_patterns("posix", "right")
-        shutil.copytree(_ZONES, root / "usr/share/zoneinfo", ignore=ignore, ignore_dangling_symlinks=True)
+    for path in filter(Path.is_dir, _DATA):
+        ignore = shutil.ignore_patterns("posix", "right")  # The time zones, twice more.
+        shutil.copytree(path, root / path.relative_to("/"), ignore=ignore, ignore_dangling_symlinks=True)
 
 
 def _copy_library(path: Path, root: Path) -> None:
@@ -160,12 +157,12 @@ def _stamp_of(folder: Path) -> str | None:
 
 
 def _open_to_all(tree: Path) -> None:
-    """a+rX, go-w, and no setuid."""
+    """Readable by all, writable by the owner, and executable only what is a program."""
     for path in (tree, *tree.rglob("*")):
         if path.is_symlink():
             continue
-        executable = path.is_dir() or path.stat().st_mode & 0o100
-        path.chmod(0o755 if executable else 0o644)
+        program = path.parent.name in {"bin", "kit"} or path.name.startswith("ld-")
+        path.chmod(0o755 if program or path.is_dir() else 0o644)
 
 
 def _replace(folder: Path, made: Path) -> None:
@@ -183,6 +180,15 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Build the root that jails see, if it is not there yet.")
+    parser.add_argument("folder", type=Path)
+    folder: Path = parser.parse_args().folder
+    try:
+        print(f"sandbox root: {'built' if build(folder) else 'up to date'}")  # noqa: T201 -- a program.
+    except (OSError, shutil.Error, subprocess.SubprocessError) as error:
+        sys.exit(f"sandbox root: cannot be built: {error}")
+
+
 if __name__ == "__main__":
-    target = Path(sys.argv[1])
-    print("built" if build(target) else "up to date", target)  # noqa: T201 -- a program for a terminal.
+    main()
