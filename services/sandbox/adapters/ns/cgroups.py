@@ -39,7 +39,11 @@ class Home:
 
 
 class Cgroup:
-    """One jail's. Methods are file accesses that may take milliseconds, unless said otherwise."""
+    """One jail's. Methods are file accesses that may take milliseconds, unless said otherwise.
+
+    `oom_event` is an eventfd that tells when the kernel kills for memory. The second generation needs
+    none: there it kills the whole cgroup, as it must be, and not just one process.
+    """
 
     def __init__(self, name: str, homes: tuple[Home, ...], limits: Limits) -> None:
         self._homes = {home.controller: home for home in homes}
@@ -51,6 +55,8 @@ class Cgroup:
                 file = self._folders[home.controller] / setting
                 if setting not in _SWAP_FILES or file.exists():
                     file.write_text(value)
+        memory = self._homes.get("memory")
+        self.oom_event = _oom_event(self._folders["memory"]) if memory and memory.version == 1 else None
 
     def open(self) -> list[int]:
         """Descriptors; who writes "0" to each is in."""
@@ -76,6 +82,8 @@ class Cgroup:
 
     def remove(self) -> None:
         """Once all its processes have ended."""
+        if self.oom_event is not None:
+            os.close(self.oom_event)
         deadline_s = time.monotonic() + _REMOVE_WAIT_S
         for folder in set(self._folders.values()):
             _remove(folder, deadline_s)
@@ -179,6 +187,13 @@ def _settings(home: Home, limits: Limits) -> list[tuple[str, str]]:
         case _:
             settings = [("cpu.max", f"{_CPU_PERIOD_US} {_CPU_PERIOD_US}")]
     return settings
+
+
+def _oom_event(folder: Path) -> int:
+    event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+    with (folder / "memory.oom_control").open() as control:
+        (folder / "cgroup.event_control").write_text(f"{event} {control.fileno()}")
+    return event
 
 
 def _sweep(parent: Path) -> None:

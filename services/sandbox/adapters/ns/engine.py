@@ -26,7 +26,9 @@ from services.sandbox.ports import Strength
 
 log = structlog.get_logger(__name__)
 
-RETRY_AFTER_S = 5.0  # Between two attempts that both fail soon.
+RESTARTS = "the engine restarts"
+RESTART_AFTER_S = 0.2  # When it was fit for use and ended.
+RETRY_AFTER_S = 5.0  # When it was not fit for use: something must be mended first.
 
 
 class NsJails:
@@ -52,13 +54,10 @@ class NsJails:
         return await self._pool.take(limits)
 
     async def run(self) -> None:
-        loop = asyncio.get_running_loop()
         while True:
-            started_s = loop.time()
             self.problem = await self._live()
             log.error("engine_down", engine=self.name, problem=self.problem)
-            if loop.time() - started_s < RETRY_AFTER_S:
-                await asyncio.sleep(RETRY_AFTER_S)
+            await asyncio.sleep(RESTART_AFTER_S if self.problem == RESTARTS else RETRY_AFTER_S)
 
     async def _live(self) -> str:
         """One zygote, from its start to its end. Return what is the matter now."""
@@ -71,7 +70,7 @@ class NsJails:
             async with Pool.over(zygote, found, usual=self._usual, warm_count=self._warm_count) as pool:
                 if (problem := await self._flaw(pool)) is None:
                     await self._serve(pool, zygote)
-                return problem or "the engine restarts"
+                return problem or RESTARTS
         except OSError:
             log.exception("zygote_not_started")
             return explain.kernel_problem()
@@ -95,7 +94,7 @@ class NsJails:
         try:
             await asyncio.shield(zygote.gone)
         finally:
-            self._pool, self.problem = None, "the engine restarts"
+            self._pool, self.problem = None, RESTARTS
 
 
 def _strength(folder: Path, controllers: frozenset[str]) -> Strength:

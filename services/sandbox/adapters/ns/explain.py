@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from services.sandbox import rootfs
-
 _SETTINGS = (
     (
         "kernel/apparmor_restrict_unprivileged_userns",
@@ -17,7 +15,7 @@ _SETTINGS = (
 
 def root_problem(folder: Path) -> str | None:
     """What is wrong with the root folder; None if nothing is."""
-    if rootfs.complete(folder):
+    if (folder / "stamp").is_file():  # Written last.
         return None
     return f"the root is missing; run: python -m services.sandbox.rootfs {folder}"
 

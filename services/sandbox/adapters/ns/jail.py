@@ -24,6 +24,7 @@ from services.sandbox.ports import Program, Stream, Write
 log = structlog.get_logger(__name__)
 
 READ_BYTES = 1 << 16  # What a pipe holds.
+ANSWER_WITHIN_S = 0.5
 
 
 class NsJail:
@@ -41,13 +42,15 @@ class NsJail:
         self.ready: asyncio.Future[None] = loop.create_future()
         self._service = service
         self._pidfd: int | None = None
-        self._is_ready = self._killed = False
+        self._is_ready = self._begun = self._killed = self._out_of_memory = False
         self._told: Ended | None = None
         self._over: asyncio.Future[Ending] = loop.create_future()
         self._pipes: dict[int, Stream] = {}
         self._write: Write = lambda _stream, _data: None
         service.settimeout(0)
         loop.add_reader(service, self._hear)
+        if cgroup.oom_event is not None:
+            loop.add_reader(cgroup.oom_event, self._suffocate, cgroup.oom_event)
 
     @property
     def alive(self) -> bool:
@@ -55,6 +58,7 @@ class NsJail:
 
     def begin(self, program: Program, write: Write) -> None:
         self._write = write
+        self._begun = True
         code, stdin = _in_memory(program.code), _in_memory(program.stdin)
         outputs = {stream: os.pipe2(os.O_CLOEXEC) for stream in Stream}
         theirs = [code, stdin, *(writing for _, writing in outputs.values())]
@@ -70,10 +74,15 @@ class NsJail:
             asyncio.get_running_loop().add_reader(reading, self._read, reading)
 
     def kill(self) -> None:
+        """Have the init end everything and tell what it used; without a program, or an answer, end the init."""
+        if self._killed:
+            return
         self._killed = True
-        if self.alive and self._pidfd is not None:
-            with suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        if self._begun:
+            self._signal(signal.SIGTERM)
+            asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._signal, signal.SIGKILL)
+        else:
+            self._signal(signal.SIGKILL)
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -81,7 +90,7 @@ class NsJail:
     def born(self, pidfd: int) -> None:
         self._pidfd = pidfd
         if self._killed:
-            self.kill()
+            self._signal(signal.SIGKILL)
         self._settle_ready()
 
     def reaped(self, usage: Reaped) -> None:
@@ -95,16 +104,23 @@ class NsJail:
         self._close()
 
     def _ending(self, usage: Reaped) -> Ending:
-        breach = Breach(self._told.breach) if self._told and self._told.breach else None
-        if self.cgroup.memory_exceeded():
+        told = self._told or Ended(status=None, breach=None, cpu_s=usage.cpu_s, peak_memory_bytes=0)
+        breach = Breach(told.breach) if told.breach else None
+        if self._out_of_memory or self.cgroup.memory_exceeded():
             breach = Breach.MEMORY
-        metered_bytes = self._told.peak_memory_bytes if self._told else 0
-        return Ending(
-            status=self._told.status if self._told else None,
-            breach=breach,
-            cpu_s=usage.cpu_s,
-            peak_memory_bytes=self.cgroup.peak_memory_bytes() or max(metered_bytes, usage.peak_memory_bytes),
-        )
+        peak_bytes = max(told.peak_memory_bytes, usage.peak_memory_bytes)
+        return Ending(told.status, breach, told.cpu_s, self.cgroup.peak_memory_bytes() or peak_bytes)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.alive and self._pidfd is not None:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def _suffocate(self, oom_event: int) -> None:
+        """The kernel kills for memory, but perhaps not enough: end the rest too."""
+        asyncio.get_running_loop().remove_reader(oom_event)
+        self._out_of_memory = True
+        self.kill()
 
     def _hear(self) -> bool:
         """Take one packet from the init. Return whether there may be another."""
@@ -153,6 +169,8 @@ class NsJail:
             self.ready.set_exception(SandboxUnavailable(problem="a jail could not be built"))
         asyncio.get_running_loop().remove_reader(self._service)
         self._service.close()
+        if self.cgroup.oom_event is not None:
+            asyncio.get_running_loop().remove_reader(self.cgroup.oom_event)
         for pipe in list(self._pipes):
             self._close_pipe(pipe)
         if self._pidfd is not None:

@@ -11,18 +11,29 @@ import io
 import os
 import socket
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from services.sandbox.adapters.ns import inside
 from services.sandbox.adapters.ns.inside.jail import UID
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 
 JAIL_UID = 65001  # Of the range that Debian and systemd leave to nobody.
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _STREAMS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
-_INSIDE = Path(__file__).parent / "inside"
+# Becomes another user, and then the program at a path. In a process of its own, because Popen's `user`
+# makes it fork where it otherwise would vfork, and gRPC's threads do not survive a fork of the service.
+_BECOME = """
+import os, sys
+uid, program = int(sys.argv[1]), sys.argv[2]
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+os.execv(program, sys.argv[3:])
+"""
 _MAIN = "from inside.zygote import main\nmain()\n"
 
 
@@ -32,26 +43,25 @@ def start(folder: Path) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     Call it from the main thread: the kernel ends the jail with the thread that started it. Returns the
     process and our end of the zygote's socket. Raises OSError.
     """
-    uid = JAIL_UID if os.geteuid() == 0 else None
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs, ExitStack() as opened:
         opened.enter_context(ours)
         names = ("root", "root", "kit/bwrap", "kit/lib")
         root, spare_root, bwrap, libraries = (opened.enter_context(_opened(folder / name)) for name in names)
         code = opened.enter_context(_archive())
+        program = f"/proc/self/fd/{bwrap}"
+        become = [sys.executable, "-I", "-S", "-c", _BECOME, str(JAIL_UID), program]
+        command = _command(root, spare_root, code=code, control=theirs.fileno())
         process = subprocess.Popen(  # noqa: S603 -- every argument is ours.
-            _command(root, spare_root, code=code, control=theirs.fileno()),
-            executable=f"/proc/self/fd/{bwrap}",
-            env={"LD_LIBRARY_PATH": f"/proc/self/fd/{libraries}"},
+            [*become, *command] if os.geteuid() == 0 else command,
+            executable=sys.executable if os.geteuid() == 0 else program,
+            env={"LD_LIBRARY_PATH": f"/proc/self/fd/{libraries}"},  # Nothing of the service's own.
             pass_fds=(root, spare_root, bwrap, libraries, code, theirs.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             cwd="/",
             start_new_session=True,  # A Ctrl-C is for the service, which then ends its jails.
-            user=uid,
-            group=uid,
-            extra_groups=None if uid is None else [],
         )
         return process, ours.dup()
 
@@ -86,17 +96,24 @@ def _opened(path: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
-@contextmanager
-def _archive() -> Iterator[int]:
-    """The package `inside` as a program of one file, in memory."""
+def _packed() -> bytes:
+    """The package `inside` as a program of one file."""
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("__main__.py", _MAIN)
-        for source in sorted(_INSIDE.glob("*.py")):
+        for source in sorted(Path(inside.__file__).parent.glob("*.py")):
             archive.writestr(f"inside/{source.name}", source.read_bytes())
+    return packed.getvalue()
+
+
+_ARCHIVE = _packed()  # Now, so that a later start has the code that this service has.
+
+
+@contextmanager
+def _archive() -> Iterator[int]:
     descriptor = os.memfd_create("jail.zip")
     try:
-        os.write(descriptor, packed.getvalue())
+        os.write(descriptor, _ARCHIVE)
         os.lseek(descriptor, 0, os.SEEK_SET)
         yield descriptor
     finally:

@@ -70,7 +70,7 @@ class Pool:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._warm or self._zygote.gone.done())
             if not self._warm:
-                raise SandboxUnavailable(problem="the engine restarts")
+                raise SandboxUnavailable(problem="the engine has ended")
             self._room.release()
             if (jail := self._warm.popleft()).alive:
                 return jail

@@ -10,8 +10,11 @@ the kernel, short of memory, takes the program.
 """
 
 import os
+import resource
+import select
 import signal
 import socket
+from contextlib import suppress
 from typing import NoReturn
 
 from . import filters, kernel, program
@@ -29,10 +32,12 @@ NAMESPACES = (
 )
 UID = 65534
 INODE_COUNT_MAX = 4096
+FOR_EVER_S = 86_400
 
 _SERVICE = 3  # The descriptor of the socket to the service, in the init.
 _NEW_ROOT = "/mnt"
 _WRITABLE = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 -- the jail's own.
+_AWAITED = {signal.SIGCHLD, signal.SIGTERM}  # By the init, from its children and from the service.
 _CHILD_FILTER = filters.child(os.uname().machine)
 
 
@@ -43,7 +48,7 @@ def inhabit(order: Order, service: int, cgroups: list[int]) -> NoReturn:
             os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
         service = _take_descriptors(service)
         _build(order)
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # `_watch` waits for it.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         pid, channel = _fork_program(order)
         _serve(order, pid, channel)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
@@ -60,6 +65,7 @@ def _fork_program(order: Order) -> tuple[int, socket.socket]:
     try:
         ours.close()
         os.close(_SERVICE)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         program.inhabit(theirs, order, _lock)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
         theirs.send(_text(error).encode())
@@ -75,32 +81,60 @@ def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
         raise RuntimeError(said.decode() or "the process for the program ended")
     service = socket.socket(fileno=_SERVICE)
     service.send(pack(Ready()))
-    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, 4)
-    if len(descriptors) != 4:  # The service does not need this jail any more, or is gone.
-        os._exit(0)
-    socket.send_fds(channel, [b"1"], descriptors)
-    channel.close()
+    _forward(service, channel)
     os.closerange(_SERVICE + 1, 64)  # The program's streams must end with the program.
     service.send(pack(_watch(pid, order)))
     os._exit(0)
 
 
+def _forward(service: socket.socket, channel: socket.socket) -> None:
+    """Wait for a program and hand it on. Ends the jail if there is none to come, or nobody to run it."""
+    waiting = select.poll()
+    waiting.register(service, select.POLLIN)
+    waiting.register(channel, select.POLLIN)
+    if [descriptor for descriptor, _ in waiting.poll()] != [service.fileno()]:
+        os._exit(0)  # Only its end can make the other side of the channel readable.
+    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, 4)
+    if len(descriptors) != 4:  # The service does not need this jail any more, or is gone.
+        os._exit(0)
+    socket.send_fds(channel, [b"1"], descriptors)
+    channel.close()
+
+
 def _watch(pid: int, order: Order) -> Ended:
-    """Wait for the program's end; reap whatever it orphaned."""
+    """Wait for the program's end, or bring it about; leave nothing of it."""
     metered = order.memory_bytes is not None or order.cpu_s is not None
     meter = Meter(memory_bytes=order.memory_bytes, cpu_s=order.cpu_s)
     breach: str | None = None
-    while True:
-        if metered:
-            signal.sigtimedwait({signal.SIGCHLD}, PERIOD_S)
-        else:
-            signal.sigwait({signal.SIGCHLD})
+    while (status := _reaped(pid)) is None:
+        told = signal.sigtimedwait(_AWAITED, PERIOD_S if metered else FOR_EVER_S)
+        if metered and breach is None:
+            breach = meter.breach()
+        # Only the service is outside, where we see no pid; what the program sends is nothing to us.
+        asked = told is not None and told.si_signo == signal.SIGTERM and told.si_pid == 0
+        if breach is not None or asked:
+            _kill_others()
+    _kill_others()  # What it left behind.
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Ended(status, breach, used.ru_utime + used.ru_stime, meter.peak_memory_bytes)
+
+
+def _kill_others() -> None:
+    with suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+
+
+def _reaped(pid: int) -> int | None:
+    """Reap whoever has ended. Return the status of `pid` if it has."""
+    status: int | None = None
+    with suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
             if ended[0] == pid:
                 status = os.waitstatus_to_exitcode(ended[1])
-                return Ended(status, breach, meter.peak_memory_bytes)
-        if metered and breach is None and (breach := meter.breach()) is not None:
-            os.kill(-1, signal.SIGKILL)
+    return status
 
 
 def _take_descriptors(service: int) -> int:

@@ -36,7 +36,7 @@ class Reaped:
     """Nothing of the jail is left."""
 
     jail_id: int
-    cpu_s: float
+    cpu_s: float  # With that of the init; without that of processes which it left to the kernel to reap.
     peak_memory_bytes: int  # Of its largest process.
 
 
@@ -56,8 +56,9 @@ class Failed:
 class Ended:
     """How the program ended: exit code, or minus the signal, as in subprocess."""
 
-    status: int
+    status: int | None  # None: nobody told.
     breach: str | None  # "memory" or "cpu" if the meter ended it.
+    cpu_s: float
     peak_memory_bytes: int  # As the meter saw it; 0 without one.
 
 

@@ -11,7 +11,6 @@ import linecache
 import os
 import random
 import resource
-import signal
 import socket
 import sys
 import threading
@@ -45,7 +44,6 @@ def inhabit(init: socket.socket, order: Order, lock: Callable[[], None]) -> NoRe
     kernel.no_new_privileges()
     kernel.landlock(_ALLOWED, _WRITABLE)
     lock()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     init.send(READY)
     source = _receive(init)
     random.seed()
