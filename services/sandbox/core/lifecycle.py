@@ -40,7 +40,7 @@ class Event(Enum):
 @dataclass(frozen=True, slots=True)
 class Step:
     to: Phase
-    because: Outcome | None = None  # A step with a reason, out of RUNNING, kills the jail.
+    because: Outcome | None = None  # A step with a reason ends what is under way: the wait or the jail.
 
 
 # What is not here changes nothing: an event came too late.
@@ -61,13 +61,13 @@ class Lifecycle:
         self.stopped_because: Outcome | None = None
 
     def on(self, event: Event) -> bool:
-        """Take `event` in. Return whether the jail must be killed now."""
+        """Take `event` in. Return whether what is under way must be ended now."""
         step = STEPS.get((self.phase, event))
         if step is None:
             return False
         self.phase = step.to
         self.stopped_because = self.stopped_because or step.because
-        return step.to is Phase.STOPPING
+        return step.because is not None
 
 
 class Breach(Enum):

@@ -1,0 +1,59 @@
+"""Composition root: the only module that knows every concrete class."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+
+from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
+from prometheus_client import CollectorRegistry
+
+from services.common.grpc.caller import authentication, deadline
+from services.common.grpc.errors import errors
+from services.common.grpc.keys import trust
+from services.common.grpc.server import Server
+from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.sandbox.adapters.ns.engine import NsJails
+from services.sandbox.config import Config
+from services.sandbox.engine import Engine
+from services.sandbox.servicer import SandboxServicer
+from services.sandbox.telemetry import SandboxMetrics
+
+SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
+
+
+async def run(
+    config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
+) -> None:
+    """Serve until `stop`. `started` is told the port."""
+    registry = CollectorRegistry()
+    async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        verifier = await opened.enter_async_context(trust(config.trust, audience="sandbox"))
+        metrics = SandboxMetrics(registry)
+        jails = NsJails(config.root, usual=config.cap, warm_count=config.warm_count)
+        metrics.up.set_function(lambda: jails.problem is None)
+        engine = Engine(
+            jails,
+            cap=config.cap,
+            running_max=config.running_max,
+            waiting_max=config.waiting_max,
+            metrics=metrics,
+        )
+        server = Server(
+            config.server,
+            [
+                telemetry(RpcMetrics(registry)),
+                errors("sandbox.ollamesh"),
+                deadline(),
+                authentication(verifier),
+            ],
+        )
+        add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
+        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+
+        async def ready() -> bool:
+            return jails.problem is None
+
+        async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
+            running = tasks.create_task(engine.run(), name="engine")
+            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            running.cancel()

@@ -1,0 +1,38 @@
+"""Every knob of the service, read once, at the start."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from services.common.config import Environment
+from services.common.grpc.keys import TrustConfig
+from services.common.grpc.server import ServerConfig
+from services.sandbox.core.limits import MEMORY_BYTES_MIN, MIB, Limits
+
+MEMORY_MIB = 512
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    server: ServerConfig
+    trust: TrustConfig
+    root: Path  # Made by services.sandbox.rootfs.
+    cap: Limits  # What an execution gets; callers may only lower it.
+    running_max: int  # Executions that have a jail. Times the memory limit, this is what they may use.
+    waiting_max: int  # Executions that wait for one.
+    warm_count: int  # Jails kept ready.
+
+    @classmethod
+    def read(cls, env: Environment) -> Self:
+        prefix = "OLLAMESH_SANDBOX"
+        memory_mib = env.integer(f"{prefix}_MEMORY_MIB", MEMORY_MIB, low=MEMORY_BYTES_MIN // MIB)
+        wall_s = env.seconds(f"{prefix}_WALL_S", 10, low=0.1, high=3600)
+        return cls(
+            server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
+            trust=TrustConfig.read(env),
+            root=Path(env.text(f"{prefix}_ROOT")),
+            cap=Limits(wall_s=wall_s, memory_bytes=memory_mib * MIB),
+            running_max=env.integer(f"{prefix}_RUNNING_MAX", 8, low=1, high=1024),
+            waiting_max=env.integer(f"{prefix}_WAITING_MAX", 64, high=4096),
+            warm_count=env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256),
+        )
