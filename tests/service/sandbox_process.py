@@ -1,0 +1,37 @@
+"""`python -m tests.service.sandbox_process [UID]`: the sandbox service, as another user if UID is given.
+
+It prints its port. Everything is imported before it becomes that user, who may not be able to read
+this checkout or the interpreter's library.
+"""
+
+import asyncio
+import ctypes
+import encodings.idna  # noqa: F401 - Else loaded on first use.
+import os
+import sys
+
+from services.common.main import run_service
+from services.sandbox.app import run
+from services.sandbox.config import Config
+
+PR_SET_DUMPABLE = 4
+
+
+def become(uid: int) -> None:
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+    ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # As in a process that this user started.
+
+
+async def run_and_tell(config: Config, stop: asyncio.Event) -> None:
+    def tell(port: int) -> None:
+        print(port, flush=True)  # noqa: T201 - To the test that waits for it.
+
+    await run(config, stop, started=tell)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        become(int(sys.argv[1]))
+    sys.exit(run_service("sandbox", Config.read, run_and_tell))
