@@ -1,0 +1,87 @@
+"""The whole stack, once for all tests of this folder, and a caller's view of it."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from deploy.local import stack
+from deploy.local.settings import DEFAULT_PORTS, Settings, port_variable
+from tests.mesh.edge import Edge
+from tests.mesh.web import WebClient, install
+
+
+def make_settings(home: Path) -> Settings:
+    """A stack of its own: free ports, the embedded models, the shared cache."""
+    ports = {port_variable(name): "0" for name in DEFAULT_PORTS}
+    return Settings.from_env(
+        {**os.environ, **ports, "OLLAMESH_HOME": str(home), "OLLAMESH_EMBEDDED_MODELS": "true"}
+    )
+
+
+@contextmanager
+def temporary_home() -> Iterator[Path]:
+    """A folder for a stack's state."""
+    # Not pytest's tmp_path: its parents are closed to the uid that PostgreSQL has when root runs the tests.
+    home = Path(tempfile.mkdtemp(prefix="ollamesh-mesh-"))
+    home.chmod(0o755)
+    try:
+        yield home
+    finally:
+        shutil.rmtree(home)
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[Settings]:
+    """A stack that is up."""
+    with temporary_home() as home:
+        settings = make_settings(home)
+        try:
+            stack.up(settings, print)
+            yield settings
+        finally:
+            stack.down(settings, print)
+
+
+@pytest.fixture(scope="session")
+def edge(mesh: Settings) -> Edge:
+    """The mesh as a caller sees it."""
+    url = stack.status(mesh).edge
+    assert url is not None
+    with ThreadPoolExecutor(1) as thread:  # A fixture may be asked for inside an event loop.
+        key_id, sealed = thread.submit(asyncio.run, _sealed_key(mesh.home)).result()
+    private = Fernet(_secret(mesh.home, "encryption_key")).decrypt(sealed)
+    key = serialization.load_der_private_key(private, password=None)
+    assert isinstance(key, ec.EllipticCurvePrivateKey)
+    return Edge(url, _secret(mesh.home, "admin_password"), key, key_id)
+
+
+@pytest.fixture(scope="session")
+def web_client() -> WebClient:
+    return install()
+
+
+async def _sealed_key(home: Path) -> tuple[str, bytes]:
+    connection = await asyncpg.connect(_secret(home, "auth_database_url"))
+    try:
+        row = await connection.fetchrow(
+            "SELECT key_id, sealed_key FROM signing_keys ORDER BY active_from LIMIT 1"
+        )
+        assert row is not None
+        return row["key_id"], row["sealed_key"]
+    finally:
+        await connection.close()
+
+
+def _secret(home: Path, name: str) -> str:
+    return (home / "secrets" / name).read_text().strip()

@@ -1,0 +1,28 @@
+// A browser's way in: gRPC-Web by connect-web, unmodified. Prints one JSON object per line.
+// usage: node chat.mjs EDGE MODEL TOKEN|- (chat | cancel)
+import { createClient, ConnectError, Code } from "@connectrpc/connect";
+import { createGrpcWebTransport } from "@connectrpc/connect-web";
+import { InferenceService } from "./node_modules/.gen/ollamesh/inference/v1/inference_service_pb.js";
+import { Role } from "./node_modules/.gen/ollamesh/inference/v1/completion_pb.js";
+
+const [edge, model, token, mode] = process.argv.slice(2);
+const say = (fields) => console.log(JSON.stringify(fields));
+const withToken = (next) => (request) => {
+  if (token !== "-") request.header.set("authorization", `Bearer ${token}`);
+  return next(request);
+};
+const client = createClient(InferenceService, createGrpcWebTransport({ baseUrl: edge, interceptors: [withToken] }));
+const leaving = new AbortController();
+
+try {
+  const request = { model, messages: [{ role: Role.USER, content: "Count to five." }], options: { temperature: 0, outputTokenCountMax: 24 } };
+  for await (const { event } of client.chat(request, { signal: leaving.signal })) {
+    const { case: kind, value } = event.event;
+    say({ at_ms: performance.now(), sequence: Number(event.sequence), kind, text: kind === "delta" ? value.text : undefined });
+    if (mode === "cancel" && kind === "delta") leaving.abort();
+  }
+  say({ kind: "end" });
+} catch (error) {
+  const failure = ConnectError.from(error);
+  say({ kind: "error", code: Code[failure.code], message: failure.rawMessage, details: failure.details.length });
+}
