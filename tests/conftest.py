@@ -1,5 +1,17 @@
-"""Every test may ask for a real PostgreSQL, Redis or stack by naming its fixture."""
+"""Every test may ask for a real PostgreSQL, Redis or whole stack by naming its fixture."""
 
-from tests.stack import database, module_database, postgres_server, redis_server, redis_url
+import pytest
 
-__all__ = ["database", "module_database", "postgres_server", "redis_server", "redis_url"]
+from tests.stack import database, mesh, module_database, postgres_server, redis_server, redis_url
+
+__all__ = ["database", "mesh", "module_database", "postgres_server", "redis_server", "redis_url"]
+
+# The first stack on a machine fetches and converts the models.
+FIRST_STACK_WITHIN_S = 600
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        asks_for_a_stack = isinstance(item, pytest.Function) and "mesh" in item.fixturenames
+        if asks_for_a_stack and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(FIRST_STACK_WITHIN_S))

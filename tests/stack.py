@@ -6,9 +6,11 @@ own. Databases are copies of one that the real migrations made, so a test's rows
 
 import asyncio
 import contextlib
+import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -23,9 +25,11 @@ import redis as redis_client
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from deploy.local import postgres, redis
+from deploy.local import postgres, redis, stack
+from deploy.local.errors import StackError
 from deploy.local.launch import Guard
 from deploy.local.ports import free_ports
+from deploy.local.settings import DEFAULT_PORTS, Settings, port_variable
 from deploy.migrations.config import SERVICES, Config
 from deploy.migrations.roles import connections, service_role
 from deploy.migrations.runner import migrate
@@ -145,6 +149,31 @@ def redis_url(redis_server: RedisServer) -> str:
     """The URL of a Redis that is empty when the test starts."""
     redis_server.flush()
     return redis_server.url
+
+
+@pytest.fixture(scope="session")
+def mesh() -> Iterator[Settings]:
+    """A whole stack that is up, for tests that leave it so."""
+    with running_stack() as settings:
+        yield settings
+
+
+@contextlib.contextmanager
+def running_stack() -> Iterator[Settings]:
+    """A stack of one's own: free ports, the embedded models, the cache of models that all stacks share."""
+    with _folder() as folder:
+        own = {"OLLAMESH_HOME": str(folder / "home"), "OLLAMESH_EMBEDDED_MODELS": "true"}
+        ports = {port_variable(name): "0" for name in DEFAULT_PORTS}
+        settings = Settings.from_env({**os.environ, **own, **ports})
+        try:
+            stack.up(settings, print)
+            yield settings
+        except StackError:
+            for log in (settings.home / "logs").glob("*.log"):  # They go with the folder.
+                sys.stdout.write(f"--- {log.name}\n{log.read_text()[-2000:]}\n")
+            raise
+        finally:
+            stack.down(settings, print)
 
 
 def run(work: Coroutine[object, object, T]) -> T:

@@ -107,7 +107,7 @@ class _Announcer:
         if "failed" in self._states.values():
             return  # The last message will say why; how the others stop is of no interest.
         for name, state in self._states.items():
-            if before.get(name, "waiting") != state:
+            if before.get(name) != state and state != "waiting":
                 self._sender.send(Progress(name, state))
         if ready:
             self._sender.send(Ready())

@@ -15,7 +15,7 @@ class Command:
     argv: tuple[str, ...]
     env: Mapping[str, str]
     guard: Guard = field(default_factory=Guard)
-    output: Path | None = None  # Takes stdout if the command succeeds; else stdout goes to the log.
+    output: Path | None = None  # Takes stdout if the command succeeds; without it, stdout goes to the log.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

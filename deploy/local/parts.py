@@ -139,11 +139,11 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
 def _edge(plan: Plan) -> Part:
     configuration = plan.settings.home / "envoy.json"
     settings = {"OLLAMESH_BIND": plan.settings.bind, **_ports(plan, "edge", "admin", *CALLS)}
-    argv = (str(servers.envoy()), "--config-path", str(configuration))
+    argv = (str(servers.envoy()), "--config-path", str(configuration), "--disable-hot-restart")
     return Part(
         node=Node(name="edge", after=tuple(CALLS), has_preparation=True),
         prepare=_python(plan, "deploy.envoy", settings=settings, output=configuration),
-        run=Command(argv=(*argv, "--disable-hot-restart", "--concurrency", "1"), env=FOR_SERVERS),
+        run=Command(argv=(*argv, "--concurrency", "1"), env=FOR_SERVERS),
         probe=HttpProbe(plan.ports["admin"], "/ready", "LIVE"),
         port=plan.ports["edge"],
         port_variable=port_variable("edge"),
