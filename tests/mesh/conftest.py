@@ -1,12 +1,7 @@
-"""The whole stack, once for all tests of this folder, and a caller's view of it."""
+"""A caller's view of the whole stack, which tests/stack.py starts once for all of them."""
 
 import asyncio
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import asyncpg
@@ -16,41 +11,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from deploy.local import stack
-from deploy.local.settings import DEFAULT_PORTS, Settings, port_variable
+from deploy.local.settings import Settings
 from tests.mesh.edge import Edge
 from tests.mesh.web import WebClient, install
-
-
-def make_settings(home: Path) -> Settings:
-    """A stack of its own: free ports, the embedded models, the shared cache."""
-    ports = {port_variable(name): "0" for name in DEFAULT_PORTS}
-    return Settings.from_env(
-        {**os.environ, **ports, "OLLAMESH_HOME": str(home), "OLLAMESH_EMBEDDED_MODELS": "true"}
-    )
-
-
-@contextmanager
-def temporary_home() -> Iterator[Path]:
-    """A folder for a stack's state."""
-    # Not pytest's tmp_path: its parents are closed to the uid that PostgreSQL has when root runs the tests.
-    home = Path(tempfile.mkdtemp(prefix="ollamesh-mesh-"))
-    home.chmod(0o755)
-    try:
-        yield home
-    finally:
-        shutil.rmtree(home)
-
-
-@pytest.fixture(scope="session")
-def mesh() -> Iterator[Settings]:
-    """A stack that is up."""
-    with temporary_home() as home:
-        settings = make_settings(home)
-        try:
-            stack.up(settings, print)
-            yield settings
-        finally:
-            stack.down(settings, print)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 
 from deploy.local import stack
 from deploy.local.settings import Settings
-from tests.mesh.conftest import make_settings, temporary_home
+from tests.stack import running_stack
 
 PARTS = ("postgres", "redis", "runtime", "auth", "inference", "sandbox", "agent", "edge")
 BACK_WITHIN_S = 60.0
@@ -21,13 +21,8 @@ GONE_WITHIN_S = 15.0
 @pytest.fixture(scope="module")
 def fragile() -> Iterator[Settings]:
     """A stack to break: not the one that other tests use."""
-    with temporary_home() as home:
-        settings = make_settings(home)
-        try:
-            stack.up(settings, print)
-            yield settings
-        finally:
-            stack.down(settings, print)
+    with running_stack() as settings:
+        yield settings
 
 
 def until(condition: Callable[[], bool], within_s: float) -> bool:
@@ -68,12 +63,10 @@ def test_a_killed_part_comes_back(fragile: Settings, part: str) -> None:
 
 @pytest.mark.timeout(300)
 def test_nothing_outlives_a_killed_supervisor_and_the_stack_starts_again() -> None:
-    with temporary_home() as home:
-        settings = make_settings(home)
-        stack.up(settings, print)
+    with running_stack() as settings:
         supervisor = stack.status(settings).supervisor_pid
         assert supervisor is not None
-        family = [*psutil.Process(supervisor).children(recursive=True), *processes_of(home)]
+        family = [*psutil.Process(supervisor).children(recursive=True), *processes_of(settings.home)]
         assert len(family) > len(PARTS)
         os.kill(supervisor, signal.SIGKILL)
         _, alive = psutil.wait_procs(family, timeout=GONE_WITHIN_S)
@@ -82,4 +75,4 @@ def test_nothing_outlives_a_killed_supervisor_and_the_stack_starts_again() -> No
         stack.up(settings, print)  # What the dead one left is no hindrance.
         assert stack.status(settings).ready
         assert stack.down(settings, print)
-        assert not processes_of(home)
+        assert not processes_of(settings.home)
