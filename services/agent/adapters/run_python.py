@@ -1,0 +1,133 @@
+"""The tool `run_python`: code that a model wrote, run by SandboxService with the caller's own token."""
+
+import asyncio
+import codecs
+import json
+from collections.abc import AsyncIterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+import grpc.aio
+from ollamesh.sandbox.v1 import execution_pb2 as pb
+from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
+from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+
+from services.agent.adapters.refusals import refusal_of
+from services.agent.core.events import Channel
+from services.agent.core.tool_result import Execution, result_text
+from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
+from services.common.grpc.client import bearer
+
+DOMAIN = "sandbox.ollamesh"
+SERVICE = "ollamesh.sandbox.v1.SandboxService"
+OUTPUT_BYTES_MAX = 65_536  # Of each channel, shown to watchers; the model reads the end of it.
+CODE_BYTES_MAX = 1_048_576
+
+SPEC = ToolSpec(
+    name="run_python",
+    description="Run a Python 3 program in a fresh sandbox without network and return what it prints. "
+    "Nothing is kept between calls. Print every result that you need.",
+    parameters_json_schema=json.dumps(
+        {
+            "type": "object",
+            "properties": {
+                "code": {"type": "string", "description": "The program. It must print its result."}
+            },
+            "required": ["code"],
+        }
+    ),
+    effect=Effect.NONE,  # A fresh jail without network: nothing is left of a call but its result.
+    timeout_s=30.0,
+)
+
+
+@dataclass(slots=True)
+class _Heard:
+    """One channel's bytes as text; a character may be split between two events."""
+
+    text: str = ""
+    decoder: codecs.IncrementalDecoder = field(
+        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
+    )
+
+    def add(self, data: bytes, *, final: bool = False) -> str:
+        new = self.decoder.decode(data, final)
+        self.text += new
+        return new
+
+
+class RunPython:
+    """Implements ports.Tool."""
+
+    def __init__(self, channel: grpc.aio.Channel) -> None:
+        self._stub = SandboxServiceStub(channel)
+        self.spec = SPEC
+
+    async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
+        code = arguments.get("code")
+        if not _is_program(code):
+            return ToolResult(content='Call it with {"code": "..."}: a program as text.', failed=True)
+        remaining_s = context.deadline_s - asyncio.get_running_loop().time()
+        call = self._stub.Execute(
+            ExecuteRequest(spec=pb.ExecutionSpec(code=code, limits=pb.Limits(output_bytes=OUTPUT_BYTES_MAX))),
+            timeout=max(0.0, min(remaining_s, SPEC.timeout_s)),
+            metadata=bearer(context.token),
+        )
+        try:
+            return await _follow(call, context)
+        except grpc.aio.AioRpcError as error:
+            refusal = refusal_of(error, domain=DOMAIN)
+            return ToolResult(content=f"The code was not run to its end: {refusal}.", failed=True)
+        finally:
+            call.cancel()  # Idempotent; kills the execution if this call is being cancelled.
+
+
+async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) -> ToolResult:
+    heard = {Channel.STDOUT: _Heard(), Channel.STDERR: _Heard()}
+    value, exited = "", None
+
+    async def hear(channel: Channel, data: bytes, *, final: bool = False) -> None:
+        if text := heard[channel].add(data, final=final):
+            await context.write(channel, text)
+
+    async for response in call:
+        match response.event.WhichOneof("event"):
+            case "stdout":
+                await hear(Channel.STDOUT, response.event.stdout.data)
+            case "stderr":
+                await hear(Channel.STDERR, response.event.stderr.data)
+            case "result":
+                value = response.event.result.data.get("text/plain", b"").decode(errors="replace")
+            case "exited":
+                exited = response.event.exited
+    for channel in heard:
+        await hear(channel, b"", final=True)
+    execution = Execution(
+        stdout=heard[Channel.STDOUT].text,
+        stderr=heard[Channel.STDERR].text,
+        value=value,
+        problem=_problem(exited),
+    )
+    failed = exited is None or exited.outcome != pb.OUTCOME_OK
+    return ToolResult(content=result_text(execution), failed=failed)
+
+
+def _problem(exited: pb.ExecutionEvent.Exited | None) -> str:
+    if exited is None:
+        return "The sandbox did not say how the program ended."
+    if exited.outcome == pb.OUTCOME_OK:
+        return ""
+    if exited.outcome == pb.OUTCOME_ERROR:
+        return f"The program failed with exit code {exited.exit_code}."
+    outcome = pb.Outcome.Name(exited.outcome).removeprefix("OUTCOME_")
+    return f"The program was ended: {exited.message or outcome}."
+
+
+def _is_program(code: object) -> TypeGuard[str]:
+    """Text that can travel: models also write halves of surrogate pairs."""
+    if not isinstance(code, str) or not code.strip():
+        return False
+    try:
+        return len(code.encode()) <= CODE_BYTES_MAX
+    except UnicodeEncodeError:
+        return False
