@@ -11,6 +11,12 @@ down_revision = None
 
 
 def upgrade() -> None:
+    _threads()
+    _runs()
+    _requests()
+
+
+def _threads() -> None:
     op.execute("COMMENT ON SCHEMA agent IS 'Conversations, and the work on them.'")
     op.execute("""
         CREATE TABLE threads (
@@ -25,6 +31,20 @@ def upgrade() -> None:
         )
     """)
     op.execute("CREATE INDEX threads_of_owner ON threads (organization_id, user_id, position DESC)")
+    op.execute("""
+        CREATE TABLE messages (
+            thread_id   uuid NOT NULL REFERENCES threads ON DELETE CASCADE,
+            position    integer NOT NULL,                         -- From 1, without a gap.
+            run_id      uuid NOT NULL,
+            message_id  uuid NOT NULL DEFAULT gen_random_uuid(),
+            payload     bytea NOT NULL,                           -- agent.v1.Message: what was said.
+            create_time timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (thread_id, position)
+        )
+    """)
+
+
+def _runs() -> None:
     op.execute("""
         CREATE TABLE runs (
             run_id           uuid PRIMARY KEY,
@@ -58,17 +78,9 @@ def upgrade() -> None:
             PRIMARY KEY (run_id, sequence)
         )
     """)
-    op.execute("""
-        CREATE TABLE messages (
-            thread_id   uuid NOT NULL REFERENCES threads ON DELETE CASCADE,
-            position    integer NOT NULL,                         -- From 1, without a gap.
-            run_id      uuid NOT NULL,
-            message_id  uuid NOT NULL DEFAULT gen_random_uuid(),
-            payload     bytea NOT NULL,                           -- agent.v1.Message: what was said.
-            create_time timestamptz NOT NULL DEFAULT now(),
-            PRIMARY KEY (thread_id, position)
-        )
-    """)
+
+
+def _requests() -> None:
     op.execute("""
         CREATE TABLE requests (
             organization_id text NOT NULL,

@@ -1,0 +1,94 @@
+"""Composition root: the only module that knows every concrete class."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+from ollamesh.agent.v1 import agent_service_pb2
+from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
+from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+from prometheus_client import CollectorRegistry
+
+from services.agent.adapters import chat_model, run_python
+from services.agent.adapters.langchain_agent import LangChainAgent
+from services.agent.adapters.postgres import Database
+from services.agent.adapters.postgres_events import PostgresEvents
+from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_threads import PostgresThreads
+from services.agent.config import Config
+from services.agent.core.turns import Turns
+from services.agent.engine import Engine
+from services.agent.servicer import AgentServicer
+from services.agent.telemetry import AgentMetrics
+from services.agent.worker import Worker
+from services.common.grpc.caller import authentication, deadline
+from services.common.grpc.client import channel
+from services.common.grpc.errors import errors
+from services.common.grpc.keys import trust
+from services.common.grpc.server import Server
+from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+
+FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
+RENEWALS_PER_LEASE = 4  # Three may be lost before somebody else ends the run.
+
+
+async def run(
+    config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
+) -> None:
+    registry, holder = CollectorRegistry(), uuid4()
+    metrics = AgentMetrics(registry)
+    async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        database = await opened.enter_async_context(
+            Database.connect(config.database_url, connections_max=config.connections_max)
+        )
+        verifier = await opened.enter_async_context(trust(config.trust, audience="agent"))
+        inference = await opened.enter_async_context(
+            channel(config.inference_target, service=chat_model.SERVICE, idempotent=("Chat",))
+        )
+        sandbox = await opened.enter_async_context(
+            channel(config.sandbox_target, service=run_python.SERVICE, idempotent=("Execute",))
+        )
+        tools = {tool.spec.name: tool for tool in (run_python.RunPython(sandbox),)}
+        threads = PostgresThreads(database)
+        runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
+        events = PostgresEvents(database, holder=holder)
+        worker = Worker(
+            runs=runs,
+            events=events,
+            agent=LangChainAgent(InferenceServiceStub(inference), tools),
+            metrics=metrics,
+            clock=time.time,
+            patience_s=config.lease_s,
+        )
+        engine = Engine(
+            turns=Turns(
+                workers_max=config.workers_max,
+                runs_max=config.runs_max,
+                runs_per_owner_max=config.runs_per_user_max,
+            ),
+            worker=worker,
+            runs=runs,
+            events=events,
+            metrics=metrics,
+            clock=time.time,
+            renew_every_s=config.lease_s / RENEWALS_PER_LEASE,
+        )
+        server = Server(
+            config.server,
+            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh"), deadline(), authentication(verifier)],
+        )
+        servicer = AgentServicer(
+            engine,
+            threads,
+            runs,
+            tools={name: tool.spec for name, tool in tools.items()},
+            default_model=config.default_model,
+        )
+        add_AgentServiceServicer_to_server(servicer, server.grpc)
+        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
+            tasks.create_task(engine.run())
+            await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
+            await engine.stop()

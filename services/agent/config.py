@@ -1,0 +1,38 @@
+"""Every knob of the service, read once, at the start."""
+
+from dataclasses import dataclass, field
+
+from services.common.config import Environment
+from services.common.grpc.keys import TrustConfig
+from services.common.grpc.server import ServerConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    server: ServerConfig
+    trust: TrustConfig
+    database_url: str = field(repr=False)
+    connections_max: int
+    inference_target: str
+    sandbox_target: str
+    default_model: str
+    workers_max: int  # Runs that work at the same time.
+    runs_max: int  # Runs that wait or work.
+    runs_per_user_max: int
+    lease_s: float  # How long a replica may be silent before its runs are ended for it.
+
+    @classmethod
+    def read(cls, env: Environment) -> "Config":
+        return cls(
+            server=ServerConfig.read(env, "agent", port=50052, metrics_port=9462),
+            trust=TrustConfig.read(env),
+            database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
+            connections_max=env.integer("OLLAMESH_AGENT_CONNECTIONS_MAX", 10, low=1, high=1000),
+            inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),
+            sandbox_target=env.text("OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
+            default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
+            workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
+            runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
+            runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
+            lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
+        )
