@@ -1,0 +1,1 @@
+"""Ollama's routes, served over any ports.Backend."""
