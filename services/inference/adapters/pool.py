@@ -7,6 +7,10 @@ from services.inference.adapters.connection import Connection, Patience, Reader
 from services.inference.core.endpoints import Endpoint
 from services.inference.ports import Fault, Trouble
 
+# A connection that its server had closed while it was idle says so within a round trip of being used. One
+# that breaks later has been worked on: that is the instance's failure.
+STALE_WITHIN_S = 0.25
+
 
 class Pool:
     """Connections in use are bounded by their users, idle ones by `idle_max`."""
@@ -20,15 +24,17 @@ class Pool:
 
     async def exchange(self, request: bytes, reader: Reader, patience: Patience) -> None:
         """As Connection.exchange, on whichever connection."""
+        loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
             if connection.closed:
                 continue
+            asked_at_s = loop.time()
             try:
                 return await self._use(connection, request, reader, patience)
             except Trouble as trouble:
-                # Its server may have closed it just then. Without an answer, nothing was begun.
-                if connection.answered or trouble.fault is not Fault.UNREACHABLE:
+                broken = trouble.fault is Fault.UNREACHABLE and not connection.answered
+                if not broken or loop.time() - asked_at_s > STALE_WITHIN_S:
                     raise
         return await self._use(await self._connect(), request, reader, patience)
 

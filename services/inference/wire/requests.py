@@ -96,8 +96,8 @@ def terms(
 def page_token(token: str) -> str:
     """Return the key that a page goes on from. Raises InvalidRequest."""
     try:
-        return base64.urlsafe_b64decode(token.encode()).decode()
-    except (binascii.Error, UnicodeError):
+        return base64.b64decode(token, altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):  # The latter for what is no ASCII or no UTF-8.
         raise InvalidRequest([Violation("page_token", "is not one of ours", "page_token")]) from None
 
 

@@ -1,0 +1,212 @@
+"""The inference service, whole, behind a real socket, with real tokens."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+import grpc.aio
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
+from google.rpc.status_pb2 import Status
+from ollamesh.inference.v1 import completion_pb2 as pb
+from ollamesh.inference.v1.fleet_pb2 import INSTANCE_STATE_READY, Fleet, GetFleetRequest
+from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
+
+from deploy.local.runtime.ports import ModelCard
+from services.common.config import Environment
+from services.common.grpc.client import bearer
+from services.inference.app import run
+from services.inference.config import Config
+from tests.fakes.fake_ollama import FakeOllama, Outcome, Recorded, fake_model
+from tests.fakes.identity import Identity
+
+TIMEOUT_S = 60.0
+WITHIN_S = 20.0  # Longest wait for what must happen soon.
+TINY = fake_model("tiny:latest", "completion", "tools", "thinking", "embedding")
+Call = grpc.aio.UnaryStreamCall[Any, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """A running service, and a caller of it."""
+
+    channel: grpc.aio.Channel
+    identity: Identity
+    stop: asyncio.Event
+
+    @property
+    def stub(self) -> InferenceServiceStub:
+        return InferenceServiceStub(self.channel)
+
+    def call(self, method: str, request: object, *, timeout_s: float = TIMEOUT_S, org: str = "org-1") -> Any:
+        """Start a call as a user of `org`."""
+        start = getattr(self.stub, method)
+        return start(request, timeout=timeout_s, metadata=bearer(self.identity.token(org=org)))
+
+    def chat(
+        self, text: str = "hello", *, timeout_s: float = TIMEOUT_S, org: str = "org-1", **more: Any
+    ) -> Call:
+        """Start a Chat."""
+        messages = [pb.Message(role=pb.ROLE_USER, content=text)]
+        request = pb.ChatRequest(**{"model": "tiny", "messages": messages, **more})
+        call: Call = self.call("Chat", request, timeout_s=timeout_s, org=org)
+        return call
+
+    async def fleet(self) -> Fleet:
+        response = await self.call("GetFleet", GetFleetRequest())
+        assert isinstance(response.fleet, Fleet)
+        return response.fleet
+
+    async def until_fleet(self, holds: Callable[[Fleet], bool]) -> Fleet:
+        """Return the first state of the fleet for which `holds`."""
+        async with asyncio.timeout(WITHIN_S):
+            while not holds(fleet := await self.fleet()):
+                await asyncio.sleep(0.005)
+        return fleet
+
+    async def until_ready(self, count: int) -> None:
+        """Return when so many instances are ready."""
+
+        def ready(fleet: Fleet) -> bool:
+            return sum(one.state == INSTANCE_STATE_READY for one in fleet.instances) == count
+
+        await self.until_fleet(ready)
+
+    async def until_idle(self) -> None:
+        """Return when no slot is busy and nobody waits."""
+        await self.until_fleet(
+            lambda fleet: not fleet.queues and not any(one.busy_slot_count for one in fleet.instances)
+        )
+
+
+@asynccontextmanager
+async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
+    """Run the service over instances. `settings` are knobs; in lower case, without their OLLAMESH_ prefix."""
+    identity, stop = Identity(), asyncio.Event()
+    async with identity.served() as auth_target:
+        usual = {
+            "OLLAMA_HOSTS": ",".join(urls),
+            "OLLAMESH_AUTH_TARGET": auth_target,
+            "OLLAMESH_INFERENCE_PORT": "0",
+            "OLLAMESH_INFERENCE_METRICS_PORT": "0",
+            "OLLAMESH_LAME_DUCK_S": "0",
+            "OLLAMESH_GRACE_S": "0.5",
+            "OLLAMESH_POLL_EVERY_S": "0.02",
+        }
+        given = {
+            name if name.isupper() else f"OLLAMESH_{name.upper()}": str(value)
+            for name, value in settings.items()
+        }
+        env = Environment({**usual, **given})
+        config = Config.read(env)
+        env.check()
+        port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        running = asyncio.create_task(run(config, stop, started=port.set_result))
+        running.add_done_callback(lambda _: port.cancel())  # Rather than wait for a port that never comes.
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
+            service = Service(channel=channel, identity=identity, stop=stop)
+            await service.until_ready(len(urls))
+            yield service
+        stop.set()
+        await running
+
+
+@asynccontextmanager
+async def one_instance(*models: ModelCard, **settings: object) -> AsyncIterator[tuple[Service, FakeOllama]]:
+    """The service over one instance that has `tiny:latest`, or `models`."""
+    async with (
+        FakeOllama(*(models or (TINY,)), parallel=64) as fake,
+        serving(fake.url, **settings) as service,
+    ):
+        yield service, fake
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """What a failed call said."""
+
+    code: grpc.StatusCode
+    reason: str
+    message: str
+    facts: dict[str, str]
+    retry_after_ms: int | None
+    fields: list[str]
+
+
+async def refused(call: Awaitable[object] | Call) -> Refusal:
+    """Read a call to its end, which must be a failure."""
+    try:
+        if isinstance(call, grpc.aio.UnaryStreamCall):
+            while await call.read() is not grpc.aio.EOF:
+                pass
+        else:
+            await call
+    except grpc.aio.AioRpcError as error:
+        return refusal(error)
+    raise AssertionError("it succeeded")
+
+
+async def until(holds: Callable[[], object]) -> None:
+    """Return when `holds`."""
+    async with asyncio.timeout(WITHIN_S):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+async def asked(fake: FakeOllama, count: int = 1, path: str = "/api/chat") -> Recorded:
+    """Return the last of so many requests, once it has arrived."""
+    await until(lambda: len(fake.asked(path)) >= count)
+    return fake.asked(path)[count - 1]
+
+
+async def left(recorded: Recorded) -> bool:
+    """Return, once a request has ended, whether its caller had hung up."""
+    await asyncio.wait_for(recorded.ended.wait(), WITHIN_S)
+    return recorded.outcome is Outcome.LEFT
+
+
+def refusal(error: grpc.aio.AioRpcError) -> Refusal:
+    details = dict(error.trailing_metadata() or ()).get("grpc-status-details-bin", b"")
+    info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
+    retry_after_ms = None
+    for detail in Status.FromString(details if isinstance(details, bytes) else b"").details:
+        detail.Unpack(info)
+        detail.Unpack(bad)
+        if detail.Unpack(retry):
+            retry_after_ms = retry.retry_delay.ToMilliseconds()
+    assert info.domain in {"", "inference.ollamesh"}
+    return Refusal(
+        code=error.code(),
+        reason=info.reason,
+        message=error.details() or "",
+        facts=dict(info.metadata),
+        retry_after_ms=retry_after_ms,
+        fields=sorted({violation.field for violation in bad.field_violations}),
+    )
+
+
+async def events_of(call: Call) -> list[pb.CompletionEvent]:
+    """Read a stream to its end."""
+    return [response.event async for response in call]
+
+
+async def next_event(call: Call) -> pb.CompletionEvent:
+    async with asyncio.timeout(WITHIN_S):
+        response = await call.read()
+    assert isinstance(response, pb.ChatResponse | pb.GenerateResponse), "the stream goes on"
+    return response.event
+
+
+async def until_event(call: Call, kind: str) -> pb.CompletionEvent:
+    """Read up to the next event of a kind."""
+    while (event := await next_event(call)).WhichOneof("event") != kind:
+        pass
+    return event
+
+
+def grammar(events: list[pb.CompletionEvent]) -> str:
+    """Return a stream's events by their initials."""
+    assert [event.sequence for event in events] == list(range(1, len(events) + 1))
+    return "".join(str(event.WhichOneof("event"))[0].upper() for event in events)
