@@ -1,6 +1,7 @@
 """The sandbox service in a process of its own, with real jails, behind a real socket."""
 
 import asyncio
+import atexit
 import json
 import os
 import secrets
@@ -13,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceServicer, add_OAuthServiceServicer_to_server
 from ollamesh.sandbox.v1 import execution_pb2 as pb
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
+from ollamesh.sandbox.v1.sandbox_service_pb2 import (
+    ExecuteRequest,
+    ExecuteResponse,
+    GetCapabilitiesRequest,
+    GetCapabilitiesResponse,
+)
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
 from services.sandbox import rootfs
@@ -72,14 +79,14 @@ def authority() -> Iterator[tuple[Authority, str]]:
     server.stop(None).wait()
 
 
-@contextmanager
-def built_root() -> Iterator[Path]:
-    """A root that every user can reach."""
+@cache
+def built_root() -> Path:
+    """A root that every user can reach, built once for all tests of this process."""
     parent = Path(tempfile.mkdtemp(prefix="sandbox-root-"))
+    atexit.register(shutil.rmtree, parent)
     parent.chmod(0o755)
     rootfs.build(parent / "python")
-    yield parent / "python"
-    shutil.rmtree(parent)
+    return parent / "python"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,9 +192,16 @@ class Sandbox:
         status: int = (await stub.Check(health_pb2.HealthCheckRequest(), timeout=TIMEOUT_S)).status
         return status
 
+    async def capabilities(self) -> GetCapabilitiesResponse:
+        answer: GetCapabilitiesResponse = await self.stub.GetCapabilities(
+            GetCapabilitiesRequest(), timeout=TIMEOUT_S, metadata=self.metadata
+        )
+        return answer
+
     async def until_ready(self) -> None:
+        """Health tells it too, but looks only once a second."""
         async with asyncio.timeout(TIMEOUT_S):
-            while await self.health() != health_pb2.HealthCheckResponse.SERVING:
+            while not (await self.capabilities()).engines:
                 await asyncio.sleep(0.02)
 
 

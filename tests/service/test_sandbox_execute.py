@@ -3,14 +3,13 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from pathlib import Path
 
 import grpc
 import grpc.aio
 import pytest
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, GetCapabilitiesRequest
+from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
 
 from tests.service.sandbox_app import (
     ORDINARY_UID,
@@ -27,15 +26,9 @@ AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user"
 MIB = 1 << 20
 
 
-@pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    with built_root() as folder:
-        yield folder
-
-
 @pytest.fixture(scope="module", params=[AS_ROOT, AS_USER])
-def service(root: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
-    with serving(root, uid=request.param) as running:
+def service(request: pytest.FixtureRequest) -> Iterator[Service]:
+    with serving(built_root(), uid=request.param) as running:
         yield running
 
 
@@ -112,11 +105,10 @@ async def test_threads_exit_handlers_and_children_are_waited_for_as_ever(sandbox
     ran = await sandbox.run(
         "import atexit, subprocess, sys, threading, time\n"
         "atexit.register(print, 'at exit')\n"
+        "subprocess.run([sys.executable, '-c', 'print(\"child\")'], check=True)\n"
         "threading.Thread(target=lambda: (time.sleep(0.05), print('thread'))).start()\n"
-        "subprocess.run([sys.executable, '-c', 'print(\"child\", flush=True)'], check=True)\n"
     )
-    assert ran.outcome == "OK", ran.stderr
-    assert ran.stdout.split("\n") == ["child", "thread", "at exit", ""]
+    assert (ran.stdout, ran.outcome) == ("child\nthread\nat exit\n", "OK"), ran.stderr
 
 
 async def test_output_streams_while_the_program_runs(sandbox: Sandbox) -> None:
@@ -233,9 +225,7 @@ async def test_a_stranger_is_refused(service: Service) -> None:
 
 
 async def test_capabilities(sandbox: Sandbox) -> None:
-    answer = await sandbox.stub.GetCapabilities(
-        GetCapabilitiesRequest(), timeout=TIMEOUT_S, metadata=sandbox.metadata
-    )
+    answer = await sandbox.capabilities()
     (engine,) = answer.engines
     assert engine.name == "ns"
     assert {"process_count", "files_bytes"} <= set(engine.enforced_limits)

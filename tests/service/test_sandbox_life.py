@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -12,7 +12,6 @@ import grpc.aio
 import pytest
 from grpc_health.v1 import health_pb2
 from ollamesh.sandbox.v1 import execution_pb2 as pb
-from ollamesh.sandbox.v1.sandbox_service_pb2 import GetCapabilitiesRequest
 
 from tests.service.sandbox_app import (
     ORDINARY_UID,
@@ -30,13 +29,13 @@ AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid()
 AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 as_either = pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
 
+FULL_COUNT = 2 + 2 * 2  # Processes with two warm jails: bubblewrap, the zygote, and two in each jail.
 SLEEP = "import os, time\nfor _ in range(3): os.fork()\nprint('up', flush=True)\ntime.sleep(3600)"
 
 
 @pytest.fixture(scope="module")
-def root() -> Iterator[Path]:
-    with built_root() as folder:
-        yield folder
+def root() -> Path:
+    return built_root()
 
 
 @asynccontextmanager
@@ -74,11 +73,13 @@ def dead(pids: list[int]) -> bool:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")
 async def test_root_may_keep_it_where_the_jail_s_user_cannot_walk(root: Path) -> None:
-    """As below a home folder: what the jail is made of is handed over open."""
+    """As below a home folder."""
     root.parent.chmod(0o700)
-    async with ready(root) as (_, client):
-        assert (await client.run("print(1)")).stdout == "1\n"
-    root.parent.chmod(0o755)
+    try:
+        async with ready(root) as (_, client):
+            assert (await client.run("print(1)")).stdout == "1\n"
+    finally:
+        root.parent.chmod(0o755)
 
 
 @as_either
@@ -165,6 +166,7 @@ async def test_the_engine_comes_back_when_its_zygote_is_killed(root: Path, uid: 
 @pytest.mark.parametrize("inner", [1, 2], ids=["init", "program"])
 async def test_jails_killed_while_they_wait_are_replaced(root: Path, inner: int) -> None:
     async with ready(root, OLLAMESH_SANDBOX_WARM_COUNT="2") as (service, client):
+        await until(lambda: len(descendants(service.process.pid)) == FULL_COUNT)
         _, zygote, *waiting = descendants(service.process.pid)
         killed = [pid for pid in waiting if inner_pid(pid) == inner]
         for pid in killed:
@@ -173,6 +175,13 @@ async def test_jails_killed_while_they_wait_are_replaced(root: Path, inner: int)
         for _ in range(4):
             assert (await client.run("print(1)")).stdout == "1\n"
         assert not dead([zygote])
+
+
+async def test_readiness_follows_the_engine(root: Path) -> None:
+    async with ready(root) as (_, client):
+        async with asyncio.timeout(TIMEOUT_S):
+            while await client.health() != health_pb2.HealthCheckResponse.SERVING:
+                await asyncio.sleep(0.02)
 
 
 async def test_a_service_without_a_root_stays_up_and_says_so(tmp_path: Path) -> None:
@@ -184,10 +193,7 @@ async def test_a_service_without_a_root_stays_up_and_says_so(tmp_path: Path) -> 
             assert refusal.value.code() is grpc.StatusCode.UNAVAILABLE
             told = reason(refusal.value)
             assert (told.reason, told.domain) == ("SANDBOX_UNAVAILABLE", "sandbox.ollamesh")
-            answer = await client.stub.GetCapabilities(
-                GetCapabilitiesRequest(), timeout=TIMEOUT_S, metadata=client.metadata
-            )
-            assert not answer.engines
+            assert not (await client.capabilities()).engines
             assert service.process.poll() is None
 
 
@@ -230,8 +236,7 @@ async def test_many_executions_leave_no_trace(root: Path) -> None:
 
         async def settled() -> tuple[int, int]:
             """Descriptors and processes once the pool is full and everything else gone."""
-            full_count = 2 + 2 * 2  # bubblewrap, the zygote, and two in each jail.
-            await until(lambda: len(descendants(service.process.pid)) == full_count)
+            await until(lambda: len(descendants(service.process.pid)) == FULL_COUNT)
             await asyncio.sleep(0.2)
             return open_count(service), len(descendants(service.process.pid))
 

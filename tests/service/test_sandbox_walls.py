@@ -33,7 +33,7 @@ def attempt(act):
 
 @pytest.fixture(scope="module")
 def service(request: pytest.FixtureRequest) -> Iterator[Service]:
-    with built_root() as root, serving(root, uid=request.param) as running:
+    with serving(built_root(), uid=request.param) as running:
         yield running
 
 
@@ -251,13 +251,13 @@ except OSError:
 async def test_a_fork_bomb_is_bounded_and_leaves_nothing(service: Service, sandbox: Sandbox) -> None:
     before_count = len(descendants(service.process.pid))
     bomb = "import os, time\nwhile True:\n    try: os.fork()\n    except OSError: time.sleep(0.01)\n"
-    run = asyncio.create_task(sandbox.run(bomb, limits=pb.Limits(wall=Duration(seconds=1))))
+    run = asyncio.create_task(sandbox.run(bomb, limits=pb.Limits(wall=Duration(seconds=3))))
     most_count = 0
     while not run.done():
         most_count = max(most_count, len(descendants(service.process.pid)))
         await asyncio.sleep(0.02)
     assert (await run).outcome == "TIMEOUT"
-    assert before_count + 32 < most_count <= before_count + 64 + SPARE_COUNT
+    assert before_count + SPARE_COUNT < most_count <= before_count + 64 + SPARE_COUNT
     assert len(descendants(service.process.pid)) <= before_count + SPARE_COUNT
 
 
