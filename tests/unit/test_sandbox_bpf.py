@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.sandbox.adapters.ns.inside import filters
@@ -75,6 +75,7 @@ def expected(rules: dict[int, Rule], number: int, arguments: tuple[int, ...]) ->
     return rule.matched if masked in rule.values else rule.otherwise
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(
     rules=RULES,
     number=st.integers(0, 470) | WORDS,
@@ -89,6 +90,7 @@ def test_an_assembled_filter_decides_as_its_rules_say(
     assert verdict == expected(rules, number, arguments)
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(values=st.lists(WORDS, min_size=1, max_size=4).map(tuple), high=WORDS, chosen=st.data())
 def test_an_argument_matches_by_its_low_half(
     values: tuple[int, ...], high: int, chosen: st.DataObject

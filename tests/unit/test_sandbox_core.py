@@ -3,7 +3,7 @@
 import math
 from itertools import product
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.sandbox.core.lifecycle import (
@@ -39,6 +39,7 @@ WISHES = st.builds(
 )
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(asked=WISHES, cap=st.builds(Limits, cpu_s=SECONDS))
 def test_nobody_gets_more_than_the_cap(asked: Asked, cap: Limits) -> None:
     got = granted(asked, cap)
@@ -58,6 +59,7 @@ def test_a_lower_wish_is_granted_and_none_leaves_the_cap() -> None:
     assert granted(Asked(), cap) == cap
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(limit=st.integers(1, 200), writes=st.lists(st.binary(max_size=300)), offset=st.integers(0, 250))
 def test_output_keeps_the_beginning_at_its_offsets(limit: int, writes: list[bytes], offset: int) -> None:
     output, written = Output(limit), b"".join(writes)
@@ -69,6 +71,7 @@ def test_output_keeps_the_beginning_at_its_offsets(limit: int, writes: list[byte
     assert output.flooded == (len(written) - limit > FLOOD_FACTOR * limit)
 
 
+@settings(deadline=None)  # A busy machine is no failure.
 @given(events=st.lists(st.sampled_from(Event)))
 def test_a_life_is_ended_at_most_once_and_never_left(events: list[Event]) -> None:
     life = Lifecycle()
