@@ -23,6 +23,8 @@ from services.agent.worker import Job, Worker
 
 log = structlog.get_logger(__name__)
 
+TURN_POLL_S = 0.2
+
 
 class Engine:
     def __init__(  # noqa: PLR0913 - Called by the composition root alone.
@@ -111,14 +113,18 @@ class Engine:
             accepted.set_exception(error)
             return
         if is_new:
+            job.position = record.position
             self._jobs[record.run_id] = job
             self._watches.add(record.run_id, job.feed)
             self._metrics.accepted()
-            self._turns.queue(record.run_id, record.thread_id)
-            self._dispatch()
+            self._queue(job)
         else:
             self._turns.release(job.owner)
         accepted.set_result(record)
+
+    def _queue(self, job: Job) -> None:
+        self._turns.queue(job.new.run_id, job.new.thread_id, position=job.position)
+        self._dispatch()
 
     def _dispatch(self) -> None:
         for run_id in self._turns.next():
@@ -133,19 +139,32 @@ class Engine:
             self._tasks.create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
-        run_id = job.new.run_id
+        has_left = True
         try:
-            await self._worker.work(job)
+            has_left = await self._worker.work(job)
         except Exception:
-            log.exception("run_abandoned", run_id=str(run_id))  # Its lease runs out; the others go on.
-        finally:
-            self._turns.done(run_id)
-            self._turns.release(job.owner)
-            self._watches.remove(run_id)
-            del self._jobs[run_id]
-            self._metrics.left()
-            job.left.set()
+            # Its lease runs out; the others go on.
+            log.exception("run_abandoned", run_id=str(job.new.run_id))
+        self._turns.done(job.new.run_id)
+        if has_left:
+            self._leave(job)
         self._dispatch()
+        if not has_left:
+            await self._come_again(job)
+
+    def _leave(self, job: Job) -> None:
+        self._turns.release(job.owner)
+        self._watches.remove(job.new.run_id)
+        del self._jobs[job.new.run_id]
+        self._metrics.left()
+        job.left.set()
+
+    async def _come_again(self, job: Job) -> None:
+        """It was not the run's turn: an earlier one of its thread works at another replica."""
+        await asyncio.sleep(TURN_POLL_S)
+        self._queue(job)
+        if job.verdict is not None:
+            self._end(job.new.run_id, job.verdict)
 
     async def _keep(self) -> None:
         held = list(self._jobs)

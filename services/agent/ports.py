@@ -61,6 +61,7 @@ class MessageRecord:
 class RunRecord:
     run_id: RunId
     thread_id: ThreadId
+    position: int  # Rises with the runs of a thread, in the order in which they were committed.
     config: RunConfig
     status: Status
     usage: Usage

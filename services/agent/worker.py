@@ -20,7 +20,6 @@ from services.agent.telemetry import AgentMetrics
 
 log = structlog.get_logger(__name__)
 
-TURN_POLL_S = 0.2  # While another replica works on the thread.
 HISTORY_COUNT_MAX = 200  # Messages of the thread that the model is given; the inference API takes 1,024.
 BROKEN = Ending.failed("INTERNAL", "something went wrong that should not have")
 
@@ -32,6 +31,7 @@ class Job:
     owner: Owner
     new: NewRun
     token: str = field(repr=False)
+    position: int = 0  # As the store gives it.
     feed: Feed = field(default_factory=Feed)
     verdict: Ending | None = None
     task: asyncio.Task[Ending] | None = None
@@ -60,8 +60,11 @@ class Worker:
         self._runs, self._events, self._agent = runs, events, agent
         self._metrics, self._clock, self._patience_s = metrics, clock, patience_s
 
-    async def work(self, job: Job) -> None:
-        """Return when the run's last event is committed, or the run is somebody else's."""
+    async def work(self, job: Job) -> bool:
+        """Return when the run's last event is committed, or the run is somebody else's.
+
+        False means that nothing was done: an earlier run of the thread has not ended yet.
+        """
         config, began_s = job.new.config, asyncio.get_running_loop().time()
         journal = Journal(
             job.new.run_id, self._events, job.feed, clock=self._clock, patience_s=self._patience_s
@@ -69,6 +72,8 @@ class Worker:
         recorder = RunRecorder(Run(model=config.model, limits=config.limits), journal, clock=self._clock)
         status = Status.FAILED
         try:
+            if job.verdict is None and not await self._begins(job):
+                return False
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(journal.run())
                 ending = job.verdict or await self._ending(job, recorder, tasks)
@@ -84,10 +89,9 @@ class Worker:
             answers=recorder.model_answers,
             duration_s=asyncio.get_running_loop().time() - began_s,
         )
+        return True
 
     async def _ending(self, job: Job, recorder: RunRecorder, tasks: asyncio.TaskGroup) -> Ending:
-        if not await self._turn(job):
-            return job.verdict or BROKEN
         messages = await self._messages(job)
         recorder.begin(job.new.question)
         wall_s = job.new.config.limits.wall_s
@@ -108,13 +112,8 @@ class Worker:
             await asyncio.wait({job.task})
         return (job.verdict or BROKEN) if job.task.cancelled() else job.task.result()
 
-    async def _turn(self, job: Job) -> bool:
-        """Wait for the thread; False if the run is to end before it had its turn."""
-        while job.verdict is None:
-            if await patiently(lambda: self._runs.begin(job.new.run_id), for_s=self._patience_s):
-                return True
-            await asyncio.sleep(TURN_POLL_S)
-        return False
+    async def _begins(self, job: Job) -> bool:
+        return await patiently(lambda: self._runs.begin(job.new.run_id), for_s=self._patience_s)
 
     async def _messages(self, job: Job) -> Sequence[Message]:
         history = await patiently(

@@ -26,8 +26,8 @@ ANSWER = Reply(texts=["It ", "is ", "42."])
 
 
 @pytest.fixture
-async def around(database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(database("agent")) as made:
+async def around(module_database: Database) -> AsyncIterator[Mesh]:
+    async with mesh(module_database("agent")) as made:
         yield made
 
 
@@ -366,7 +366,6 @@ async def test_the_wall_ends_a_run_that_hangs(app: App) -> None:
     events = await user.watch((await user.start(await user.thread(), config=config)).run_id)
     run_grammar.check(events)
     assert events[-1].finished.failure_message == "the run met its limit wall"
-    assert run_grammar.text_of(events) == "a"
     await until(lambda: app.inference.running == 0)
 
 

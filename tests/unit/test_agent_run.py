@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from ollamesh.agent.v1.run_pb2 import RunEvent
@@ -151,6 +151,7 @@ class RunMachine(RuleBasedStateMachine):
 
 
 TestRun = RunMachine.TestCase
+TestRun.settings = settings(max_examples=40)
 
 
 def begun(limits: Limits = LIMITS) -> Run:

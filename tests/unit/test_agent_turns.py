@@ -3,6 +3,7 @@
 from uuid import UUID
 
 import pytest
+from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
@@ -23,14 +24,15 @@ class TurnsMachine(RuleBasedStateMachine):
         self.made = 0
         self.thread_of: dict[RunId, ThreadId] = {}
         self.owner_of: dict[RunId, Owner] = {}
+        self.position_of: dict[RunId, int] = {}
         self.waiting: list[RunId] = []
         self.working: list[RunId] = []
 
     def places_of(self, owner: Owner) -> int:
         return sum(self.owner_of[run] == owner for run in [*self.waiting, *self.working])
 
-    @rule(owner=st.sampled_from(OWNERS), thread=st.integers(0, 3))
-    def accept(self, owner: Owner, thread: int) -> None:
+    @rule(owner=st.sampled_from(OWNERS), thread=st.integers(0, 3), position=st.integers(0, 99))
+    def accept(self, owner: Owner, thread: int, position: int) -> None:
         full = len(self.waiting) + len(self.working) == RUNS_MAX
         if full or self.places_of(owner) == RUNS_PER_OWNER_MAX:
             with pytest.raises(TooManyRuns):
@@ -40,7 +42,11 @@ class TurnsMachine(RuleBasedStateMachine):
         self.made += 1
         run_id = RunId(UUID(int=self.made))
         self.thread_of[run_id], self.owner_of[run_id] = ThreadId(UUID(int=thread)), owner
-        self.turns.queue(run_id, self.thread_of[run_id])
+        self.position_of[run_id] = position
+        self.queue(run_id)
+
+    def queue(self, run_id: RunId) -> None:
+        self.turns.queue(run_id, self.thread_of[run_id], position=self.position_of[run_id])
         self.waiting.append(run_id)
         self.start()
 
@@ -53,6 +59,15 @@ class TurnsMachine(RuleBasedStateMachine):
         self.turns.release(self.owner_of[run_id])
         self.start()
 
+    @precondition(lambda self: self.working)
+    @rule(data=st.data())
+    def come_again(self, data: st.DataObject) -> None:
+        run_id = data.draw(st.sampled_from(self.working))
+        self.working.remove(run_id)
+        self.turns.done(run_id)
+        self.start()
+        self.queue(run_id)
+
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def skip(self, data: st.DataObject) -> None:
@@ -63,12 +78,14 @@ class TurnsMachine(RuleBasedStateMachine):
         self.turns.release(self.owner_of[run_id])
 
     def start(self) -> None:
-        for run_id in self.turns.next():
-            earlier = self.waiting[: self.waiting.index(run_id)]
-            same = [other for other in earlier if self.thread_of[other] == self.thread_of[run_id]]
-            assert not same, "a run has overtaken another one of its thread"
+        started = self.turns.next()
+        for run_id in started:
             self.waiting.remove(run_id)
             self.working.append(run_id)
+        for run_id in started:
+            rivals = [other for other in self.waiting if self.thread_of[other] == self.thread_of[run_id]]
+            earlier = [other for other in rivals if self.position_of[other] < self.position_of[run_id]]
+            assert not earlier, "a run has overtaken another one of its thread"
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
@@ -79,6 +96,7 @@ class TurnsMachine(RuleBasedStateMachine):
 
 
 TestTurns = TurnsMachine.TestCase
+TestTurns.settings = settings(max_examples=40)
 
 
 def test_a_refusal_says_how_many_are_allowed_and_when_to_come_again() -> None:

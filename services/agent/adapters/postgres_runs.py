@@ -174,6 +174,7 @@ def _run(row: asyncpg.Record) -> RunRecord:
     return RunRecord(
         run_id=RunId(row["run_id"]),
         thread_id=ThreadId(row["thread_id"]),
+        position=row["position"],
         config=_config(row),
         status=Status(row["status"]),
         usage=usage_from_proto(run_pb2.RunUsage.FromString(row["usage"])),

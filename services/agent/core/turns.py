@@ -1,19 +1,28 @@
 """Which accepted run works next.
 
 No clock and no I/O. A run has a place from its acceptance to its end; it waits for its thread and for
-a worker, and runs start in the order of their acceptance as far as threads allow.
+a worker. The order is that of positions, which the store gives: they rise as runs are committed, and
+may arrive here in another order. A run whose turn it is not after all, because an earlier one of its
+thread works at another replica, is done for now and queues again.
 
 Invariants, each asserted by tests/unit/test_agent_turns.py:
   I1  At most `workers_max` runs work, and no two on the same thread.
   I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner.
   I3  After `next`, no run waits whose thread is free while a worker is.
-  I4  Runs of a thread start in the order in which they were queued.
+  I4  A run does not start while one of a lower position waits for the same thread.
 """
 
 from collections import Counter
+from dataclasses import dataclass
 
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import TooManyRuns
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    position: int
+    thread_id: ThreadId
 
 
 class Turns:
@@ -21,7 +30,7 @@ class Turns:
         self._workers_max = workers_max
         self._runs_max, self._runs_per_owner_max = runs_max, runs_per_owner_max
         self._places: Counter[Owner] = Counter()
-        self._waiting: dict[RunId, ThreadId] = {}
+        self._waiting: dict[RunId, _Waiting] = {}
         self._working: dict[RunId, ThreadId] = {}
 
     def reserve(self, owner: Owner) -> None:
@@ -38,20 +47,21 @@ class Turns:
         if self._places[owner] == 0:
             del self._places[owner]  # Bounded by those who have runs, not by those who ever had.
 
-    def queue(self, run_id: RunId, thread_id: ThreadId) -> None:
+    def queue(self, run_id: RunId, thread_id: ThreadId, *, position: int) -> None:
         """A run that has its place waits for its turn."""
-        self._waiting[run_id] = thread_id
+        self._waiting[run_id] = _Waiting(position, thread_id)
 
     def next(self) -> list[RunId]:
         """The runs that work from now on."""
         started: list[RunId] = []
         busy = set(self._working.values())
-        for run_id, thread_id in self._waiting.items():
+        # Sorted anew, and not kept sorted: `runs_max` bounds the queue.
+        for run_id, waiting in sorted(self._waiting.items(), key=lambda item: item[1].position):
             if len(self._working) >= self._workers_max:
                 break
-            if thread_id not in busy:
-                busy.add(thread_id)
-                self._working[run_id] = thread_id
+            if waiting.thread_id not in busy:
+                busy.add(waiting.thread_id)
+                self._working[run_id] = waiting.thread_id
                 started.append(run_id)
         for run_id in started:
             del self._waiting[run_id]
