@@ -1,0 +1,150 @@
+"""Where calls go: the replicas of each service, which of them are fit, and how many calls at once."""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.cluster.v3 import (
+    CircuitBreakers,
+    CircuitBreakersThresholds,
+    CircuitBreakersThresholdsRetryBudget,
+    Cluster,
+    ClusterCommonLbConfig,
+    ClusterDiscoveryType,
+    ClusterDnsLookupFamily,
+    ClusterLbPolicy,
+    OutlierDetection,
+)
+from envoy_data_plane.envoy.config.core.v3 import (
+    Address,
+    HealthCheck,
+    HealthCheckGrpcHealthCheck,
+    Http2ProtocolOptions,
+    KeepaliveSettings,
+    Pipe,
+    SocketAddress,
+)
+from envoy_data_plane.envoy.config.endpoint.v3 import (
+    ClusterLoadAssignment,
+    Endpoint,
+    LbEndpoint,
+    LocalityLbEndpoints,
+)
+from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
+    HttpProtocolOptions,
+    HttpProtocolOptionsExplicitHttpConfig,
+)
+from envoy_data_plane.envoy.type.v3 import Percent
+from envoy_data_plane.google.protobuf import Any
+
+from deploy.envoy import config
+from deploy.envoy.config import Edge
+
+CONNECT_TIMEOUT = timedelta(seconds=1)
+CHECK_EVERY = timedelta(seconds=1)
+CALLS_MAX = 4096
+RETRIES_AT_ONCE = 50  # Enough for what a replica had not begun when it died; beyond, a fifth of the calls.
+KEYS, KEYS_LISTENER = "auth_keys", "jwks"
+
+
+def clusters(edge: Edge) -> list[Cluster]:
+    return [
+        *(service(name, replicas) for name, replicas in edge.upstreams.items()),
+        # The keys are published from memory: they need a live auth service, not a ready one.
+        service(KEYS, edge.upstreams["auth"], health="liveness"),
+        Cluster(
+            name=KEYS_LISTENER,
+            type=ClusterDiscoveryType.STATIC,
+            connect_timeout=CONNECT_TIMEOUT,
+            load_assignment=_assignment(KEYS_LISTENER, keys_address(edge)),
+        ),
+    ]
+
+
+def service(name: str, replicas: tuple[config.Endpoint, ...], *, health: str = "") -> Cluster:
+    """A service's replicas. `health` names what its health check must say SERVING of."""
+    addresses = [socket_address(replica) for replica in replicas]
+    return Cluster(
+        name=name,
+        type=ClusterDiscoveryType.STRICT_DNS,  # Numbers resolve to themselves.
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
+        connect_timeout=CONNECT_TIMEOUT,
+        lb_policy=ClusterLbPolicy.LEAST_REQUEST,
+        # With no fit replica a refusal is the truth; a call to an unfit one would wait for it.
+        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        load_assignment=_assignment(name, *addresses),
+        typed_extension_protocol_options=_http2(),
+        health_checks=[_health_check(health)],
+        outlier_detection=_outlier_detection(),
+        circuit_breakers=_circuit_breakers(),
+    )
+
+
+def socket_address(endpoint: config.Endpoint) -> Address:
+    return Address(socket_address=SocketAddress(address=endpoint.host, port_value=endpoint.port))
+
+
+def keys_address(edge: Edge) -> Address:
+    """A socket without a port or a file, for Envoy's talk with itself; the name keeps stacks apart."""
+    return Address(pipe=Pipe(path=f"@ollamesh-jwks-{edge.listen.host}-{edge.listen.port}"))
+
+
+def _assignment(name: str, *addresses: Address) -> ClusterLoadAssignment:
+    endpoints = [LbEndpoint(endpoint=Endpoint(address=address)) for address in addresses]
+    return ClusterLoadAssignment(cluster_name=name, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)])
+
+
+def _http2() -> dict[str, Any]:
+    keepalive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=10))
+    http2 = HttpProtocolOptionsExplicitHttpConfig(
+        http2_protocol_options=Http2ProtocolOptions(connection_keepalive=keepalive)
+    )
+    return {
+        "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(
+            HttpProtocolOptions(explicit_http_config=http2)
+        )
+    }
+
+
+def _health_check(service_name: str) -> HealthCheck:
+    return HealthCheck(
+        timeout=timedelta(seconds=1),
+        interval=CHECK_EVERY,
+        no_traffic_interval=CHECK_EVERY,  # Its default of a minute would make a new stack wait for it.
+        unhealthy_threshold=2,
+        healthy_threshold=1,
+        grpc_health_check=HealthCheckGrpcHealthCheck(service_name=service_name),
+    )
+
+
+def _outlier_detection() -> OutlierDetection:
+    """Put a replica aside that cannot be reached, and for no other reason.
+
+    What a replica answers is no measure: anybody can make it answer DEADLINE_EXCEEDED by asking for
+    one, and five such calls would take it away from everybody.
+    """
+    return OutlierDetection(
+        split_external_local_origin_errors=True,
+        consecutive_local_origin_failure=2,
+        enforcing_consecutive_local_origin_failure=100,
+        enforcing_local_origin_success_rate=0,
+        enforcing_consecutive_5xx=0,
+        enforcing_consecutive_gateway_failure=0,
+        enforcing_success_rate=0,
+        interval=timedelta(seconds=1),
+        base_ejection_time=timedelta(seconds=5),
+        max_ejection_percent=50,  # Never the only one.
+    )
+
+
+def _circuit_breakers() -> CircuitBreakers:
+    return CircuitBreakers(
+        thresholds=[
+            CircuitBreakersThresholds(
+                max_connections=CALLS_MAX,
+                max_pending_requests=CALLS_MAX,
+                max_requests=CALLS_MAX,
+                retry_budget=CircuitBreakersThresholdsRetryBudget(
+                    budget_percent=Percent(value=20), min_retry_concurrency=RETRIES_AT_ONCE
+                ),
+            )
+        ]
+    )

@@ -1,0 +1,30 @@
+"""Which web pages may call: by configuration, with bearer tokens and never with cookies."""
+
+import re
+
+from envoy_data_plane.envoy.extensions.filters.http.cors.v3 import CorsPolicy
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
+from envoy_data_plane.google.protobuf import Any
+
+FILTER = "envoy.filters.http.cors"
+SENT = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent")
+READ = ("grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "www-authenticate")
+
+
+def policy(origins: tuple[str, ...]) -> Any:
+    return Any.pack(
+        CorsPolicy(
+            allow_origin_string_match=[_matcher(origin.strip()) for origin in origins],
+            allow_methods="GET, POST",
+            allow_headers=", ".join(SENT),
+            expose_headers=", ".join(READ),
+            max_age="600",
+        )
+    )
+
+
+def _matcher(origin: str) -> StringMatcher:
+    """`http://host:*` is that host at any port, or at none; everything else is meant literally."""
+    if not origin.endswith(":*"):
+        return StringMatcher(exact=origin)
+    return StringMatcher(safe_regex=RegexMatcher(regex=re.escape(origin.removesuffix(":*")) + r"(?::\d+)?"))

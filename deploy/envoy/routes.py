@@ -1,0 +1,165 @@
+"""Which call goes where, how long it may last, and when it may be tried again.
+
+Paths are gRPC methods, also for gRPC-Web and REST: both have become gRPC before a route is chosen. What
+needs no token is what the services' own policy says; every other call needs one for the service it
+names, and what is not named here goes nowhere.
+"""
+
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core.v3 import (
+    DataSource,
+    HeaderValue,
+    HeaderValueOption,
+    HeaderValueOptionHeaderAppendAction,
+)
+from envoy_data_plane.envoy.config.route.v3 import (
+    DirectResponseAction,
+    RetryPolicy,
+    RetryPolicyRetryHostPredicate,
+    Route,
+    RouteAction,
+    RouteActionMaxStreamDuration,
+    RouteConfiguration,
+    RouteMatch,
+    VirtualHost,
+)
+from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.google.protobuf import Any
+
+from deploy.envoy import cors, tokens
+from deploy.envoy.clusters import KEYS
+from deploy.envoy.config import SERVICES, Edge
+from services.common.policy import POLICY, Access
+
+DEADLINE_S, LONG_DEADLINE_S = 300, 3600  # For calls that name none; also how long a stream may be silent.
+DEADLINE_MAX = timedelta(seconds=LONG_DEADLINE_S)
+RETRIES_MAX = 2
+# Never processed, so safe for every method. A read may also be repeated after a refusal.
+NOT_PROCESSED = "connect-failure,refused-stream"
+READ = f"{NOT_PROCESSED},unavailable"
+READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume)"
+KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
+
+
+def public(edge: Edge) -> RouteConfiguration:
+    """The routes of the public listener, in the order in which they are tried."""
+    open_methods = [path for path, access in POLICY.items() if access is Access.PUBLIC and _is_ours(path)]
+    return _configuration(
+        "public",
+        [
+            *(_open(path) for path in open_methods),
+            *(route for name in SERVICES for route in _service(name)),
+            _answer("/healthz", status=200, body="ok\n"),
+            _nothing(),
+        ],
+        cors={cors.FILTER: cors.policy(edge.cors_origins)},
+    )
+
+
+def keys() -> RouteConfiguration:
+    """The routes of the listener from which Envoy fetches the keys."""
+    return _configuration("keys", [_open(KEYS_PATH), _nothing()], cors={})
+
+
+def _configuration(name: str, routes: list[Route], *, cors: dict[str, Any]) -> RouteConfiguration:
+    host = VirtualHost(name=name, domains=["*"], routes=routes, typed_per_filter_config=cors)
+    return RouteConfiguration(
+        name=name,
+        virtual_hosts=[host],
+        response_headers_to_remove=["grpc-accept-encoding", "x-envoy-upstream-service-time"],
+    )
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith("/ollamesh.")
+
+
+def _open(path: str) -> Route:
+    """A method that needs no token."""
+    cluster = KEYS if path == KEYS_PATH else "auth"
+    read = path.rpartition("/")[2].startswith("Get")
+    return Route(
+        name=path,
+        match=RouteMatch(path=path),
+        route=_action(cluster, DEADLINE_S, retry_on=READ if read else NOT_PROCESSED),
+        request_headers_to_add=[_deadline(DEADLINE_S)],
+        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+    )
+
+
+def _service(name: str) -> list[Route]:
+    """A service's methods: those that watch, those that read, and all others."""
+    package = rf"/ollamesh\.{name}\.v1\.\w+"
+    matches = (
+        (f"{name}: watch", _regex(rf"{package}/{WATCHES}\w+"), LONG_DEADLINE_S, READ),
+        (f"{name}: read", _regex(rf"{package}/{READS}\w+"), DEADLINE_S, READ),
+        (f"{name}: other", RouteMatch(prefix=f"/ollamesh.{name}.v1."), DEADLINE_S, NOT_PROCESSED),
+    )
+    return [
+        Route(
+            name=title,
+            match=match,
+            route=_action(name, deadline_s, retry_on=retry_on),
+            request_headers_to_add=[_deadline(deadline_s)],
+            typed_per_filter_config={tokens.FILTER: tokens.required(name)},
+            metadata=tokens.refusals(name),
+        )
+        for title, match, deadline_s, retry_on in matches
+    ]
+
+
+def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
+    """Forward for as long as the call's own deadline says; without one, as long as we would give it."""
+    return RouteAction(
+        cluster=cluster,
+        timeout=timedelta(0),  # The default of 15 s would cut streams.
+        idle_timeout=timedelta(seconds=deadline_s),
+        max_stream_duration=RouteActionMaxStreamDuration(
+            max_stream_duration=timedelta(seconds=deadline_s), grpc_timeout_header_max=DEADLINE_MAX
+        ),
+        retry_policy=RetryPolicy(
+            retry_on=retry_on,
+            num_retries=RETRIES_MAX,
+            retry_host_predicate=[
+                RetryPolicyRetryHostPredicate(
+                    name="envoy.retry_host_predicates.previous_hosts",
+                    typed_config=Any.pack(PreviousHostsPredicate()),
+                )
+            ],
+            # A dead replica has the least to do, so it is picked again and again until it is put aside.
+            host_selection_retry_max_attempts=10,
+        ),
+    )
+
+
+def _deadline(seconds: int) -> HeaderValueOption:
+    """For callers that set none, such as browsers: the services refuse to work without."""
+    return HeaderValueOption(
+        header=HeaderValue(key="grpc-timeout", value=f"{seconds}S"),
+        append_action=HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
+    )
+
+
+def _answer(path: str, *, status: int, body: str) -> Route:
+    return Route(
+        name=path,
+        match=RouteMatch(path=path),
+        direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=body)),
+        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+    )
+
+
+def _nothing() -> Route:
+    """Reflection, health, and what does not exist: gRPC callers read UNIMPLEMENTED."""
+    return Route(
+        name="nothing",
+        match=RouteMatch(prefix="/"),
+        direct_response=DirectResponseAction(status=404),
+        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+    )
+
+
+def _regex(pattern: str) -> RouteMatch:
+    return RouteMatch(safe_regex=RegexMatcher(regex=pattern))

@@ -1,0 +1,51 @@
+"""REST as another spelling of gRPC methods: Envoy reads the mapping from the protos' own descriptors.
+
+The descriptors are those of the generated modules, so nothing runs protoc, and they cannot differ from
+what the services were built with. `error_details` must be among them: a failure whose details Envoy cannot
+read would have an empty body.
+"""
+
+from envoy_data_plane.envoy.extensions.filters.http.grpc_json_transcoder.v3 import (
+    GrpcJsonTranscoder,
+    GrpcJsonTranscoderPrintOptions,
+    GrpcJsonTranscoderUrlUnescapeSpec,
+)
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.rpc import error_details_pb2
+from ollamesh.auth.v1 import oauth_service_pb2
+
+FORM_BYTES_MAX = 64 * 1024
+ANSWER_BYTES_MAX = 1024 * 1024
+
+
+def oauth() -> GrpcJsonTranscoder:
+    """OAuth's endpoints: HttpBody both ways, so bodies pass verbatim."""
+    return GrpcJsonTranscoder(
+        proto_descriptor_bin=_descriptors(oauth_service_pb2.DESCRIPTOR, error_details_pb2.DESCRIPTOR),
+        services=["ollamesh.auth.v1.OAuthService"],
+        convert_grpc_status=True,
+        ignore_unknown_query_parameters=True,
+        url_unescape_spec=GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
+        print_options=GrpcJsonTranscoderPrintOptions(preserve_proto_field_names=True),
+        max_request_body_size=FORM_BYTES_MAX,
+        max_response_body_size=ANSWER_BYTES_MAX,
+    )
+
+
+def _descriptors(*roots: FileDescriptor) -> bytes:
+    """The files and all they import, each after its imports."""
+    found = FileDescriptorSet()
+    seen: set[str] = set()
+
+    def add(file: FileDescriptor) -> None:
+        if file.name in seen:
+            return
+        seen.add(file.name)
+        for dependency in file.dependencies:
+            add(dependency)
+        file.CopyToProto(found.file.add())
+
+    for root in roots:
+        add(root)
+    return found.SerializeToString(deterministic=True)

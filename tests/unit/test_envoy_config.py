@@ -1,0 +1,69 @@
+"""The edge's settings: defaults that fit the local stack, replicas by list, mistakes by name."""
+
+import pytest
+
+from deploy.envoy.config import Edge, Endpoint
+from services.common.config import ConfigError, Environment
+
+
+def read(**variables: str) -> Edge:
+    env = Environment(variables)
+    edge = Edge.read(env)
+    env.check()
+    return edge
+
+
+def test_without_settings_it_fits_the_local_stack() -> None:
+    edge = read()
+    assert (edge.listen, edge.admin_port) == (Endpoint("127.0.0.1", 8080), 9901)
+    assert edge.upstreams == {
+        "auth": (Endpoint("127.0.0.1", 50051),),
+        "agent": (Endpoint("127.0.0.1", 50052),),
+        "inference": (Endpoint("127.0.0.1", 50053),),
+        "sandbox": (Endpoint("127.0.0.1", 50054),),
+    }
+    assert edge.cors_origins == ("http://localhost:*", "http://127.0.0.1:*")
+
+
+@pytest.mark.parametrize(
+    ("bind", "listen", "reach"),
+    [
+        ("0.0.0.0", "0.0.0.0", "127.0.0.1"),
+        ("[::]", "::", "::1"),
+        ("10.0.0.5", "10.0.0.5", "10.0.0.5"),
+        ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
+    ],
+)
+def test_services_are_reached_where_they_listen(bind: str, listen: str, reach: str) -> None:
+    edge = read(OLLAMESH_BIND=bind, OLLAMESH_AGENT_PORT="6000")
+    assert edge.listen.host == listen
+    assert edge.upstreams["agent"] == (Endpoint(reach, 6000),)
+
+
+def test_replicas_are_listed() -> None:
+    edge = read(OLLAMESH_INFERENCE_REPLICAS="inference-0:50053, 10.0.0.2:50054,[::1]:7")
+    assert edge.upstreams["inference"] == (
+        Endpoint("inference-0", 50053),
+        Endpoint("10.0.0.2", 50054),
+        Endpoint("::1", 7),
+    )
+
+
+def test_mistakes_are_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(
+            OLLAMESH_EDGE_PORT="http",
+            OLLAMESH_ADMIN_PORT="70000",
+            OLLAMESH_AUTH_REPLICAS="auth",
+            OLLAMESH_AGENT_REPLICAS="agent:0",
+            OLLAMESH_SANDBOX_REPLICAS="sandbox:1,",
+            OLLAMESH_INFERENCE_PORT="0",
+        )
+    assert sorted(mistake.split()[0] for mistake in caught.value.mistakes) == [
+        "OLLAMESH_ADMIN_PORT",
+        "OLLAMESH_AGENT_REPLICAS",
+        "OLLAMESH_AUTH_REPLICAS",
+        "OLLAMESH_EDGE_PORT",
+        "OLLAMESH_INFERENCE_PORT",
+        "OLLAMESH_SANDBOX_REPLICAS",
+    ]
