@@ -27,6 +27,8 @@ class Severable:
             await cable.cut()
 
     async def mend(self) -> None:
+        if self._server is not None:
+            return
         self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
