@@ -8,7 +8,13 @@ from enum import Enum, auto
 from pathlib import Path
 
 from deploy.local import board
-from deploy.local.errors import NotReadyInTimeError, StackBrokenError, StackError, SupervisorLostError
+from deploy.local.errors import (
+    HeldError,
+    NotReadyInTimeError,
+    StackBrokenError,
+    StackError,
+    SupervisorLostError,
+)
 from deploy.local.messages import Busy, Failed, Progress, Ready, decode
 from deploy.local.process import Identity, end_all, send, wait_for
 from deploy.local.settings import ROOT
@@ -17,6 +23,8 @@ from deploy.local.settings import ROOT
 STOP_WITHIN_S = 120.0
 # As long as the slowest preparation may take (core/graph.py).
 FOLLOW_WITHIN_S = 1800.0
+# How often somebody else's supervisor may come or go under our eyes, a second apart.
+ATTEMPTS_MAX = 120
 POLL_S = 0.1
 PATIENCE_S = 1.0  # Whatever takes longer is explained.
 
@@ -30,13 +38,15 @@ class Outcome(Enum):
 
 def up(home: Path, argv: Sequence[str], env: Mapping[str, str], say: Say) -> Outcome:
     """Return when every part is ready. `argv` starts the supervisor if there is none. Raises StackError."""
-    while True:
-        if board.of_running(home) is not None:
-            if _follow(home, say):
-                return Outcome.WAS_UP
-        elif _start(home, argv, env, say):
-            return Outcome.STARTED
-        time.sleep(POLL_S)  # Somebody else's supervisor is just coming or going.
+    for _ in range(ATTEMPTS_MAX):
+        if board.of_running(home) is None:
+            if _start(home, argv, env, say):
+                return Outcome.STARTED
+        elif _follow(home, say):
+            return Outcome.WAS_UP
+        say(f"waiting for another supervisor of {home}, which is just coming or going")
+        time.sleep(PATIENCE_S)
+    raise HeldError(home)
 
 
 def down(home: Path, say: Say) -> bool:
@@ -83,9 +93,9 @@ def _follow(home: Path, say: Say) -> bool:
     while (running := board.of_running(home)) is not None:
         if running.ready:
             return True
-        for part in running.parts:
-            if part.state == "failed":
-                raise StackBrokenError(part.name, part.reason, part.log)
+        going = any(part.state in {"stopping", "stopped"} for part in running.parts)
+        if failed := next((part for part in running.parts if part.state == "failed" and not going), None):
+            raise StackBrokenError(failed.name, failed.reason, failed.log)
         waited_s = time.monotonic() - began_s
         if waited_s > FOLLOW_WITHIN_S:
             raise NotReadyInTimeError(waited_s)

@@ -27,6 +27,14 @@ class PortTakenError(StackError):
         )
 
 
+class RuntimePortTakenError(StackError):
+    def __init__(self, *, port: int, holder: str, variable: str) -> None:
+        super().__init__(
+            f"port {port}, which the embedded model runtime needs, is in use by {holder}, which is no Ollama that "
+            f"this stack could rely on; stop it, or set {variable} to another port, or to 0 for any free one"
+        )
+
+
 class PortTwiceError(StackError):
     def __init__(self, port: int, variables: list[str]) -> None:
         super().__init__(
@@ -86,6 +94,15 @@ class StackBrokenError(StackError):
         super().__init__(
             f"the stack is up, but {name} failed too often: {reason} (log: {log}); "
             "run `make down`, then `make up`"
+        )
+
+
+class HeldError(StackError):
+    """By a supervisor whose notice board cannot be read: perhaps of another version of Ollamesh."""
+
+    def __init__(self, home: object) -> None:
+        super().__init__(
+            f"a supervisor that cannot be talked to holds {home}; end it with `fuser -k -TERM {home}`, then try again"
         )
 
 

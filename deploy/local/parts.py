@@ -115,7 +115,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
         **_ports(plan, name, f"{name}_metrics"),
-        **{f"OLLAMESH_{called.upper()}_TARGET": f"127.0.0.1:{plan.ports[called]}" for called in CALLS[name]},
+        **{f"OLLAMESH_{called.upper()}_TARGET": plan.address(called) for called in CALLS[name]},
     }
     if name == "inference":
         settings["OLLAMA_HOSTS"] = plan.ollama_hosts
@@ -129,7 +129,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         ),
         prepare=prepare,
         run=_python(plan, f"services.{name}", settings=settings, secrets=SECRETS[name]),
-        probe=GrpcProbe(plan.ports[name]),
+        probe=GrpcProbe(plan.ports[name], plan.host),
         port=plan.ports[name],
         port_variable=port_variable(name),
         may_be_unfit=name == "sandbox",  # Some machines allow no jail; the rest works there too.

@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from deploy.local import postgres, redis
-from deploy.local.errors import DiskFullError, FolderError
+from deploy.local.errors import DiskFullError, FolderError, RuntimePortTakenError
 from deploy.local.model_source import ModelSource, find_models
-from deploy.local.ports import resolve
+from deploy.local.ports import holder, is_free, resolve
 from deploy.local.secret_files import SecretFiles
-from deploy.local.settings import Settings
+from deploy.local.settings import Settings, port_variable
 from deploy.migrations.roles import service_role
 
 DATABASE = "ollamesh"
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - Compared with, not bound to.
 # A fresh PostgreSQL takes 40 MB and its write-ahead log up to 80 more; the rest is for logs.
 NEEDED_BYTES = 200 * 10**6
 
@@ -30,8 +31,17 @@ class Plan:
         return self.settings.ports
 
     @property
+    def host(self) -> str:
+        """Where this machine reaches what listens on `bind`."""
+        return ANY_ADDRESS.get(self.settings.bind, self.settings.bind)
+
+    @property
     def edge(self) -> str:
-        return f"http://127.0.0.1:{self.ports['edge']}"
+        return f"http://{self.address('edge')}"
+
+    def address(self, name: str) -> str:
+        """`host:port` of a part that listens on `bind`."""
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports[name]}"
 
     @property
     def ollama_hosts(self) -> str:
@@ -43,6 +53,8 @@ def make_plan(settings: Settings) -> Plan:
     check_folders(settings)
     source = find_models(settings)
     wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_part}
+    if source.is_part and (port := wanted["runtime"]) != 0 and not is_free(port):
+        raise RuntimePortTakenError(port=port, holder=holder(port), variable=port_variable("runtime"))
     ports = resolve(wanted, host=settings.bind)
     plan = Plan(settings=replace(settings, ports=ports), source=source, secrets=SecretFiles(settings.home))
     plan.secrets.create()

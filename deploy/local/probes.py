@@ -30,6 +30,7 @@ class HttpProbe(Struct, frozen=True, tag=True):
 
 class GrpcProbe(Struct, frozen=True, tag=True):
     port: int
+    host: str
 
 
 Probe = PostgresProbe | RedisProbe | HttpProbe | GrpcProbe
@@ -44,6 +45,10 @@ class NotServingError(ProbeError):
 
     def __init__(self) -> None:
         super().__init__("it is up, but says that it cannot serve")
+
+
+class HopelessError(ProbeError):
+    """It will not become ready by waiting."""
 
 
 async def check(probe: Probe) -> None:
@@ -85,8 +90,9 @@ async def _ask_postgres(probe: PostgresProbe) -> None:
         finally:
             await connection.close()
     except asyncpg.InvalidPasswordError as error:
-        raise ProbeError(
-            "it refuses the password in the secrets folder, which is not the one its data were made with"
+        raise HopelessError(
+            f"it refuses the password in {probe.password_file}, which is not the one its data were made with; "
+            "restore that file, or remove the data to start empty"
         ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise ProbeError(f"it says: {error}") from error
@@ -118,7 +124,8 @@ async def _ask_grpc(probe: GrpcProbe) -> None:
 
     # A pool of its own: otherwise a refused attempt makes the next one wait. And no proxy for loopback.
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{probe.port}", options=options) as channel:
+    target = f"[{probe.host}]:{probe.port}" if ":" in probe.host else f"{probe.host}:{probe.port}"
+    async with grpc.aio.insecure_channel(target, options=options) as channel:
         check_health = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,

@@ -29,7 +29,7 @@ from deploy.local.core.supervision import (
 from deploy.local.diagnosis import diagnose
 from deploy.local.logs import Log
 from deploy.local.part import Command, Part
-from deploy.local.probes import NotServingError, Probe, ProbeError, check
+from deploy.local.probes import HopelessError, NotServingError, Probe, ProbeError, check
 from deploy.local.spawn import Spawned, spawn
 
 PROBE_PAUSE_S = 0.05
@@ -133,6 +133,9 @@ class Supervisor:
                 break
             except ProbeError as error:
                 spawned.trouble = str(error)
+                if isinstance(error, HopelessError):
+                    spawned.kill()
+                    return
                 if part.may_be_unfit and isinstance(error, NotServingError) and _now_s() > unfit_at_s:
                     self._note(name, f"{error}; `ollamesh doctor` tells why")
                     break

@@ -17,6 +17,7 @@ import pytest
 import redis as redis_client
 
 from deploy.local import postgres, stack
+from deploy.local.errors import StackError
 from deploy.local.launch import NOBODY
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import DEFAULT_PORTS, ROOT, Settings
@@ -190,3 +191,15 @@ def test_an_interrupted_first_time_is_begun_anew(tmp_path: Path, settings: Setti
     (half / "PG_VERSION").write_text("18\n")
     stores_only.up(settings)
     assert not half.exists()
+
+
+def test_data_whose_password_is_lost_are_said_so_and_kept(settings: Settings) -> None:
+    stores_only.up(settings)
+    stack.down(settings, lambda _: None)
+    password = SecretFiles(settings.home).path("postgres_password")
+    kept = password.rename(password.with_suffix(".kept"))
+    with pytest.raises(StackError, match="restore that file, or remove the data to start empty"):
+        stores_only.up(settings)
+    kept.rename(password)
+    stores_only.up(settings)
+    assert stack.status(settings).ready is True

@@ -10,7 +10,7 @@ import pytest
 
 from deploy.local import model_source
 from deploy.local.core.graph import all_needs
-from deploy.local.errors import PortTakenError
+from deploy.local.errors import PortTakenError, RuntimePortTakenError
 from deploy.local.model_source import ModelSource, SourceKind, find_models
 from deploy.local.part import Part
 from deploy.local.parts import all_parts
@@ -129,6 +129,25 @@ def test_only_what_answers_like_ollama_is_taken_for_one(
         if kind is SourceKind.OLLAMA
         else ModelSource(kind, "")
     )
+
+
+@pytest.mark.parametrize(
+    ("bind", "address"),
+    [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("::1", "[::1]"), ("10.0.0.7", "10.0.0.7")],
+)
+def test_the_stack_reaches_itself_where_it_listens(plan: Plan, bind: str, address: str) -> None:
+    moved = replace(plan, settings=replace(plan.settings, bind=bind))
+    assert moved.edge == f"http://{address}:{plan.ports['edge']}"
+    agent = by_name(moved)["agent"]
+    assert agent.run.env["OLLAMESH_BIND"] == bind
+    assert agent.run.env["OLLAMESH_AUTH_TARGET"] == f"{address}:{plan.ports['auth']}"
+
+
+def test_a_stranger_on_the_runtimes_port_is_said_to_be_no_ollama(settings: Settings) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as stranger:
+        port = stranger.getsockname()[1]
+        with pytest.raises(RuntimePortTakenError, match="which is no Ollama that this stack could rely on"):
+            make_plan(replace(settings, ports={**settings.ports, "runtime": port}))
 
 
 def test_zero_picks_distinct_free_ports() -> None:

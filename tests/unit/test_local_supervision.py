@@ -272,3 +272,38 @@ def test_who_ignores_the_interrupt_is_killed(running: Supervision) -> None:
 def test_a_graph_that_cannot_start_is_a_bug(nodes: tuple[Node, ...]) -> None:
     with pytest.raises(AssertionError, match="listed"):
         Supervision(nodes, POLICY)
+
+
+def test_a_stop_during_a_backoff_cancels_the_restart(running: Supervision) -> None:
+    running.ended("model", 10.0, well=False, reason="killed")
+    running.stop()
+    assert running.decide(10.0) == [Interrupt("edge")]
+    assert states(running)["model"] is State.STOPPED
+    assert running.decide(10.0 + POLICY.first_delay_s) == []
+
+
+def test_a_stop_waits_for_dependants_even_if_a_start_is_overdue() -> None:
+    slow = Node(name="slow", start_within_s=5.0)
+    supervision = Supervision((slow, Node(name="service", uses=("slow",))), POLICY)
+    supervision.decide(0.0)
+    supervision.stop()
+    assert supervision.decide(4.0) == [Interrupt("service")]
+    assert supervision.decide(6.0) == []
+    assert supervision.next_wake_s() == 4.0 + SERVICE.stop_within_s, "in the past it would be a busy loop"
+
+
+def test_who_dies_during_a_stop_is_no_failure() -> None:
+    supervision = Supervision((STORE,), POLICY)
+    supervision.decide(0.0)
+    supervision.stop()
+    supervision.ended("store", 1.0, well=False, reason="killed by somebody else")
+    assert supervision.failure is None
+    assert supervision.is_over
+
+
+def test_an_answer_that_comes_after_the_kill_is_too_late() -> None:
+    supervision = Supervision((STORE,), POLICY)
+    supervision.decide(0.0)
+    assert supervision.decide(STORE.start_within_s) == [Kill("store")]
+    supervision.answered("store", STORE.start_within_s)
+    assert not supervision.is_ready
