@@ -118,14 +118,10 @@ class RunMachine(RuleBasedStateMachine):
     @invariant()
     def ends_well_from_here(self) -> None:
         """At every moment: the run's own end, and the end that another replica gives it."""
-        events = events_of(self.entries)
-        replayed = Run.replayed(
-            ((float(n), event) for n, event in enumerate(events)), model="tiny", limits=LIMITS
-        )
-        end = replayed.end(LOST, now_s=self.now_s)
-        run_grammar.check(told([*events, *events_of(end)]))
-        self.check_messages([*messages_of(self.entries), *messages_of(end)])
-        assert replace(replayed.used, wall_s=0).step_count == self.run.used.step_count
+        told_so_far = enumerate(events_of(self.entries))
+        replayed = Run.replayed(((float(n), event) for n, event in told_so_far), model="tiny", limits=LIMITS)
+        self.check([*self.entries, *replayed.end(LOST, now_s=self.now_s)])
+        assert replayed.used.step_count == self.run.used.step_count
 
     @invariant()
     def limits_hold(self) -> None:
@@ -133,21 +129,20 @@ class RunMachine(RuleBasedStateMachine):
         assert used.step_count <= LIMITS.step_count
         assert used.tool_call_count <= LIMITS.tool_call_count
 
-    def check_messages(self, messages: list[Message]) -> None:
-        """Every call in the thread has its result, and no message is empty."""
+    def teardown(self) -> None:
+        self.check([*self.entries, *self.run.end(GOOD, now_s=self.now_s)])
+
+    def check(self, entries: list[object]) -> None:
+        """A whole run: its grammar; every call has its result; what was shown is what is said, once."""
+        events, messages = events_of(entries), messages_of(entries)
+        run_grammar.check(told(events))
         called = [wanted.call_id for message in messages for wanted in message.calls]
         answered = [message.call_id for message in messages if message.role is Role.TOOL]
         assert sorted(called) == sorted(answered)
         assert all(message.content or message.calls for message in messages)
-
-    def teardown(self) -> None:
-        events = events_of(self.entries)
-        end = self.run.end(GOOD, now_s=self.now_s)
-        run_grammar.check(told([*events, *events_of(end)]))
-        self.check_messages([*messages_of(self.entries), *messages_of(end)])
         heard = "".join(event.text for event in events if isinstance(event, Delta))
-        said = [m.content for m in messages_of([*self.entries, *end]) if m.role is Role.ASSISTANT]
-        assert "".join(said) == heard, "what was shown is what the thread holds"
+        said = "".join(message.content for message in messages if message.role is Role.ASSISTANT)
+        assert said == heard
 
 
 TestRun = RunMachine.TestCase
