@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -303,16 +304,27 @@ def test_a_stop_while_it_starts_leaves_nothing(home: Home, ports: Iterator[int])
     assert home.status.running is False
 
 
-def test_a_stack_that_nobody_waits_for_any_longer_stops(home: Home, ports: Iterator[int]) -> None:
+@pytest.mark.parametrize("farewell", [signal.SIGINT, signal.SIGKILL])
+def test_a_stack_that_nobody_waits_for_any_longer_stops(
+    home: Home, ports: Iterator[int], farewell: int
+) -> None:
     slow = StandIn(name="slow", port=next(ports), code="import time; time.sleep(60)", prepare=CHATTER)
     starter = subprocess.Popen(
-        [sys.executable, "-c", UP, str(home.path), *StandIns(parts=(slow,), policy=QUICK).argv(home.path)]
+        [sys.executable, "-c", UP, str(home.path), *StandIns(parts=(slow,), policy=QUICK).argv(home.path)],
+        stderr=subprocess.DEVNULL,
     )
     eventually(lambda: has_started(home, "slow"))
     processes = home.processes()
-    starter.kill()
+    starter.send_signal(farewell)
     starter.wait()
     eventually(lambda: all_gone(processes))
+
+
+def test_of_two_that_start_it_at_once_one_does(home: Home, ports: Iterator[int]) -> None:
+    part = StandIn(name="store", port=next(ports))
+    with ThreadPoolExecutor(2) as threads:
+        outcomes = [threads.submit(home.up, part) for _ in range(2)]
+    assert {outcome.result() for outcome in outcomes} == {Outcome.STARTED, Outcome.WAS_UP}
 
 
 def test_two_homes_live_side_by_side(home: Home, ports: Iterator[int], tmp_path: Path) -> None:
