@@ -63,7 +63,7 @@ def _install(folder: Path) -> None:
         with tempfile.TemporaryDirectory(dir=folder, prefix=UNFINISHED) as unfinished:
             _bring(Path(unfinished), folder)
     stamp = {model.file: _fingerprint(folder, model) for model in MODELS}
-    (unstamped := folder / f"{UNFINISHED}stamp").write_text(json.dumps(stamp, indent=2))
+    (unstamped := folder / f"{STAMP}.new").write_text(json.dumps(stamp, indent=2))
     unstamped.rename(folder / STAMP)
 
 

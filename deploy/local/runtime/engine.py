@@ -16,13 +16,13 @@ from deploy.local.models.catalog import MODELS, Kind, Model
 from deploy.local.models.install import verified
 from deploy.local.runtime.cards import card
 from deploy.local.runtime.config import Config
-from deploy.local.runtime.errors import LoadFailedError, RunnerFailedError
+from deploy.local.runtime.errors import LoadFailedError
 from deploy.local.runtime.llama_server import Settings
 from deploy.local.runtime.ports import Embedded, Finished, LoadedCard, ModelCard, Pieces, Text
 from deploy.local.runtime.prompts import fitting, rendered
 from deploy.local.runtime.residency import Residency, Slot
 from deploy.local.runtime.runner import Event, Runner
-from deploy.local.runtime.schemas import constraint, is_json
+from deploy.local.runtime.schemas import check_written, constraint
 from deploy.local.runtime.tools import plan, read_call
 from deploy.local.runtime.wire.requests import (
     ChatRequest,
@@ -90,11 +90,11 @@ class Engine:
             async with aclosing(slot.resident.complete(body)) as events:
                 async for event in events:
                     written += event.content
+                    if turn.must_be_json:
+                        check_written(written, ended=event.stop and not event.cut_short)
                     if event.content and not turn.must_call:
                         yield Text(event.content)
             end = _finished(event, slot)
-            if turn.must_be_json:
-                _check_json(written, end)
             if turn.must_call and (call := read_call(written)) is not None:
                 yield replace(end, calls=[_tool_call(call)])
                 return
@@ -111,12 +111,12 @@ class Engine:
             written = ""
             async with aclosing(slot.resident.complete(body)) as events:
                 async for event in events:
+                    written += event.content
+                    if request.schema is not None:
+                        check_written(written, ended=event.stop and not event.cut_short)
                     if event.content:
-                        written += event.content
                         yield Text(event.content)
             end = _finished(event, slot)
-            if request.schema is not None:
-                _check_json(written, end)
             context = [] if request.raw else await slot.resident.tokenize(prompt + written)
             yield replace(end, context=context)
 
@@ -206,19 +206,13 @@ class Engine:
 def _finished(event: Event, slot: Slot[Runner]) -> Finished:
     timings = event.timings
     return Finished(
-        reason="length" if event.stop_type == "limit" else "stop",
+        reason="length" if event.cut_short else "stop",
         prompt_eval_count=timings.cache_n + timings.prompt_n,
         prompt_eval_ns=int(timings.prompt_ms * 1e6),
         eval_count=timings.predicted_n,
         eval_ns=int(timings.predicted_ms * 1e6),
         load_ns=slot.load_ns,
     )
-
-
-def _check_json(written: str, end: Finished) -> None:
-    """Better an error than prose where an object was promised. Raises RunnerFailedError."""
-    if end.reason == "stop" and not is_json(written):
-        raise RunnerFailedError("the schema could not be compiled, so the output does not follow it")
 
 
 def _tool_call(call: FunctionCall) -> ToolCall:

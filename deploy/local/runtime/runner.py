@@ -52,6 +52,11 @@ class Event(Struct):
     timings: Timings = msgspec.field(default_factory=Timings)
     error: dict[str, object] | None = None
 
+    @property
+    def cut_short(self) -> bool:
+        """Ended because its tokens ran out."""
+        return self.stop_type == "limit"
+
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
@@ -106,6 +111,7 @@ class Runner:
         self._session = session
         self._url = url
         self._headers = {"Authorization": f"Bearer {key}"}
+        self._killed = False
 
     @classmethod
     async def start(cls, settings: Settings, session: aiohttp.ClientSession, *, timeout_s: float) -> "Runner":
@@ -128,10 +134,11 @@ class Runner:
 
     @property
     def exited(self) -> bool:
-        return self._process.returncode is not None
+        return self._killed or self._process.returncode is not None
 
     def kill(self) -> None:
         """At once: there is nothing to save."""
+        self._killed = True
         _kill(self._process)
 
     async def wait(self) -> None:
@@ -171,6 +178,7 @@ class Runner:
                 yield event
                 if event.stop:
                     return
+        self.kill()
         raise RunnerLostError
 
     async def _ask(self, path: str, body: Mapping[str, object], kind: type[_Answer]) -> _Answer:
@@ -191,6 +199,8 @@ class Runner:
                     raise RunnerRefusedError(_message(await response.read()))
                 yield response
         except aiohttp.ClientError as error:
+            # The process is dead or dying, though its exit may not have been noticed yet.
+            self.kill()
             raise RunnerLostError from error
 
 

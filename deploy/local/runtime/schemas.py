@@ -2,14 +2,17 @@
 
 xllamacpp builds llama.cpp with llguidance. Unlike llama.cpp's own converter it does not refuse a schema that
 it cannot compile: it logs, and the model writes what it likes. Hence `lenient`, which lets it ignore keywords
-it does not know, a check of the commonest mistake here, and a check of the result in the engine.
+it does not know, a check of the commonest mistake before, and a check of what was written.
 """
 
 import msgspec
 
-from deploy.local.runtime.errors import RunnerRefusedError
+from deploy.local.runtime.errors import RunnerFailedError, RunnerRefusedError
 from deploy.local.runtime.wire.requests import Json
 
+IGNORED = "the schema could not be compiled, so the output does not follow it"
+FIRST_CHARACTERS = frozenset('{["-0123456789tfn')  # Of a JSON value.
+LEADING_SPACE_MAX = 64
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
@@ -19,12 +22,15 @@ def constraint(schema: Json, *, compact: bool = False) -> Json:
     return {"json_schema": {**schema, "x-guidance": {"lenient": True, "whitespace_flexible": not compact}}}
 
 
-def is_json(text: str) -> bool:
+def check_written(text: str, *, ended: bool) -> None:
+    """Better an error than prose where an object was promised. Raises RunnerFailedError."""
     try:
-        msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        return False
-    return True
+        if ended:
+            msgspec.json.decode(text)
+    except msgspec.DecodeError as error:
+        raise RunnerFailedError(IGNORED) from error
+    if not FIRST_CHARACTERS.issuperset(text[:LEADING_SPACE_MAX].lstrip()[:1]):
+        raise RunnerFailedError(IGNORED)
 
 
 def _check(schema: object) -> None:
