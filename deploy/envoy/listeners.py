@@ -97,6 +97,7 @@ def _listener(name: str, address: Address, manager: HttpConnectionManager) -> Li
         address=address,
         filter_chains=[FilterChain(filters=[chain])],
         per_connection_buffer_limit_bytes=BUFFER_BYTES,
+        enable_reuse_port=False,  # A port in use must be an error, not a lottery.
     )
 
 

@@ -12,7 +12,7 @@ import pytest_asyncio
 from services.common.errors import Kind, MeshError
 from services.common.grpc.client import bearer
 from services.common.grpc.errors import DETAILS_KEY, status_of
-from tests.service import auth_app, edge_web
+from tests.service import auth_app, edge_app, edge_web
 from tests.service.auth_app import TIMEOUT_S, failure, retry_after_s
 from tests.service.edge_app import (
     CHAT,
@@ -227,6 +227,13 @@ async def test_pages_of_the_configured_origins_may_call(
     async with edge_web.call(world.stack.http, url, headers=headers) as call:
         exposed = call.answer.headers.get("access-control-expose-headers", "")
         assert ("grpc-status-details-bin" in exposed) is allowed
+
+
+async def test_a_second_edge_on_the_same_port_does_not_start(world: World) -> None:
+    env = edge_app.settings(world.auth.port, {}) | {"OLLAMESH_EDGE_PORT": str(world.stack.port)}
+    with pytest.raises(AssertionError, match="Address already in use"):
+        async with edge_app.serving(env):
+            pass
 
 
 async def test_health_is_told_without_a_token(world: World) -> None:

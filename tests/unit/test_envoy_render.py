@@ -187,6 +187,10 @@ def test_the_admin_port_is_on_loopback_wherever_the_edge_listens(config: Json) -
     assert config["static_resources"]["listeners"][0]["address"]["socket_address"]["address"] == "10.0.0.5"
 
 
+def test_no_listener_shares_its_address_with_another_process(config: Json) -> None:
+    assert [one["enable_reuse_port"] for one in config["static_resources"]["listeners"]] == [False, False]
+
+
 def test_the_keys_socket_is_nobody_elses(config: Json) -> None:
     path = config["static_resources"]["listeners"][1]["address"]["pipe"]["path"]
     assert path == "@ollamesh-jwks-10.0.0.5-8080"
