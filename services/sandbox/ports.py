@@ -36,7 +36,7 @@ class Jail(Protocol):
     """Single-use: it runs one program and is gone."""
 
     def begin(self, program: Program, write: Write) -> None:
-        """Run `program`; `write` gets its output as it comes."""
+        """Run `program`; `write` gets its output as it comes. Raises SandboxUnavailable."""
         ...
 
     def kill(self) -> None:

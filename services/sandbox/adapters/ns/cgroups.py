@@ -11,7 +11,7 @@ import errno
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -58,17 +58,26 @@ class Cgroup:
         memory = self._homes.get("memory")
         self.oom_event = _oom_event(self._folders["memory"]) if memory and memory.version == 1 else None
 
-    def open(self) -> list[int]:
+    @contextmanager
+    def doors(self) -> Iterator[list[int]]:
         """Descriptors; who writes "0" to each is in."""
-        folders = set(self._folders.values())
-        return [os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in folders]
+        with ExitStack() as opened:
+            descriptors = []
+            for folder in set(self._folders.values()):
+                door = os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+                opened.callback(os.close, door)
+                descriptors.append(door)
+            yield descriptors
 
     def memory_exceeded(self) -> bool:
         """Whether the kernel had to kill for memory. Quick."""
         if (home := self._homes.get("memory")) is None:
             return False
         file = "memory.events" if home.version == 2 else "memory.oom_control"
-        counts = dict(line.split() for line in (self._folders["memory"] / file).read_text().splitlines())
+        counts: dict[str, str] = {}
+        with suppress(OSError):
+            text = (self._folders["memory"] / file).read_text()
+            counts = dict(line.split() for line in text.splitlines())
         return int(counts.get("oom_kill", "0")) > 0
 
     def peak_memory_bytes(self) -> int:
@@ -76,7 +85,7 @@ class Cgroup:
         if (home := self._homes.get("memory")) is None:
             return 0
         file = "memory.peak" if home.version == 2 else "memory.max_usage_in_bytes"
-        with suppress(FileNotFoundError):
+        with suppress(OSError):
             return int((self._folders["memory"] / file).read_text())
         return 0
 
@@ -137,6 +146,8 @@ def _parents(controller: str, proc: Path) -> Iterator[tuple[int, Path]]:
     """Where a folder for `controller` might be made: below us, or in the second generation beside us,
     because there a cgroup with processes cannot have children that are controlled.
     """
+    if not (proc / "cgroup").exists():
+        return  # A kernel without them.
     own = _own_cgroups((proc / "cgroup").read_text())
     for mounted, root, point in _mounts((proc / "mountinfo").read_text()):
         if controller in mounted and controller in own:

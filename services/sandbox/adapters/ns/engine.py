@@ -15,6 +15,7 @@ from pathlib import Path
 import structlog
 
 from services.sandbox.adapters.ns import cgroups, explain, selftest
+from services.sandbox.adapters.ns.cgroups import Cgroups
 from services.sandbox.adapters.ns.inside import kernel
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 from services.sandbox.adapters.ns.jail import NsJail
@@ -41,12 +42,8 @@ class NsJails:
         self._usual = usual
         self._warm_count = warm_count
         self._pool: Pool | None = None
-        self._controllers: frozenset[str] = frozenset()
         self.problem: str | None = "the engine is starting"
-
-    @property
-    def strength(self) -> Strength:
-        return _strength(self._folder, self._controllers)
+        self.strength = Strength(runtime="", enforced_limits=(), weaknesses=())
 
     async def take(self, limits: Limits) -> NsJail:
         if self._pool is None or self.problem is not None:
@@ -55,27 +52,36 @@ class NsJails:
 
     async def run(self) -> None:
         while True:
-            self.problem = await self._live()
+            self.problem = await self._attempt()
             log.error("engine_down", engine=self.name, problem=self.problem)
             await asyncio.sleep(RESTART_AFTER_S if self.problem == RESTARTS else RETRY_AFTER_S)
 
-    async def _live(self) -> str:
-        """One zygote, from its start to its end. Return what is the matter now."""
+    async def _attempt(self) -> str:
+        """Be of use for as long as possible. Return what is the matter now."""
         if (problem := explain.root_problem(self._folder)) is not None:
             return problem
         found = await asyncio.to_thread(cgroups.find)
-        self._controllers = found.controllers
+        problem = await self._live(found)
+        if problem == RESTARTS or not found.controllers:
+            return problem
+        return await self._live(Cgroups(()))  # Perhaps it is they that this machine refuses.
+
+    async def _live(self, limiters: Cgroups) -> str:
+        """One zygote, from its start to its end. Return what is the matter now."""
         try:
             zygote = Zygote.start(self._folder)
-            async with Pool.over(zygote, found, usual=self._usual, warm_count=self._warm_count) as pool:
-                if (problem := await self._flaw(pool)) is None:
-                    await self._serve(pool, zygote)
-                return problem or RESTARTS
         except OSError:
             log.exception("zygote_not_started")
             return explain.kernel_problem()
+        try:
+            async with Pool.over(zygote, limiters, usual=self._usual, warm_count=self._warm_count) as pool:
+                if (problem := await self._flaw(pool)) is not None:
+                    return problem
+                self.strength = _strength(self._folder, limiters.controllers)
+                await self._serve(pool, zygote)
+                return RESTARTS
         finally:
-            await asyncio.to_thread(found.close)
+            await asyncio.to_thread(limiters.close)
 
     async def _flaw(self, pool: Pool) -> str | None:
         """Why this engine must not be used; None if it may."""

@@ -1,7 +1,9 @@
 """Why a machine lets us build no jail, as a sentence with its mend. Only asked after a failure."""
 
+import os
 from pathlib import Path
 
+LINUX_MIN = (5, 11)  # Overlays in user namespaces.
 _SETTINGS = (
     (
         "kernel/apparmor_restrict_unprivileged_userns",
@@ -26,6 +28,9 @@ def kernel_problem(proc: Path = Path("/proc")) -> str:
         setting = proc / "sys" / name
         if setting.exists() and setting.read_text().strip() == forbidding:
             return f"the kernel forbids user namespaces; run: {mend}"
+    version = tuple(int(number) for number in os.uname().release.split("-")[0].split(".")[:2])
+    if version < LINUX_MIN:
+        return f"Linux {version[0]}.{version[1]} is too old; the sandbox needs {LINUX_MIN[0]}.{LINUX_MIN[1]}"
     if _masked(proc):
         return "this container's /proc is masked, which forbids one inside; run it with /proc unmasked"
     return "this machine refused to build a jail; the service's log says what it refused"

@@ -1,10 +1,11 @@
 """The service's end of one jail."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import socket
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 import structlog
 
@@ -25,6 +26,7 @@ log = structlog.get_logger(__name__)
 
 READ_BYTES = 1 << 16  # What a pipe holds.
 ANSWER_WITHIN_S = 0.5
+_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class NsJail:
@@ -59,19 +61,11 @@ class NsJail:
     def begin(self, program: Program, write: Write) -> None:
         self._write = write
         self._begun = True
-        code, stdin = _in_memory(program.code), _in_memory(program.stdin)
-        outputs = {stream: os.pipe2(os.O_CLOEXEC) for stream in Stream}
-        theirs = [code, stdin, *(writing for _, writing in outputs.values())]
         try:
-            with suppress(OSError):  # It died in the pool; Reaped follows.
-                socket.send_fds(self._service, [b"begin"], theirs)
-        finally:
-            for descriptor in theirs:
-                os.close(descriptor)
-        for stream, (reading, _) in outputs.items():
-            os.set_blocking(reading, False)
-            self._pipes[reading] = stream
-            asyncio.get_running_loop().add_reader(reading, self._read, reading)
+            self._hand_over(program)
+        except OSError as error:
+            log.exception("program_not_begun", jail_id=self.jail_id)
+            raise SandboxUnavailable(problem="the service is short of descriptors or memory") from error
 
     def kill(self) -> None:
         """Have the init end everything and tell what it used; without a program, or an answer, end the init."""
@@ -83,6 +77,19 @@ class NsJail:
             asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._signal, signal.SIGKILL)
         else:
             self._signal(signal.SIGKILL)
+
+    def _hand_over(self, program: Program) -> None:
+        with ExitStack() as theirs:
+            descriptors = [_in_memory(program.code, theirs), _in_memory(program.stdin, theirs)]
+            for stream in Stream:
+                reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                theirs.callback(os.close, writing)
+                os.set_blocking(writing, True)
+                descriptors.append(writing)
+                self._pipes[reading] = stream
+                asyncio.get_running_loop().add_reader(reading, self._read, reading)
+            with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
+                socket.send_fds(self._service, [b"begin"], descriptors)
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -177,9 +184,11 @@ class NsJail:
             os.close(self._pidfd)
 
 
-def _in_memory(data: bytes) -> int:
-    """A file with `data`, open at its beginning."""
-    descriptor = os.memfd_create("program")
+def _in_memory(data: bytes, until: ExitStack) -> int:
+    """A file with `data`, open at its beginning, that nobody can change."""
+    descriptor = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    until.callback(os.close, descriptor)
     os.write(descriptor, data)
     os.lseek(descriptor, 0, os.SEEK_SET)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
     return descriptor

@@ -5,7 +5,6 @@ jails with the default limits are kept, because limits are walls: other ones are
 """
 
 import asyncio
-import os
 import socket
 from collections import deque
 from collections.abc import AsyncIterator
@@ -104,16 +103,12 @@ class Pool:
             cpu_s=limits.cpu_s,
         )
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        doors = cgroup.open()
         try:
-            self._zygote.order(order, [theirs.fileno(), *doors])
+            with theirs, cgroup.doors() as doors:
+                self._zygote.order(order, [theirs.fileno(), *doors])
         except OSError:
             ours.close()
             raise
-        finally:
-            theirs.close()
-            for door in doors:
-                os.close(door)
         jail = NsJail(jail_id, ours, cgroup)
         self._zygote.adopt(jail)
         return jail
