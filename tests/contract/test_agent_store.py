@@ -11,7 +11,7 @@ from ollamesh.agent.v1.run_pb2 import RunEvent
 
 from services.agent.adapters.postgres import Database
 from services.agent.adapters.postgres_events import PAGE_SIZE, PostgresEvents
-from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_runs import ADOPT, PostgresRuns
 from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.core.budget import Limits, Usage
 from services.agent.core.conversation import Message, Role, ToolCall
@@ -239,6 +239,19 @@ async def _begins(side: Replica, run_id: RunId) -> bool:
         return False
 
 
+async def test_of_racing_runs_that_want_the_thread_idle_one_gets_it(replica: Replica, other: Replica) -> None:
+    for _ in range(5):
+        thread_id = await replica.thread()
+        sides = [side for side in (replica, other) for _ in range(4)]
+        results = await asyncio.gather(
+            *(side.accept(thread_id, reject=True) for side in sides), return_exceptions=True
+        )
+        accepted = [result for result in results if isinstance(result, RunRecord)]
+        refused = [result for result in results if isinstance(result, ThreadBusy)]
+        assert (len(accepted), len(refused)) == (1, 7)
+        assert {refusal.facts["run_id"] for refusal in refused} == {str(accepted[0].run_id)}
+
+
 async def test_a_batch_is_events_messages_and_end_at_once(replica: Replica) -> None:
     thread_id = await replica.thread()
     run = await replica.accept(thread_id)
@@ -325,17 +338,31 @@ async def test_a_run_whose_lease_ran_out_is_taken_over_once(
     replica: Replica, other: Replica, database: Migrated
 ) -> None:
     thread_id = await replica.thread()
-    run, ended = await replica.accept(thread_id), await replica.accept(thread_id)
+    runs, ended = [await replica.accept(thread_id) for _ in range(20)], await replica.accept(thread_id)
     await replica.tell(ended.run_id, finished())
     assert await other.runs.adopt() == [], "its holder is well"
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
-    adopted = await asyncio.gather(*(other.runs.adopt() for _ in range(3)))
-    assert [(orphan.run_id, orphan.config) for part in adopted for orphan in part] == [(run.run_id, CONFIG)]
+    adopted = await asyncio.gather(*(other.runs.adopt() for _ in range(8)))
+    orphans = [orphan for part in adopted for orphan in part]
+    assert sorted(orphan.run_id for orphan in orphans) == sorted(run.run_id for run in runs)
+    assert {orphan.config for orphan in orphans} == {CONFIG}
+    run = runs[0]
     assert await replica.runs.keep([run.run_id]) == {}
     for void in (replica.tell(run.run_id, Started("tiny")), replica.runs.begin(run.run_id)):
         with pytest.raises(LeaseLost):
             await void
     await other.tell(run.run_id, finished(Status.FAILED, reason="RUN_LOST"))
+
+
+async def test_a_run_that_is_being_taken_over_is_left_alone(
+    replica: Replica, other: Replica, database: Migrated
+) -> None:
+    await replica.accept(await replica.thread())
+    await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
+    async with replica.database.transaction() as connection, asyncio.timeout(2):
+        assert len(await connection.fetch(ADOPT, replica.holder, LEASE_S, 9)) == 1
+        assert await other.runs.adopt() == []
+    assert await other.runs.adopt() == []
 
 
 async def test_a_renewed_lease_holds_and_tells_of_cancellation(
@@ -387,7 +414,7 @@ async def test_an_absent_store_is_one_failure(unused_tcp_port: int) -> None:
 async def test_a_full_pool_refuses_in_time(
     replica: Replica, database: Migrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.agent.adapters.postgres.ACQUIRE_TIMEOUT_S", 0.05)
     async with Database.connect(database("agent"), connections_max=1) as small, small.connection():
+        monkeypatch.setattr("services.agent.adapters.postgres.ACQUIRE_TIMEOUT_S", 0.05)
         with pytest.raises(StoreUnavailable):
             await Replica(small, uuid4()).threads.find(ANN, ThreadId(uuid4()))

@@ -147,6 +147,16 @@ async def test_the_same_request_makes_one_thread(app: App) -> None:
     assert (await refusal(user.stub.CreateThread(request, **user.options)))[1] == "REQUEST_ID_REUSED"
 
 
+async def test_another_method_is_another_request_even_with_the_same_bytes(app: App) -> None:
+    user = app.user()
+    thread_id = await user.thread()
+    create = pb.CreateThreadRequest(request_id="m", display_name=thread_id, labels={"a": "b"})
+    start = pb.StartRunRequest(request_id="m", thread_id=thread_id, input="\n\x01a\x12\x01b")
+    assert create.SerializeToString() == start.SerializeToString()
+    await user.stub.CreateThread(create, **user.options)
+    assert (await refusal(user.stub.StartRun(start, **user.options)))[1] == "REQUEST_ID_REUSED"
+
+
 async def pages(user: User, method: str, size: int, **fields: str) -> list[str]:
     """Ids of everything that a list method lists, page by page."""
     kind, field = {

@@ -56,6 +56,8 @@ class Store:
         self.events: dict[RunId, list[Event]] = {}
         self.before_reply: Callable[[int], asyncio.Event | None] = lambda _: None
         self.failure: Exception | None = None
+        self.readable = asyncio.Event()
+        self.readable.set()
         self.renewed: list[Sequence[RunId]] = []
         self.cancelled: set[RunId] = set()
 
@@ -97,6 +99,7 @@ class Store:
         return {run_id: run_id in self.cancelled for run_id in run_ids}
 
     async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
+        await self.readable.wait()
         return []
 
     async def adopt(self) -> Sequence[Orphan]:
@@ -202,6 +205,21 @@ async def test_a_run_whose_turn_does_not_come_can_be_cancelled() -> None:
         assert (await has_ended(store, second.run_id)).status is Status.CANCELLED
         never.set()
         await first
+
+
+async def test_a_run_that_is_cancelled_just_before_it_asks_never_asks() -> None:
+    store = Store()
+    store.readable.clear()
+    async with engine(store, Parrot()) as made:
+        run = await start(made)
+        await store.request_cancel(run.run_id)
+        renewals = len(store.renewed)
+        async with asyncio.timeout(5):
+            while len(store.renewed) < renewals + 3:
+                await asyncio.sleep(0.005)
+        store.readable.set()
+        assert (await has_ended(store, run.run_id)).status is Status.CANCELLED
+        assert not any(isinstance(event, Delta) for event in store.events[run.run_id])
 
 
 async def test_a_failed_acceptance_gives_its_place_back() -> None:

@@ -7,13 +7,25 @@ from uuid import UUID
 
 import pytest
 
-from services.agent.core.budget import Usage
-from services.agent.core.events import Channel, Delta, Event, Finished, Started, Status, ToolOutput
+from services.agent.core.budget import Limits, Usage
+from services.agent.core.conversation import ToolCall
+from services.agent.core.events import (
+    Channel,
+    Delta,
+    Event,
+    Finished,
+    Started,
+    Status,
+    ToolCalled,
+    ToolOutput,
+)
 from services.agent.core.ids import RunId
+from services.agent.core.run import CANCELLED, Answer, Run
 from services.agent.errors import LeaseLost, StoreUnavailable
 from services.agent.feed import KEPT_MAX, Feed
 from services.agent.journal import GATHERED_CHARS_MAX, Journal
 from services.agent.ports import Batch, EventPage, StoredEvent
+from services.agent.recorder import RunRecorder
 from services.agent.watch import Watches
 
 RUN = RunId(UUID(int=1))
@@ -103,6 +115,24 @@ async def test_the_writer_waits_only_once_the_store_is_far_behind() -> None:
         store.open.set()
         await waiting
         assert len(store.events) == 2
+
+
+async def test_no_tool_is_called_before_its_call_is_committed() -> None:
+    store = Store()
+    async with journal(store) as made:
+        recorder = RunRecorder(Run(model="tiny", limits=Limits()), made, clock=lambda: 0.0)
+        recorder.begin("?")
+        recorder.ask()
+        store.open.clear()
+        call = ToolCall(call_id="c", name="run_python", arguments_json="{}")
+        answer = Answer(calls=(call,), prompt_token_count=1, output_token_count=1, truncated=False)
+        answering = asyncio.create_task(recorder.answer(answer))
+        await asyncio.wait({answering}, timeout=0.05)
+        assert not answering.done()
+        store.open.set()
+        await answering
+        assert ToolCalled(call) in store.events
+        recorder.end(CANCELLED)
 
 
 async def test_a_short_absence_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -190,6 +190,14 @@ def test_a_last_answer_within_its_limits_is_an_answer() -> None:
     assert run.limit is None
 
 
+def test_as_many_calls_as_allowed_are_made() -> None:
+    run = begun(replace(LIMITS, tool_call_count=2))
+    run.ask(now_s=0)
+    run.answer(answer(call("c1"), call("c2")), now_s=0)
+    assert run.limit is None
+    assert run.used.tool_call_count == 2
+
+
 def test_calls_past_their_limit_are_not_made_but_have_results() -> None:
     run = begun(replace(LIMITS, tool_call_count=1))
     run.ask(now_s=0)

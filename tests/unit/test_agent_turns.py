@@ -91,6 +91,8 @@ class TurnsMachine(RuleBasedStateMachine):
     def nobody_waits_in_vain(self) -> None:
         busy = {self.thread_of[run_id] for run_id in self.working}
         assert len(busy) == len(self.working) <= WORKERS_MAX
+        with_runs = {self.owner_of[run_id] for run_id in [*self.waiting, *self.working]}
+        assert set(self.turns._places) == with_runs, "who has no runs is forgotten"
         if len(self.working) < WORKERS_MAX:
             assert all(self.thread_of[run_id] in busy for run_id in self.waiting)
 

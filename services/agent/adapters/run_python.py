@@ -25,13 +25,15 @@ CODE_BYTES_MAX = 1_048_576
 
 SPEC = ToolSpec(
     name="run_python",
-    description="Run a Python 3 program in a fresh sandbox without network and return what it prints. "
-    "Nothing is kept between calls. Print every result that you need.",
+    description="Runs Python 3 code in a fresh sandbox without network, and returns what it prints.",
     parameters_json_schema=json.dumps(
         {
             "type": "object",
             "properties": {
-                "code": {"type": "string", "description": "The program. It must print its result."}
+                "code": {
+                    "type": "string",
+                    "description": "Python code that prints its result, such as: print(2 + 3)",
+                }
             },
             "required": ["code"],
         }
