@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import asyncpg
 import pytest
 
-from services.auth.adapters.postgres import ACQUIRE_TIMEOUT_S, CONNECTIONS_MAX, PostgresStore
+from services.auth.adapters.postgres import ACQUIRE_TIMEOUT_S, CONNECTIONS_MAX, FOUNDING_LOCK, PostgresStore
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import Term, first_term
 from services.auth.errors import StoreUnavailable
@@ -144,6 +144,26 @@ async def test_the_schema_holds_what_the_code_relies_on(database: Database, stat
             await connection.execute(statement)
     finally:
         await connection.close()
+
+
+async def test_founding_waits_for_a_replica_that_is_about_to_make_the_key(database: Database) -> None:
+    quicker = await asyncpg.connect(database("auth"))
+    async with PostgresStore.opened(database("auth")) as store:
+        await store.found(founders())
+        await quicker.execute("DELETE FROM signing_keys")
+        async with quicker.transaction():
+            await quicker.execute("SELECT pg_advisory_xact_lock($1)", FOUNDING_LOCK)
+            slower = asyncio.create_task(store.found(founders("s" * 43)))
+            while not await quicker.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                assert not slower.done(), "it did not wait"
+                await asyncio.sleep(0.01)
+            await quicker.execute(
+                "INSERT INTO signing_keys (key_id, active_from, sealed_key) VALUES ($1, to_timestamp(0), '')",
+                "q" * 43,
+            )
+        await slower
+        assert [key.term.key_id for key in await store.signing_keys()] == ["q" * 43]
+    await quicker.close()
 
 
 async def test_a_rotation_is_read_back(database: Database) -> None:

@@ -19,7 +19,7 @@ CONNECTIONS_MAX = 8
 CONNECT_TIMEOUT_S = 2.0
 ACQUIRE_TIMEOUT_S = 1.0
 STATEMENT_TIMEOUT_S = 2.0
-_FOUNDING_LOCK = 0x666F756E64  # "found"; whoever holds it makes the founders.
+FOUNDING_LOCK = 0x666F756E64  # "found"; whoever holds it makes the founders.
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
@@ -80,7 +80,7 @@ class PostgresStore:
     async def found(self, founders: Founders) -> None:
         admin, service, key = founders.admin, founders.service, founders.key
         async with self._connection() as connection, connection.transaction():
-            await connection.execute("SELECT pg_advisory_xact_lock($1)", _FOUNDING_LOCK)
+            await connection.execute("SELECT pg_advisory_xact_lock($1)", FOUNDING_LOCK)
             for identity in (admin.identity, service.identity):
                 home = identity.organization_id, identity.project_id
                 await connection.execute(_FOUND_ORGANIZATION, home[0])
