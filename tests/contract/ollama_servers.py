@@ -24,8 +24,13 @@ PARALLEL, WAITING_MAX = 2, 2
 CHAT, EMBEDDING = "smollm2:135m", "all-minilm"
 SHORT = {"temperature": 0, "num_predict": 8, "seed": 1}
 HELLO = [{"role": "user", "content": "Say hello to all of the good people here today please."}]
-# What a model goes on with until its tokens run out.
-COUNTING = {"model": CHAT, "prompt": "1, 2, 3, 4, 5, 6, 7, 8,", "raw": True, "options": {"num_predict": 2000}}
+# What a model goes on with until its tokens run out: longer than any test.
+COUNTING = {
+    "model": CHAT,
+    "prompt": "1, 2, 3, 4, 5, 6, 7, 8,",
+    "raw": True,
+    "options": {"num_predict": 20_000},
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,6 +46,15 @@ async def short(http: httpx.AsyncClient) -> httpx.Response:
     )
 
 
+async def until_full(http: httpx.AsyncClient) -> asyncio.Task[httpx.Response]:
+    """When every slot is taken; returns the request that found it so and waits."""
+    while True:
+        probe = asyncio.create_task(short(http))
+        await asyncio.wait([probe], timeout=1.0)
+        if not probe.done():
+            return probe
+
+
 async def test_requests_run_side_by_side(server: OllamaServer) -> None:
     async with server.async_client() as http, counting(http) as first:
         assert (await short(http)).json()["done"]
@@ -71,7 +80,7 @@ async def test_it_need_not_be_streaming_to_leave(server: OllamaServer) -> None:
             asyncio.create_task(http.post("/api/generate", json={**COUNTING, "stream": False}))
             for _ in range(PARALLEL)
         ]
-        waiting = asyncio.create_task(short(http))
+        waiting = await until_full(http)
         for task in whole:
             task.cancel()
         await asyncio.wait(whole)
@@ -112,7 +121,7 @@ async def test_the_async_client_can_stop_listening(server: OllamaServer) -> None
     async with server.async_client() as http, asyncio.timeout(ENOUGH_S):
         for _ in range(PARALLEL + 1):
             stream = await client.generate(
-                CHAT, "1, 2, 3, 4,", raw=True, stream=True, options={"num_predict": 2000}
+                CHAT, "1, 2, 3, 4,", raw=True, stream=True, options={"num_predict": 20_000}
             )
             await anext(aiter(stream))
             await stream.aclose()  # type: ignore[attr-defined]  # It is a generator.

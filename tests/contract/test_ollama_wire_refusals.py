@@ -8,8 +8,6 @@ import pytest
 
 from tests.contract.ollama_servers import CHAT, EMBEDDING, HELLO, SHORT
 
-TOO_LONG = "word " * 600
-
 REFUSALS = [
     ("/api/chat", {"messages": HELLO}, 400, "model is required"),
     ("/api/chat", {"model": "nope", "messages": HELLO}, 404, "model 'nope' not found"),
@@ -31,7 +29,7 @@ REFUSALS = [
         "/api/generate",
         {"model": CHAT, "prompt": "a", "suffix": "b"},
         400,
-        "registry.ollama.ai/library/smollm2:135m does not support insert",
+        "smollm2:135m does not support insert",
     ),
     (
         "/api/generate",

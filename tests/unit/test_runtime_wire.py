@@ -1,6 +1,7 @@
 """Ollama's requests, as they are read: options, durations, names, hosts, formats."""
 
 import math
+from datetime import UTC, datetime
 
 import pytest
 
@@ -165,13 +166,11 @@ def test_bodies() -> None:
 
 
 def test_a_reply_leaves_out_what_go_would() -> None:
-    from datetime import UTC, datetime
-
     at = datetime(2026, 1, 2, tzinfo=UTC)
     reply = ChatReply(model="m", created_at=at, message=Message(role="assistant", content=""), done=False)
     assert encode(reply) == (
-        b'{"model":"m","created_at":"2026-01-02T00:00:00Z",'
-        b'"message":{"role":"assistant","content":""},"done":false}'
+        b'{"model":"m","created_at":"2026-01-02T00:00:00Z","done":false,'
+        b'"message":{"role":"assistant","content":""}}'
     )
 
 

@@ -56,12 +56,12 @@ class UnsupportedError(WireError):
 
 
 class MissingCapabilityError(WireError):
-    """The same for what Ollama finds out later, and words with the model's whole name."""
+    """The same for what Ollama finds out later, and words with the model's full name."""
 
     status = 400
 
     def __init__(self, full_name: str, capability: str) -> None:
-        super().__init__(f"registry.ollama.ai/library/{full_name} does not support {capability}")
+        super().__init__(f"{full_name} does not support {capability}")
 
 
 class NoEmbeddingsError(WireError):

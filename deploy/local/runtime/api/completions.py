@@ -16,7 +16,7 @@ from deploy.local.runtime.errors import (
     UnsupportedError,
 )
 from deploy.local.runtime.ports import Backend, Finished, ModelCard, Piece, Pieces, Text, Thought
-from deploy.local.runtime.wire.replies import ChatReply, GenerateReply, Message
+from deploy.local.runtime.wire.replies import ChatReply, CompletionReply, GenerateReply, Message
 from deploy.local.runtime.wire.requests import ChatRequest, CompletionRequest, GenerateRequest, parse
 
 Reply = TypeVar("Reply", ChatReply, GenerateReply)
@@ -132,7 +132,7 @@ def _generate_reply(model: str, piece: Piece, began_ns: int) -> GenerateReply:
     return reply
 
 
-def _finish(reply: ChatReply | GenerateReply, piece: Finished, began_ns: int) -> None:
+def _finish(reply: CompletionReply, piece: Finished, began_ns: int) -> None:
     reply.done = True
     reply.done_reason = piece.reason
     reply.total_duration = time.perf_counter_ns() - began_ns

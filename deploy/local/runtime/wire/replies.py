@@ -19,9 +19,13 @@ class Message(Struct, omit_defaults=True, kw_only=True):
     tool_calls: list[ToolCall] = []
 
 
-class Metrics(Struct, omit_defaults=True, kw_only=True):
-    """Of a finished reply. Durations are nanoseconds."""
+class CompletionReply(Struct, omit_defaults=True, kw_only=True):
+    """A piece, or with `done` the end, which alone has metrics. Durations are nanoseconds."""
 
+    model: str
+    created_at: datetime
+    done: bool
+    done_reason: str = ""
     total_duration: int = 0
     load_duration: int = 0
     prompt_eval_count: int = 0
@@ -30,21 +34,13 @@ class Metrics(Struct, omit_defaults=True, kw_only=True):
     eval_duration: int = 0
 
 
-class ChatReply(Metrics, omit_defaults=True, kw_only=True):
-    model: str
-    created_at: datetime
+class ChatReply(CompletionReply, omit_defaults=True, kw_only=True):
     message: Message
-    done: bool
-    done_reason: str = ""
 
 
-class GenerateReply(Metrics, omit_defaults=True, kw_only=True):
-    model: str
-    created_at: datetime
+class GenerateReply(CompletionReply, omit_defaults=True, kw_only=True):
     response: str
     thinking: str = ""
-    done: bool
-    done_reason: str = ""
     context: list[int] = []
 
 
