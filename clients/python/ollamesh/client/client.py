@@ -33,7 +33,7 @@ Stub = TypeVar("Stub")
 
 DEADLINE_S = 30.0
 STREAM_DEADLINE_S = 300.0  # As long as a run may take by default.
-RECONNECTS_MAX = 8  # In a row, without an event between them: about ten seconds.
+RECONNECTS_MAX = 20  # In a row, without an event between them: about 25 seconds, enough for a restart.
 RECONNECT_AFTER_S, RECONNECT_AFTER_MAX_S = 0.1, 2.0
 
 
