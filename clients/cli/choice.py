@@ -10,6 +10,16 @@ from clients.cli.failures import Failure
 # The model of the embedded runtime. It is real, but too small to choose a tool by itself, or to stop.
 EMBEDDED_MODEL = "smollm2:135m"
 TOOL = "run_python"
+# The runtime holds its calls to the shape of a call, but what is in them the model learns from examples.
+# With these it writes powers of two as programs, and answers with what they print, even at a temperature of 0.3.
+EMBEDDED_SYSTEM_PROMPT = """\
+Answer with Python.
+Q: What is 2 + 3?
+A: {"name":"run_python","arguments":{"code":"print(2 + 3)"}}
+Q: What is 3 to the power of 5?
+A: {"name":"run_python","arguments":{"code":"print(3 ** 5)"}}
+Q: What is 2 to the power of 8?
+A: {"name":"run_python","arguments":{"code":"print(2 ** 8)"}}"""
 
 
 def best_of(models: Iterable[Model]) -> Model | None:
@@ -49,8 +59,5 @@ def config_for(model: str) -> runs.Config:
         temperature=0,
         seed=1,
         step_count_max=3,
-        output_token_count_per_call_max=256,
+        output_token_count_per_call_max=128,
     )
-
-
-EMBEDDED_SYSTEM_PROMPT = "You solve tasks by writing short Python programs that print their result."

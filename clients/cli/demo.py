@@ -24,33 +24,32 @@ from clients.cli.settings import DEFAULT_HOME, Settings
 from clients.cli.stack import say, sentences, stack_settings
 from deploy.local import stack
 
-TASK = "What is the sum of the numbers from 1 to 100?"
+# Easy with a tool, out of reach of a small model without one.
+TASK = "What is 2 to the power of 100?"
 
-
+# Both work from the repository's root without an activated environment, as they are printed.
 # gRPC-Web by hand: an empty request, and the names of the models in the reply.
 CURL = """\
 printf '\\0\\0\\0\\0\\0' | curl -sS --data-binary @- --output - \\
   -H "authorization: Bearer $({ollamesh} token)" \\
   -H 'content-type: application/grpc-web+proto' \\
-  {listing} | tr -c '[:print:]' '\\n' | grep ':'"""
-
-# Both work from the repository's root without an activated environment, as they are printed.
+  {edge}/ollamesh.inference.v1.InferenceService/ListModels \\
+  | tr -c '[:print:]' '\\n' | grep -oE '[a-z0-9._-]+:(latest|[0-9.]+[bm])'"""
 SNIPPET = """\
 TOKEN=$({ollamesh} token) .venv/bin/python - <<'END'
 import os
 
 import grpc
+from ollamesh.inference.v1 import inference_service_pb2_grpc as inference
 from ollamesh.inference.v1.completion_pb2 import ChatRequest, Message
-from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
+question = Message(role="ROLE_USER", content="Say hello in three languages.")
+request = ChatRequest(model="{model}", messages=[question])
+request.options.output_token_count_max = 50
+metadata = [("authorization", "Bearer " + os.environ["TOKEN"])]
 with grpc.insecure_channel("{address}") as channel:
-    question = Message(role="ROLE_USER", content="Say hello in three languages.")
-    replies = InferenceServiceStub(channel).Chat(
-        ChatRequest(model="{model}", messages=[question]),
-        timeout=60,
-        metadata=[("authorization", "Bearer " + os.environ["TOKEN"])],
-    )
-    for reply in replies:
+    stub = inference.InferenceServiceStub(channel)
+    for reply in stub.Chat(request, timeout=60, metadata=metadata):
         print(reply.event.delta.text, end="", flush=True)
 END"""
 
@@ -115,9 +114,8 @@ def next_steps(settings: Settings, model: str) -> list[str]:
     options = "" if settings.home == DEFAULT_HOME else f" --home {shlex.quote(str(settings.home))}"
     options += f" --edge {shlex.quote(settings.edge_given)}" if settings.edge_given else ""
     ollamesh = f".venv/bin/ollamesh{options}"
-    listing = f"{settings.edge}/ollamesh.inference.v1.InferenceService/ListModels"
     return [
         f"{ollamesh} chat",
-        CURL.format(ollamesh=ollamesh, listing=listing),
+        CURL.format(ollamesh=ollamesh, edge=settings.edge),
         SNIPPET.format(ollamesh=ollamesh, address=urlsplit(settings.edge).netloc, model=model),
     ]

@@ -104,7 +104,6 @@ class RunView:
             self._end_flow()
         usage = finished.usage
         facts = [
-            quantity(usage.step_count, "step"),
             quantity(usage.tool_call_count, "tool call"),
             f"{usage.prompt_token_count:,} + {quantity(usage.output_token_count, 'token')}",
         ]

@@ -13,7 +13,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from clients.cli.failures import Denied
-from deploy.local import board
 
 DEFAULT_HOME = Path(__file__).parents[2] / ".ollamesh"
 DEFAULT_EDGE = "http://127.0.0.1:8080"
@@ -42,6 +41,8 @@ class Settings:
         """The address of the mesh."""
         if self.edge_given:
             return self.edge_given.rstrip("/")
+        from deploy.local import board  # Here, for help has no use for it and should not wait.
+
         running = board.of_running(self.home)
         return running.edge if running else DEFAULT_EDGE
 

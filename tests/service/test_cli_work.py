@@ -138,7 +138,7 @@ def test_a_run_is_shown_as_it_happens(cli: Cli, started: list[StartRunRequest]) 
         "",
         mock.ANY,
     ]
-    figures = r"succeeded · 0 steps · 1 tool call · 0 \+ 0 tokens · first token \d.\d\d s · total \d.\d\d s"
+    figures = r"succeeded · 1 tool call · 0 \+ 0 tokens · first token \d.\d\d s · total \d.\d\d s"
     assert re.fullmatch(figures, result.stdout.splitlines()[-1])
     (request,) = started
     assert (request.input, request.config.model) == ("What is 6 * 7?", "llama3.2:3b")
