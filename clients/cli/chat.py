@@ -16,6 +16,7 @@ from clients.cli.connection import calling, failure_of, open_client
 from clients.cli.output import Flow, console, quantity
 from clients.cli.settings import Settings
 
+ANSWER_DEADLINE_S = 3600.0  # Somebody watches, and has Ctrl-C.
 MESSAGES_MAX = 200  # What is older is forgotten; no model's context holds as much.
 
 
@@ -70,7 +71,8 @@ class Conversation:
         if self._out.is_terminal:
             waiting.start()
         try:
-            async with aclosing(self._client.chat(self.model, [*self._system, *asked])) as events:
+            stream = self._client.chat(self.model, [*self._system, *asked], deadline_s=ANSWER_DEADLINE_S)
+            async with aclosing(stream) as events:
                 async for event in events:
                     if isinstance(event, chats.Queued):
                         waiting.update(f"waiting for a slot: {quantity(event.ahead_count, 'request')} ahead")

@@ -24,7 +24,8 @@ A: {"name":"run_python","arguments":{"code":"print(2 ** 8)"}}"""
 
 def best_of(models: Iterable[Model]) -> Model | None:
     """The model to talk to: a capable one before the embedded one, then what is loaded, then the smallest."""
-    able = (model for model in models if "completion" in model.capabilities)
+    # An older Ollama does not say what a model can do.
+    able = (model for model in models if not model.capabilities or "completion" in model.capabilities)
     return min(
         able,
         key=lambda model: (

@@ -61,6 +61,8 @@ def calling(settings: Settings) -> Iterator[None]:
 
 def failure_of(error: CallError, edge: str) -> Failure:
     """The sentence and the exit code for a failed call."""
+    if error.is_unreachable and error.code is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return Unreachable(f"the mesh at {edge} did not answer in time")
     if error.is_unreachable:
         hint = "is the stack up? `ollamesh status` tells, `ollamesh up` starts it"
         return Unreachable(f"the mesh does not answer at {edge}; {hint}")

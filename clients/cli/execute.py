@@ -13,6 +13,9 @@ from clients.cli.failures import Failure
 from clients.cli.output import print_event, printable, size
 from clients.cli.settings import Settings
 
+WALL_S = 10.0  # The service's default.
+WAITING_S = 120.0  # For a jail, and for the output to arrive.
+
 
 @click.command(name="exec")
 @click.argument("file", type=click.File("rb"))
@@ -34,12 +37,14 @@ def execute(
         code = file.read().decode()
     except UnicodeDecodeError:
         raise Failure(f"{file.name} is not UTF-8 text") from None
-    limits = executions.Limits(wall_s=wall_s)
+    limits, deadline_s = executions.Limits(wall_s=wall_s), (wall_s or WALL_S) + WAITING_S
     given = stdin.read() if stdin else b""
 
     async def work(client: Client) -> executions.Exited | None:
         printer = _Printer(as_json=as_json)
-        async with aclosing(client.execute(code, stdin=given, limits=limits)) as events:
+        async with aclosing(
+            client.execute(code, stdin=given, limits=limits, deadline_s=deadline_s)
+        ) as events:
             async for event in events:
                 printer.show(event)
         return printer.exited

@@ -47,9 +47,11 @@ class Settings:
         return running.edge if running else DEFAULT_EDGE
 
     def admin_password(self) -> str | None:
-        """The local stack's, if it is that stack that is called."""
-        host = urlsplit(self.edge if "://" in self.edge else f"http://{self.edge}").hostname
-        if host not in LOOPBACK:
+        """The local stack's, if it runs and it is its edge that is called: anybody may listen on a port."""
+        from deploy.local import board
+
+        running = board.of_running(self.home)
+        if running is None or self.edge != running.edge:
             return None
         try:
             return (self.home / "secrets" / "admin_password").read_text().strip()

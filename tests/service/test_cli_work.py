@@ -234,6 +234,12 @@ def test_a_program_runs_in_the_sandbox(cli: Cli, mesh: ScriptedMesh, tmp_path: P
     assert request.spec.limits.wall.seconds == 2
 
 
+def test_a_program_that_may_run_for_long_is_waited_for(cli: Cli, mesh: ScriptedMesh) -> None:
+    mesh.streams["Execute"] = streaming(*execution(OUTCOME_OK))
+    assert cli("exec", "-", "--timeout", "3000", stdin="x").exit_code == 0
+    assert mesh.remaining_s["Execute"] > 3000
+
+
 @pytest.mark.parametrize(
     ("outcome", "exit_code", "message", "said"),
     [
