@@ -10,13 +10,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from clients.cli.failures import Denied
 
 DEFAULT_HOME = Path(__file__).parents[2] / ".ollamesh"
 DEFAULT_EDGE = "http://127.0.0.1:8080"
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
 ADMIN = "admin"
 
 
@@ -41,22 +39,22 @@ class Settings:
         """The address of the mesh."""
         if self.edge_given:
             return self.edge_given.rstrip("/")
-        from deploy.local import board  # Here, for help has no use for it and should not wait.
-
-        running = board.of_running(self.home)
-        return running.edge if running else DEFAULT_EDGE
+        return self._local_edge() or DEFAULT_EDGE
 
     def admin_password(self) -> str | None:
         """The local stack's, if it runs and it is its edge that is called: anybody may listen on a port."""
-        from deploy.local import board
-
-        running = board.of_running(self.home)
-        if running is None or self.edge != running.edge:
+        if self.edge != self._local_edge():
             return None
         try:
             return (self.home / "secrets" / "admin_password").read_text().strip()
         except OSError:
             return None
+
+    def _local_edge(self) -> str | None:
+        from deploy.local import board  # Here, for help has no use for it and should not wait.
+
+        running = board.of_running(self.home)
+        return running.edge if running else None
 
     def saved_login(self) -> Login | None:
         """The last login to this mesh. Raises Denied if it has expired."""

@@ -1,6 +1,7 @@
 """Fixtures for tests that run `ollamesh` against a scripted mesh; import the fixtures that a test names."""
 
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from ollamesh.inference.v1.model_pb2 import (
 )
 
 from clients.cli.main import ollamesh
+from deploy.local import board
+from deploy.local.process import identify
 from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh, Stream, Unary
 
 MODELS = ListModelsResponse(
@@ -57,12 +60,19 @@ def mesh() -> Iterator[ScriptedMesh]:
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
-    """Of a local stack whose admin may log in."""
-    secrets = tmp_path / "secrets"
-    secrets.mkdir()
-    (secrets / "admin_password").write_text(PASSWORD)
+def home(tmp_path: Path, mesh: ScriptedMesh) -> Path:
+    """Of a local stack, which is the scripted mesh, and whose admin may log in."""
+    pretend_to_be_a_stack(tmp_path, mesh.url)
     return tmp_path
+
+
+def pretend_to_be_a_stack(home: Path, edge: str) -> None:
+    """Make `home` that of a running stack: this process supervises it, and its admin has PASSWORD."""
+    (home / "secrets").mkdir()
+    (home / "secrets" / "admin_password").write_text(PASSWORD + "\n")
+    me = identify(os.getpid())
+    assert me is not None
+    board.write(home, board.Board(supervisor=me, warden=None, ready=True, edge=edge, model_source=""))
 
 
 @pytest.fixture

@@ -95,8 +95,8 @@ def test_nobody_is_not_allowed(tmp_path: Path) -> None:
     assert "`ollamesh login`" in result.stderr
 
 
-def test_a_mesh_that_is_down_is_not_reachable(home: Path) -> None:
-    result = Cli(home, "http://127.0.0.1:1")("fleet")
+def test_a_mesh_that_is_down_is_not_reachable(tmp_path: Path) -> None:
+    result = Cli(tmp_path, "http://127.0.0.1:1")("fleet", OLLAMESH_TOKEN="mine")
     assert result.exit_code == 3
     assert "http://127.0.0.1:1" in result.stderr
     assert "`ollamesh up`" in result.stderr

@@ -12,7 +12,8 @@ from ollamesh.inference.v1.completion_pb2 import ChatRequest, ChatResponse, Comp
 from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_OK, ExecutionEvent
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
 
-from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh
+from tests.fakes.command_line import pretend_to_be_a_stack
+from tests.fakes.scripted_mesh import ScriptedMesh
 
 WITHIN_S = 30.0
 # A process of its own makes the terminal and passes keys and screen on through pipes.
@@ -49,8 +50,7 @@ class Terminal:
 
 @asynccontextmanager
 async def on_a_terminal(mesh: ScriptedMesh, home: Path, *arguments: str) -> AsyncIterator[Terminal]:
-    (home / "secrets").mkdir()
-    (home / "secrets" / "admin_password").write_text(PASSWORD)
+    pretend_to_be_a_stack(home, mesh.url)
     environment = {**os.environ, "OLLAMESH_HOME": str(home), "OLLAMESH_EDGE": mesh.url, "TERM": "xterm"}
     environment.pop("OLLAMESH_TOKEN", None)
     process = await asyncio.create_subprocess_exec(

@@ -33,6 +33,10 @@ EMBEDDING = model("minilm", "embedding")
         ([], None),
         ([EMBEDDING], None),
         ([EMBEDDING, EMBEDDED], EMBEDDED_MODEL),
+        (
+            [EMBEDDED, model("of an older Ollama, which does not say")],
+            "of an older Ollama, which does not say",
+        ),
         ([EMBEDDED, model("big", "completion", size_bytes=9)], "big"),
         ([model("a", "completion", loaded=True), model("b", "completion", "tools")], "b"),
         ([model("a", "completion"), model("b", "completion", loaded=True, size_bytes=9)], "b"),

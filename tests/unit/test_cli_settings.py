@@ -1,6 +1,5 @@
 """Where the mesh is and who is calling: which secret goes where."""
 
-import os
 import time
 from pathlib import Path
 
@@ -11,19 +10,19 @@ from clients.cli.connection import credentials
 from clients.cli.failures import Denied
 from clients.cli.settings import DEFAULT_EDGE, Login, Settings
 from deploy.local import board
-from deploy.local.process import identify
+from tests.fakes.command_line import pretend_to_be_a_stack
+from tests.fakes.scripted_mesh import PASSWORD
 
 LOCAL = "http://127.0.0.1:1234"
 REMOTE = "https://mesh.example"
+ADMIN = Password("admin", PASSWORD)
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
-    """Of a local stack whose admin's password is known."""
-    secrets = tmp_path / "home" / "secrets"
-    secrets.mkdir(parents=True)
-    (secrets / "admin_password").write_text("hunter2\n")
-    return tmp_path / "home"
+    """Of a local stack that runs at LOCAL and whose admin's password is known."""
+    pretend_to_be_a_stack(tmp_path, LOCAL)
+    return tmp_path
 
 
 def settings(home: Path, edge: str | None = LOCAL, token: str | None = None) -> Settings:
@@ -34,29 +33,29 @@ def login(edge: str, *, lives_s: float = 60) -> Login:
     return Login(edge=edge, username="bob", token="bobs", expires_at_s=time.time() + lives_s)
 
 
-def test_the_edge_is_what_is_given_or_the_running_stacks_or_the_usual(home: Path) -> None:
-    assert settings(home, "http://127.0.0.1:1234/").edge == LOCAL
-    assert settings(home, None).edge == DEFAULT_EDGE
-    me = identify(os.getpid())
-    assert me
-    board.write(
-        home,
-        board.Board(supervisor=me, warden=None, ready=True, edge="http://127.0.0.1:4321", model_source=""),
-    )
-    assert settings(home, None).edge == "http://127.0.0.1:4321"
+def test_the_edge_is_what_is_given_or_the_running_stacks_or_the_usual(home: Path, tmp_path: Path) -> None:
+    assert settings(home, f"{REMOTE}/").edge == REMOTE
+    assert settings(home, None).edge == LOCAL
+    assert settings(tmp_path / "none", None).edge == DEFAULT_EDGE
 
 
-@pytest.mark.parametrize("edge", [LOCAL, "http://localhost:1", "127.0.0.1:8080", "http://[::1]:1"])
-def test_on_this_machine_one_is_the_stacks_admin(home: Path, edge: str) -> None:
-    assert credentials(settings(home, edge)) == Password("admin", "hunter2")
+@pytest.mark.parametrize("edge", [None, LOCAL, f"{LOCAL}/"])
+def test_at_the_stacks_own_edge_one_is_its_admin(home: Path, edge: str | None) -> None:
+    assert credentials(settings(home, edge)) == ADMIN
 
 
 @pytest.mark.parametrize(
-    "edge", [REMOTE, "http://127.0.0.1.mesh.example", "http://127.0.0.1@mesh.example:80"]
+    "edge", [REMOTE, "http://127.0.0.1:4321", f"{LOCAL}.mesh.example", "http://127.0.0.1:1234@mesh.example"]
 )
-def test_the_stacks_password_leaves_this_machine_never(home: Path, edge: str) -> None:
+def test_the_stacks_password_goes_to_its_own_edge_only(home: Path, edge: str) -> None:
     with pytest.raises(Denied, match="nobody is logged in"):
         credentials(settings(home, edge))
+
+
+def test_a_stack_that_does_not_run_gets_no_password(home: Path) -> None:
+    board.remove(home)
+    with pytest.raises(Denied, match="nobody is logged in"):
+        credentials(settings(home, DEFAULT_EDGE))
 
 
 def test_a_given_token_comes_first_then_a_login(home: Path) -> None:
@@ -68,7 +67,7 @@ def test_a_given_token_comes_first_then_a_login(home: Path) -> None:
 def test_a_login_is_good_for_its_own_mesh_only(home: Path) -> None:
     settings(home, REMOTE).save_login(login(REMOTE))
     assert credentials(settings(home, REMOTE)) == StaticToken("bobs")
-    assert credentials(settings(home)) == Password("admin", "hunter2")
+    assert credentials(settings(home)) == ADMIN
 
 
 def test_an_expired_login_is_not_silently_somebody_else(home: Path) -> None:
@@ -80,7 +79,7 @@ def test_an_expired_login_is_not_silently_somebody_else(home: Path) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"edge": 1}'])
 def test_a_broken_login_file_is_no_login(home: Path, text: str) -> None:
     settings(home).login_file.write_text(text)
-    assert credentials(settings(home)) == Password("admin", "hunter2")
+    assert credentials(settings(home)) == ADMIN
 
 
 def test_only_its_owner_can_read_a_login(home: Path) -> None:
