@@ -89,8 +89,8 @@ async def test_leaving_during_the_prompt_stops_its_computation(runtime: OllamaSe
         await asyncio.to_thread(eventually, lambda: len(runtime.runners()) == 1)
         (runner,) = runtime.runners()
         began_s = _processor_s(runner)
-        await http.post("/api/generate", json={**ONE_TOKEN, "prompt": _squares(30)})
-        whole_s = (_processor_s(runner) - began_s) * 12  # What a prompt twelve times as long takes.
+        await http.post("/api/generate", json={**ONE_TOKEN, "prompt": _squares(15)})
+        whole_s = (_processor_s(runner) - began_s) * 24  # What a prompt that many times as long takes.
 
         async with http.stream("POST", "/api/generate", json=COUNTING) as other:
             await anext(other.aiter_lines())
@@ -98,11 +98,11 @@ async def test_leaving_during_the_prompt_stops_its_computation(runtime: OllamaSe
             doomed = asyncio.create_task(
                 http.post("/api/generate", json={**ONE_TOKEN, "prompt": _squares(360)})
             )
-            while _processor_s(runner) - began_s < whole_s / 8:
+            while _processor_s(runner) - began_s < whole_s / 16:
                 await asyncio.sleep(0.01)
             doomed.cancel()
             await http.post("/api/generate", json={**ONE_TOKEN, "prompt": "Next."})
-            assert _processor_s(runner) - began_s < whole_s * 0.7
+            assert _processor_s(runner) - began_s < whole_s * 0.6
 
 
 def test_a_conversation_that_is_too_long_loses_its_beginning(http: httpx.Client) -> None:

