@@ -41,6 +41,9 @@ from deploy.envoy.config import Edge
 CONNECT_TIMEOUT = timedelta(seconds=1)
 CHECK_EVERY = timedelta(seconds=1)
 CALLS_MAX = 4096
+# With no replica ready, ask them all: only the service can say why it is not (its ErrorInfo), and one that
+# is gone refuses at once. With some ready, only those get calls.
+PANIC_BELOW_PERCENT = 1
 RETRIES_AT_ONCE = 50  # Enough for what a replica had not begun when it died; beyond, a fifth of the calls.
 KEYS, KEYS_LISTENER = "auth_keys", "jwks"
 
@@ -68,8 +71,7 @@ def service(name: str, replicas: tuple[config.Endpoint, ...], *, health: str = "
         dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
-        # With no fit replica a refusal is the truth; a call to an unfit one would wait for it.
-        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=0)),
+        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=PANIC_BELOW_PERCENT)),
         load_assignment=_assignment(name, *addresses),
         typed_extension_protocol_options=_http2(),
         health_checks=[_health_check(health)],

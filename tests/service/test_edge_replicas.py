@@ -10,7 +10,9 @@ import pytest
 import pytest_asyncio
 from ollamesh.auth.v1 import auth_service_pb2 as pb
 
+from services.common.errors import AuthUnavailable
 from services.common.grpc.client import bearer
+from services.common.grpc.errors import DETAILS_KEY, status_of
 from tests.fakes.severable import Severable
 from tests.service import auth_app, edge_app
 from tests.service.auth_app import TIMEOUT_S, failure, retry_after_s
@@ -119,6 +121,32 @@ async def test_a_replica_that_is_not_ready_is_left_alone_and_nobody_notices(part
     await parts.until_asked(both=True)
 
 
+async def test_with_no_replica_ready_the_service_itself_says_why(parts: Parts) -> None:
+    async def refuse(call: Call) -> None:
+        details = ((DETAILS_KEY, status_of(AuthUnavailable(), "inference.ollamesh").SerializeToString()),)
+        await call.context.abort(grpc.StatusCode.UNAVAILABLE, "not now", details)
+
+    for found in parts.replicas:
+        await found.set_ready(ready=False)
+    async with asyncio.timeout(TIMEOUT_S):
+        while await healthy_count(parts.stack):
+            await asyncio.sleep(0.1)
+    for found in parts.replicas:
+        found.echo.reply = refuse
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await parts.call(CHAT)
+    assert failure(refused.value) == (grpc.StatusCode.UNAVAILABLE, "AUTH_UNAVAILABLE")
+
+
+async def healthy_count(stack: Stack) -> int:
+    return await stat(stack, "cluster.inference.membership_healthy")
+
+
+async def stat(stack: Stack, name: str) -> int:
+    async with stack.http.get(f"{stack.admin_url}/stats?filter=^{name}$") as answer:
+        return int((await answer.text()).split()[-1])
+
+
 async def test_a_replica_that_died_costs_nobody_what_it_had_not_begun(parts: Parts) -> None:
     await parts.cables[0].cut()
     assert await asyncio.gather(*(parts.call(CHAT, b"hi") for _ in range(30))) == [b"hi"] * 30
@@ -143,9 +171,7 @@ async def test_known_keys_outlive_the_auth_service(parts: Parts) -> None:
 
 
 async def failed_fetches(stack: Stack) -> int:
-    name = "http.public.jwt_authn.jwks_fetch_failed"
-    async with stack.http.get(f"{stack.admin_url}/stats?filter={name}") as answer:
-        return int((await answer.text()).split()[-1])
+    return await stat(stack, "http.public.jwt_authn.jwks_fetch_failed")
 
 
 async def test_before_the_keys_are_known_the_caller_is_not_blamed(database: Database) -> None:

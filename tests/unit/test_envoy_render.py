@@ -173,7 +173,7 @@ def test_clusters_check_balance_and_limit(config: Json) -> None:
         assert check["no_traffic_interval"] == check["interval"] == "1s"
         service = check["grpc_health_check"].get("service_name", "")
         assert service == ("liveness" if name == "auth_keys" else "")
-        assert cluster["common_lb_config"]["healthy_panic_threshold"] == {}
+        assert cluster["common_lb_config"]["healthy_panic_threshold"] == {"value": 1.0}
         (limits,) = cluster["circuit_breakers"]["thresholds"]
         assert limits["retry_budget"]["min_retry_concurrency"] == 50
         assert cluster["outlier_detection"]["enforcing_consecutive_5xx"] == 0
