@@ -45,6 +45,8 @@ CALLS_MAX = 4096
 # is gone refuses at once. With some ready, only those get calls.
 PANIC_BELOW_PERCENT = 1
 RETRIES_AT_ONCE = 50  # Enough for what a replica had not begun when it died; beyond, a fifth of the calls.
+# What a slow reader may let pile up here, and what all of one replica's may before others must wait for them.
+STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES = 64 * 1024, 64 * 1024 * 1024
 KEYS, KEYS_LISTENER = "auth_keys", "jwks"
 
 
@@ -96,9 +98,16 @@ def _assignment(name: str, *addresses: Address) -> ClusterLoadAssignment:
 
 def _http2() -> dict[str, Any]:
     keepalive = KeepaliveSettings(interval=timedelta(seconds=30), timeout=timedelta(seconds=10))
-    http2 = HttpProtocolOptionsExplicitHttpConfig(
-        http2_protocol_options=Http2ProtocolOptions(connection_keepalive=keepalive)
+    options = Http2ProtocolOptions(
+        connection_keepalive=keepalive,
+        # All callers share a connection to a replica, and gRPC's server remembers in the connection's header
+        # table that it could not read a header: one caller's malformed `grpc-timeout` would then fail the
+        # calls of all others. Without a table nothing is remembered.
+        hpack_table_size=0,
+        initial_stream_window_size=STREAM_WINDOW_BYTES,
+        initial_connection_window_size=CONNECTION_WINDOW_BYTES,
     )
+    http2 = HttpProtocolOptionsExplicitHttpConfig(http2_protocol_options=options)
     return {
         "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": Any.pack(
             HttpProtocolOptions(explicit_http_config=http2)

@@ -59,11 +59,11 @@ class Echo(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.calls: list[Call] = []
-        self.reply: Reply = _echo
+        self.reply: Reply = echo
 
     def reset(self) -> None:
         self.calls.clear()
-        self.reply = _echo
+        self.reply = echo
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         path = details.method
@@ -86,7 +86,7 @@ class Echo(grpc.GenericRpcHandler):
         return handle
 
 
-async def _echo(call: Call) -> None:
+async def echo(call: Call) -> None:
     await call.write(call.request)
 
 

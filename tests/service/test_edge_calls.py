@@ -1,6 +1,7 @@
 """What becomes of a call on its way through the edge: deadlines, streams, failures, retries, balance."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import AsyncIterator
 
@@ -23,6 +24,7 @@ from tests.service.edge_app import (
     WATCH_FLEET,
     Call,
     World,
+    echo,
     whole,
 )
 from tests.stack import Database
@@ -172,6 +174,54 @@ async def test_messages_may_be_large(world: World, token: str, size_bytes: int) 
     message = b"x" * size_bytes
     answer = await world.stack.unary(CHAT)(message, metadata=bearer(token), timeout=TIMEOUT_S)
     assert answer == message
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("grpc-timeout", "abc"),
+        ("grpc-timeout", "99999999H"),
+        ("grpc-encoding", "nonsense"),
+        ("grpc-previous-rpc-attempts", "many"),
+        ("grpc-trace-bin", "%%%"),
+        ("x-anything-bin", "!!!"),
+        ("x-anything", "y" * 20_000),
+        ("te", "nonsense"),
+    ],
+)
+async def test_what_one_caller_sends_harms_no_other(world: World, token: str, name: str, value: str) -> None:
+    """They share a connection to the service, and what its server made of a header must not outlive a call."""
+    headers = web_headers(token) | {name: value}
+    others = (*bearer(token), ("x-anything-bin", b"fine"), ("grpc-trace-bin", b"fine"))
+    for _ in range(3):
+        async with edge_web.call(world.stack.http, world.stack.url + CHAT, headers=headers) as call:
+            await call.answer.read()
+        for _ in range(3):
+            assert await world.stack.unary(CHAT)(b"hi", metadata=others, timeout=TIMEOUT_S) == b"hi"
+
+
+async def test_slow_readers_hold_up_nobody_and_pile_up_little(world: World, token: str) -> None:
+    async def flood(call: Call) -> None:
+        while True:
+            await call.write(b"x" * 60_000)
+
+    before = await allocated_bytes(world)
+    async with contextlib.AsyncExitStack() as opened:
+        world.echo.reply = flood
+        for _ in range(50):
+            call = edge_web.call(world.stack.http, world.stack.url + CHAT, headers=web_headers(token))
+            await opened.enter_async_context(call)  # And reads nothing.
+        world.echo.reply = echo
+        for _ in range(20):
+            assert await world.stack.unary(CHAT)(b"hi", metadata=bearer(token), timeout=TIMEOUT_S) == b"hi"
+        assert await allocated_bytes(world) - before < 64 * 1024 * 1024
+
+
+async def allocated_bytes(world: World) -> int:
+    async with world.stack.http.get(
+        f"{world.stack.admin_url}/stats?filter=server.memory_allocated"
+    ) as answer:
+        return int((await answer.text()).split()[-1])
 
 
 async def refuse(call: Call) -> None:
