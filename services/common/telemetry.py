@@ -19,13 +19,19 @@ from services.common.grpc.around import Around, Context
 log = structlog.get_logger(__name__)
 
 
+# Without the locals of each frame, among which are passwords, tokens and prompts.
+_TRACEBACK = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+)
+
+
 def configure_logging(service: str) -> None:
     """Send every log line, ours and the libraries', to standard error as one JSON object."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
-        structlog.processors.dict_tracebacks,
+        _TRACEBACK,
         lambda _logger, _method, event: {"service": service, **event},
     ]
     structlog.configure(
