@@ -1,4 +1,4 @@
-"""`python launcher.py UID SOURCE PLACE PROGRAM ARGUMENT...`: from root to the jail's user to bubblewrap.
+"""`python launcher.py UID SOURCE PLACE LIBRARIES PROGRAM ARGUMENT...`: from root to the jail's user to bubblewrap.
 
 A program of its own, and not Popen's `user`, because that makes Popen fork where it otherwise would
 vfork, and gRPC's threads do not survive a fork of the service. It is run by path, and imports nothing
@@ -19,13 +19,14 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def main() -> None:
-    uid, source, place, program = int(sys.argv[1]), *sys.argv[2:5]
+    uid, (source, place, libraries, program) = int(sys.argv[1]), sys.argv[2:6]
     if place != source:
         _show(source, place)
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
-    os.execv(program, sys.argv[4:])  # noqa: S606 -- that is what it is for.
+    # Set here and not by the caller: root must not load libraries from where others may put them.
+    os.execve(program, sys.argv[5:], {"LD_LIBRARY_PATH": libraries})  # noqa: S606 -- that is what it is for.
 
 
 def _show(source: str, place: str) -> None:

@@ -32,15 +32,17 @@ def start(folder: Path) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     process and our end of the zygote's socket. Raises OSError.
     """
     folder = folder.resolve()
-    place, launch = folder, []
+    place, launch, env = folder, [], {"LD_LIBRARY_PATH": str(folder / "kit/lib")}
     if os.geteuid() == 0:
         place = folder if _open_to_all(folder) else PLACE
-        launch = [sys.executable, "-I", "-S", launcher.__file__, str(JAIL_UID), str(folder), str(place)]
+        who_and_where = (str(JAIL_UID), str(folder), str(place), str(place / "kit/lib"))
+        # Libraries are looked for only after root has been given up: `place` may be anybody's until then.
+        launch, env = [sys.executable, "-I", "-S", launcher.__file__, *who_and_where], {}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, _archive() as code:
         process = subprocess.Popen(  # noqa: S603 -- every argument is ours.
             [*launch, *_command(place, code=code, control=theirs.fileno())],
-            env={"LD_LIBRARY_PATH": str(place / "kit/lib")},  # Nothing of the service's own.
+            env=env,  # Nothing of the service's own.
             pass_fds=(code, theirs.fileno()),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
