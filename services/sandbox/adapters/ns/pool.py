@@ -76,14 +76,15 @@ class Pool:
 
     async def build(self, limits: Limits) -> NsJail:
         """Raises SandboxUnavailable."""
-        jail_id = next(_jail_ids)
+        # Finished even if its caller leaves: only then is what it makes known, and can be taken away.
+        making = self._tasks.create_task(self._begin(limits))
         try:
-            cgroup = await asyncio.to_thread(self._cgroups.make, jail_id, limits)
-            jail = self._order(jail_id, limits, cgroup)
-        except OSError as error:
-            log.exception("jail_not_ordered")
-            raise SandboxUnavailable(problem="a jail could not be built") from error
-        self._tasks.create_task(self._bury(jail))
+            jail = await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(_kill)
+            raise
+        if jail is None:
+            raise SandboxUnavailable(problem="a jail could not be built")
         try:
             async with asyncio.timeout(BUILD_TIMEOUT_S):
                 await jail.ready
@@ -92,6 +93,23 @@ class Pool:
             if isinstance(error, TimeoutError):
                 raise SandboxUnavailable(problem="a jail took too long to build") from error
             raise
+        return jail
+
+    async def _begin(self, limits: Limits) -> NsJail | None:
+        """Order a jail that will be buried, or return None, having left nothing."""
+        jail_id = next(_jail_ids)
+        try:
+            cgroup = await asyncio.to_thread(self._cgroups.make, jail_id, limits)
+        except OSError:
+            log.exception("cgroup_not_made")
+            return None
+        try:
+            jail = self._order(jail_id, limits, cgroup)
+        except OSError:
+            log.exception("jail_not_ordered")
+            await asyncio.to_thread(cgroup.remove)
+            return None
+        self._tasks.create_task(self._bury(jail))
         return jail
 
     def _order(self, jail_id: int, limits: Limits, cgroup: Cgroup) -> NsJail:
@@ -141,6 +159,12 @@ class Pool:
     async def _bury(self, jail: NsJail) -> None:
         await jail.ended()
         await asyncio.to_thread(jail.cgroup.remove)
+
+
+def _kill(making: asyncio.Task[NsJail | None]) -> None:
+    """End a jail that nobody waits for any more."""
+    if not making.cancelled() and (jail := making.result()) is not None:
+        jail.kill()
 
 
 def _walls(limits: Limits) -> tuple[object, ...]:
