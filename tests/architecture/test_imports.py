@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
 NAMES = ("auth", "agent", "inference", "sandbox")
+PURE = {"services.common.errors", "services.common.prompts"}
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time"}
 # What a service must not load: each of these costs tens of megabytes or seconds.
 HEAVY = {"langchain": "agent", "langchain_core": "agent", "langchain_ollama": "agent", "langgraph": "agent"}
@@ -28,12 +29,18 @@ def name_of(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", sorted(SERVICES.glob("*/core/**/*.py")), ids=name_of)
+CORES = [
+    *sorted(SERVICES.glob("*/core/**/*.py")),
+    *(ROOT / f"{name.replace('.', '/')}.py" for name in sorted(PURE)),
+]
+
+
+@pytest.mark.parametrize("path", CORES, ids=name_of)
 def test_core_is_pure(path: Path) -> None:
     own = f"services.{path.relative_to(SERVICES).parts[0]}"
     for module in imports(path):
         if module.startswith("services."):
-            assert module == "services.common.errors" or module.startswith((f"{own}.core", f"{own}.errors"))
+            assert module in PURE or module.startswith((f"{own}.core", f"{own}.errors"))
         else:
             assert module.split(".")[0] in sys.stdlib_module_names - IMPURE, module
 

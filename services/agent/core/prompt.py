@@ -2,15 +2,14 @@
 
 import unicodedata
 
-from services.common.errors import InvalidRequest, Violation
+from services.common.errors import InvalidRequest
+from services.common.prompts import flaws
 
-INPUT_CODE_POINTS_MAX = 10_000  # The mesh's policy for prompts, counted as a reader counts: after NFC.
+INPUT_CODE_POINTS_MAX = 10_000  # The mesh's policy for prompts.
 
 
 def normalised(text: str) -> str:
-    """`text` in NFC. Raises InvalidRequest unless 1 to 10,000 code points are left."""
-    normal = unicodedata.normalize("NFC", text)
-    if not 1 <= len(normal) <= INPUT_CODE_POINTS_MAX:
-        description = f"must have 1 to {INPUT_CODE_POINTS_MAX} code points after NFC"
-        raise InvalidRequest([Violation("input", description, "input.code_points")])
-    return normal
+    """`text` in NFC. Raises InvalidRequest if it is empty or too long."""
+    if broken := flaws(text, field="input", code_points_max=INPUT_CODE_POINTS_MAX):
+        raise InvalidRequest(broken)
+    return unicodedata.normalize("NFC", text)

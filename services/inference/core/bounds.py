@@ -1,19 +1,10 @@
-"""What a request may ask for, beyond the hard rules of its proto: policy, with defaults that can be raised.
-
-Prompts are counted in code points after NFC, so that one text has one length however it was typed.
-"""
+"""What a request may ask for, beyond the hard rules of its proto: policy, with defaults that can be raised."""
 
 from dataclasses import dataclass
-from unicodedata import combining, normalize
 
 from services.common.errors import InvalidRequest, Violation
+from services.common.prompts import flaws
 from services.inference.core.asks import Ask, Chat, Embed, Generate, Options, Role
-
-# A canonical decomposition has at most four code points, so longer texts need not be normalised.
-_NFC_SHRINKS_MAX = 4
-# UAX 15's stream-safe format. Normalising a longer run takes time quadratic in its length: 40,000 marks
-# on one letter would hold every stream of the service up for three seconds.
-_MARKS_MAX = 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,33 +43,9 @@ def check(ask: Ask, bounds: Bounds) -> None:
 
 
 def _prompt(text: str, bounds: Bounds, *, field: str, may_be_empty: bool) -> list[Violation]:
-    if not text and not may_be_empty:
-        return [Violation(field, "must not be empty", "policy.prompt_length")]
-    high = bounds.prompt_code_points_max
-    if len(text) > _NFC_SHRINKS_MAX * high:
-        return [_too_long(field, high)]
-    if text.isascii():
-        return [_too_long(field, high)] if len(text) > high else []
-    if _longest_run_of_marks(text) > _MARKS_MAX:
-        return [
-            Violation(field, f"must not have more than {_MARKS_MAX} combining marks in a row", "policy.marks")
-        ]
-    return [_too_long(field, high)] if len(normalize("NFC", text)) > high else []
-
-
-def _too_long(field: str, high: int) -> Violation:
-    return Violation(field, f"must be at most {high} code points", "policy.prompt_length")
-
-
-def _longest_run_of_marks(text: str) -> int:
-    longest = run = 0
-    for character in text:
-        if combining(character):
-            run += 1
-            longest = max(longest, run)
-        else:
-            run = 0
-    return longest
+    if not text and may_be_empty:
+        return []
+    return flaws(text, field=field, code_points_max=bounds.prompt_code_points_max)
 
 
 def _options(options: Options, bounds: Bounds) -> list[Violation]:
