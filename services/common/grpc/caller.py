@@ -40,7 +40,7 @@ class Verifier:
         self._fetch_keys = fetch_keys
         self._issuer, self._audience = issuer, audience
         self._keys: Keys = {}
-        self._asked_at_s = float("-inf")
+        self._fetched_at_s = self._failed_at_s = float("-inf")
         self._refreshing = asyncio.Lock()
         self._verified: dict[str, Caller] = {}
 
@@ -63,12 +63,19 @@ class Verifier:
         now_s = asyncio.get_running_loop().time
         arrived_s = now_s()
         async with self._refreshing:
-            if key_id in self._keys or (self._keys and now_s() - self._asked_at_s < REFETCH_AFTER_S):
+            if key_id in self._keys or (self._keys and now_s() - self._fetched_at_s < REFETCH_AFTER_S):
                 return
-            if not self._keys and self._asked_at_s > arrived_s:  # In vain, while this one waited.
+            # Others asked in vain: while this one waited, or just now for another unknown key.
+            if self._failed_at_s > arrived_s or (
+                self._keys and now_s() - self._failed_at_s < REFETCH_AFTER_S
+            ):
                 raise AuthUnavailable
-            self._asked_at_s = now_s()
-            self._keys = await self._fetch_keys()
+            try:
+                self._keys = await self._fetch_keys()
+            except AuthUnavailable:
+                self._failed_at_s = now_s()
+                raise
+            self._fetched_at_s = now_s()
 
 
 def authentication(verifier: Verifier) -> Around:
