@@ -35,6 +35,7 @@ class _Call:
     job: Job
     work: Work
     task: asyncio.Task[Trouble | None] | None = None
+    left: bool = False  # Its caller has gone: whatever becomes of it, it is not tried again.
 
 
 class Engine:
@@ -87,6 +88,7 @@ class Engine:
         if call.task is None:
             self._forget(call)
         elif not call.work.over:  # If it is, the task is only putting its connection away.
+            call.left = True
             call.task.cancel()
 
     def observe(self, view: InstanceView) -> None:
@@ -165,7 +167,14 @@ class Engine:
             view.ready and job.model in view.cards and view.name not in job.avoid
             for view in self._ledger.views()
         )
-        if call.job.avoid or call.work.begun or call.work.over or not elsewhere or not self._retries.spend():
+        if (
+            call.left
+            or call.job.avoid
+            or call.work.begun
+            or call.work.over
+            or not elsewhere
+            or not self._retries.spend()
+        ):
             return False
         try:
             self._scheduler.submit(job)

@@ -75,6 +75,9 @@ class Connection(asyncio.Protocol):
         self._transport.write(request)
         try:
             await self._until_over(patience)
+        except asyncio.CancelledError:
+            self.reusable = False  # Whoever was to put it away is gone, complete as the response may be.
+            raise
         finally:
             if not self.reusable:
                 await self.close()
