@@ -110,7 +110,9 @@ class Worker:
         if not job.task.done():
             job.end(Ending.limited("wall"))
             await asyncio.wait({job.task})
-        return (job.verdict or BROKEN) if job.task.cancelled() else job.task.result()
+        result = BROKEN if job.task.cancelled() else job.task.result()
+        # A library may make an error of its own of the cancellation that carries out a verdict.
+        return result if result.status is Status.SUCCEEDED else job.verdict or result
 
     async def _begins(self, job: Job) -> bool:
         return await patiently(lambda: self._runs.begin(job.new.run_id), for_s=self._patience_s)
