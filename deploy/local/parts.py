@@ -31,9 +31,9 @@ SECRETS = {
         "OLLAMESH_SERVICE_CLIENT_SECRET": "service_client_secret",
         **KEYS,
     },
-    "inference": KEYS,
+    "inference": {},
     "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
-    "agent": {"DATABASE_URL": "agent_database_url", **KEYS},
+    "agent": {"DATABASE_URL": "agent_database_url"},
 }
 
 
@@ -84,7 +84,9 @@ def _runtime(plan: Plan) -> Part:
     listen = f"127.0.0.1:{port}"
     prepare = None
     if plan.source.kind is SourceKind.EMBEDDED:
-        prepare = _python(plan, "deploy.local.models", models)
+        # Where packages come from is the machine's setting, and may hold a password: nobody else is told.
+        index = {k: v for k, v in plan.settings.inherited.items() if k.startswith(("UV_", "PIP_"))}
+        prepare = _python(plan, "deploy.local.models", models, settings=index)
         run = _python(plan, RUNTIME_MODULE, "--listen", listen, "--models", models)
     else:
         env = for_programs(plan.settings.inherited, {"OLLAMA_HOST": listen}, {})
@@ -114,6 +116,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     prepare = _python(plan, "services.sandbox.rootfs", rootfs) if name == "sandbox" else None
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
+        "OLLAMESH_ISSUER": plan.issuer,
         **_ports(plan, name, f"{name}_metrics"),
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.address(called) for called in CALLS[name]},
     }
@@ -138,7 +141,11 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
 
 def _edge(plan: Plan) -> Part:
     configuration = plan.settings.home / "envoy.json"
-    settings = {"OLLAMESH_BIND": plan.settings.bind, **_ports(plan, "edge", "admin", *CALLS)}
+    settings = {
+        "OLLAMESH_BIND": plan.settings.bind,
+        "OLLAMESH_ISSUER": plan.issuer,
+        **_ports(plan, "edge", "admin", *CALLS),
+    }
     argv = (str(servers.envoy()), "--config-path", str(configuration), "--disable-hot-restart")
     return Part(
         node=Node(name="edge", after=tuple(CALLS), has_preparation=True),

@@ -39,6 +39,11 @@ class Plan:
     def edge(self) -> str:
         return f"http://{self.address('edge')}"
 
+    @property
+    def issuer(self) -> str:
+        """Who signs this stack's tokens: a URL that leads to the keys."""
+        return self.settings.inherited.get("OLLAMESH_ISSUER") or self.edge
+
     def address(self, name: str) -> str:
         """`host:port` of a part that listens on `bind`."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports[name]}"

@@ -59,6 +59,11 @@ class Settings:
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
             inherited=dict(variables),
         )
+        if env.optional("OLLAMA_GPUS"):
+            raise SettingsError(
+                "OLLAMA_GPUS is not served by this version: start one `ollama serve` for each GPU and name them "
+                "all in OLLAMA_HOSTS"
+            )
         try:
             env.check()
         except ConfigError as error:
