@@ -85,4 +85,4 @@ class DeadlineRequired(MeshError):
 
 class NotServed(MeshError):
     kind, reason = Kind.UNIMPLEMENTED, "NOT_IMPLEMENTED"
-    message = "the method is not served by this version"
+    message = "this is not served by this version"

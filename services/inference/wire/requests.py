@@ -8,7 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
-from services.common.errors import InvalidRequest, Violation
+from services.common.errors import InvalidRequest, NotServed, Violation
 from services.inference.core.asks import Chat, Embed, Generate, Message, Options, Role, Tool, ToolCall
 from services.inference.core.scheduler import Priority
 from services.inference.engine import Terms
@@ -31,7 +31,10 @@ _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 
 
 def chat(request: pb.ChatRequest) -> Chat:
-    """Raises InvalidRequest."""
+    """Raises InvalidRequest and NotServed."""
+    _refuse_unserved(request)
+    if request.logprobs:
+        raise NotServed(field="logprobs")
     broken: list[Violation] = []
     for place, message in enumerate(request.messages):
         for number, call in enumerate(message.tool_calls):
@@ -55,7 +58,8 @@ def chat(request: pb.ChatRequest) -> Chat:
 
 
 def generate(request: pb.GenerateRequest) -> Generate:
-    """Raises InvalidRequest."""
+    """Raises InvalidRequest and NotServed."""
+    _refuse_unserved(request)
     if broken := _wrong_format(request.format):
         raise InvalidRequest(broken)
     return Generate(
@@ -143,3 +147,11 @@ def _not_an_object(text: str, field: str) -> list[Violation]:
     except (msgspec.DecodeError, RecursionError):
         return [Violation(field, "must be a JSON object", "json.object")]
     return []
+
+
+def _refuse_unserved(request: pb.ChatRequest | pb.GenerateRequest) -> None:
+    """Refuse what would mean something else if it were ignored."""
+    if request.linger.ToNanoseconds() > 0:
+        raise NotServed(field="linger")
+    if request.cache_policy == pb.CACHE_POLICY_ALWAYS:
+        raise NotServed(field="cache_policy")
