@@ -1,10 +1,15 @@
 """Every test may ask for a real PostgreSQL, Redis or whole stack by naming its fixture."""
 
+import hypothesis
 import pytest
 
 from tests.stack import database, mesh, module_database, postgres_server, redis_server, redis_url
 
 __all__ = ["database", "mesh", "module_database", "postgres_server", "redis_server", "redis_url"]
+
+# How long an example takes says nothing here: machines are shared, and slow at times.
+hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.load_profile("suite")
 
 # The first stack on a machine fetches and converts the models.
 FIRST_STACK_WITHIN_S = 600
