@@ -11,7 +11,7 @@ from clients.cli.failures import Failure
 EMBEDDED_MODEL = "smollm2:135m"
 TOOL = "run_python"
 # The runtime holds its calls to the shape of a call, but what is in them the model learns from examples.
-# With these it writes powers of two as programs, and answers with what they print, even at a temperature of 0.3.
+# With these it writes powers as programs, and at temperature 0 answers with what they print.
 EMBEDDED_SYSTEM_PROMPT = """\
 Answer with Python.
 Q: What is 2 + 3?
