@@ -205,17 +205,25 @@ async def test_the_guides_metrics(around: Mesh) -> None:
         user = app.user()
         around.inference.script = [Reply(hold=asyncio.Event()), Reply(texts=["ok"])]
         held = await user.start(await user.thread())
+        await until(lambda: around.inference.running == 1)
         await user.watch((await user.start(await user.thread())).run_id)
-        assert await sample(app, "agent_active_requests") == 1
+        await shows_sample(app, "agent_active_requests", 1)
         await user.cancel(held.run_id)
         around.inference.otherwise = Reply(failure=Unavailable())
         invented = await user.start(await user.thread(), config=RunConfig(model="made-up"))
         await user.watch(invented.run_id)
-        assert await sample(app, "agent_active_requests") == 0
-        assert await sample(app, 'agent_requests_total{model="tiny",status="succeeded"}') == 1
-        assert await sample(app, 'agent_requests_total{model="tiny",status="cancelled"}') == 1
-        assert await sample(app, 'agent_requests_total{model="other",status="failed"}') == 1
-        assert await sample(app, 'agent_request_duration_seconds_count{model="tiny"}') == 2
+        await shows_sample(app, "agent_active_requests", 0)
+        await shows_sample(app, 'agent_requests_total{model="tiny",status="succeeded"}', 1)
+        await shows_sample(app, 'agent_requests_total{model="tiny",status="cancelled"}', 1)
+        await shows_sample(app, 'agent_requests_total{model="other",status="failed"}', 1)
+        await shows_sample(app, 'agent_request_duration_seconds_count{model="tiny"}', 2)
+
+
+async def shows_sample(app: App, name: str, value: float) -> None:
+    """Soon: a run is counted once its last event is committed, which its watchers may hear of first."""
+    async with asyncio.timeout(10):
+        while await sample(app, name) != value:
+            await asyncio.sleep(0.02)
 
 
 async def sample(app: App, name: str) -> float | None:

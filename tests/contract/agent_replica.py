@@ -1,0 +1,84 @@
+"""One replica's stores over PostgreSQL, and what to put into them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from services.agent.adapters.postgres import Database
+from services.agent.adapters.postgres_events import PostgresEvents
+from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_threads import PostgresThreads
+from services.agent.core.budget import Limits, Usage
+from services.agent.core.conversation import Message
+from services.agent.core.events import Event, Finished, Status
+from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.run_config import RunConfig
+from services.agent.ports import Batch, NewRun, Retry, RunRecord
+from tests.stack import Database as Migrated
+
+ANN, BOB, OTHER_ANN = Owner("org", "ann"), Owner("org", "bob"), Owner("other", "ann")
+CONFIG = RunConfig(
+    model="tiny",
+    system_prompt="Be \0 brief.",
+    tools=("run_python",),
+    first_tool="run_python",
+    temperature=0.0,
+    seed=None,
+    limits=Limits(wall_s=1.5),
+)
+LEASE_S = 60.0
+LONG_AGO = "now() - interval '25 hours'"
+
+
+@dataclass
+class Replica:
+    """One process's stores."""
+
+    database: Database
+    holder: UUID
+
+    def __post_init__(self) -> None:
+        self.threads = PostgresThreads(self.database)
+        self.runs = PostgresRuns(self.database, holder=self.holder, lease_s=LEASE_S)
+        self.events = PostgresEvents(self.database, holder=self.holder)
+
+    async def thread(self, owner: Owner = ANN) -> ThreadId:
+        return (await self.threads.create(owner, ThreadId(uuid4()), "name", {}, None)).thread_id
+
+    async def accept(
+        self, thread_id: ThreadId, owner: Owner = ANN, *, retry: Retry | None = None, reject: bool = False
+    ) -> RunRecord:
+        new = NewRun(
+            run_id=RunId(uuid4()),
+            thread_id=thread_id,
+            question="why?",
+            config=CONFIG,
+            reject_if_busy=reject,
+        )
+        return (await self.runs.accept(owner, new, retry))[0]
+
+    async def tell(
+        self, run_id: RunId, *events: Event, after: int = 0, messages: Sequence[Message] = ()
+    ) -> None:
+        await self.events.append(
+            run_id,
+            Batch(first_sequence=after + 1, time_s=1.0, events=events, messages=messages, usage=Usage()),
+        )
+
+
+async def execute(database: Migrated, statement: str) -> None:
+    connection = await asyncpg.connect(database("agent"))
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+def finished(status: Status = Status.SUCCEEDED, **fields: str) -> Finished:
+    return Finished(status=status, usage=Usage(output_token_count=7), **fields)
+
+
+def retry(request_id: str = "r1", body: bytes = b"1") -> Retry:
+    return Retry(request_id=request_id, body_hash=body)
