@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
 
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
@@ -14,9 +14,10 @@ from services.common.grpc.server import Server
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 from services.inference.adapters.ollama import Ollama
 from services.inference.config import Config
+from services.inference.core.endpoints import Endpoint
 from services.inference.core.ledger import Ledger
 from services.inference.engine import Engine
-from services.inference.fleet import watch
+from services.inference.fleet import Fleet
 from services.inference.gateway import Gateway
 from services.inference.servicer import InferenceServicer
 from services.inference.telemetry import Metrics
@@ -32,19 +33,17 @@ async def run(
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
         instances = {
-            endpoint.name: await opened.enter_async_context(
-                Ollama.opened(
-                    endpoint,
-                    timeouts=config.timeouts,
-                    connections_max=config.slots_per_instance + 1,  # One to look at it.
-                    api_key=config.api_key,
-                )
-            )
+            endpoint.name: await opened.enter_async_context(_ollama(endpoint, config))
             for endpoint in config.endpoints
         }
+        fleet = Fleet(instances, slots=config.slots_per_instance, every_s=config.poll_every_s)
         ledger = Ledger()
         engine = Engine(
-            instances=instances, ledger=ledger, waiting_max=config.waiting_max, metrics=Metrics(registry)
+            instances=instances,
+            doubt=fleet.doubt,
+            ledger=ledger,
+            waiting_max=config.waiting_max,
+            metrics=Metrics(registry),
         )
         gateway = Gateway(
             engine=engine,
@@ -70,15 +69,19 @@ async def run(
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
             background = [tasks.create_task(engine.run(), name="engine")]
-            for name, instance in instances.items():
-                watching = watch(
-                    name,
-                    instance,
-                    engine.observe,
-                    slots=config.slots_per_instance,
-                    every_s=config.poll_every_s,
-                )
-                background.append(tasks.create_task(watching, name=f"watch {name}"))
+            background += [
+                tasks.create_task(fleet.watch(name, engine.observe), name=f"watch {name}")
+                for name in instances
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
                 task.cancel()
+
+
+def _ollama(endpoint: Endpoint, config: Config) -> AbstractAsyncContextManager[Ollama]:
+    return Ollama.opened(
+        endpoint,
+        timeouts=config.timeouts,
+        connections_max=config.slots_per_instance + 1,  # One to look at it.
+        api_key=config.api_key,
+    )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
@@ -50,11 +50,14 @@ class Engine:
         self,
         *,
         instances: Mapping[str, Instance],
+        doubt: Callable[[str], None],
         ledger: Ledger,
         waiting_max: int,
         metrics: Metrics,
     ) -> None:
+        """`doubt` is told of an instance that broke a connection."""
         self._instances = instances
+        self._doubt = doubt
         self._ledger = ledger
         self._scheduler = Scheduler(waiting_max=waiting_max)
         self._metrics = metrics
@@ -155,6 +158,7 @@ class Engine:
         if trouble is not None:
             if trouble.fault is Fault.UNREACHABLE:
                 self.observe(self._ledger.view(name).doubted("it broke a connection"))
+                self._doubt(name)
             if self._retry(call, name):
                 return
             call.work.fail(_failure(call.work, name, trouble))

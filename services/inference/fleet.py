@@ -1,11 +1,12 @@
 """Looks at every instance, again and again, and says what it saw.
 
 What has not answered the last question is given nothing to do. One question is enough: it takes
-milliseconds, asks nothing of a GPU, and is repeated soon.
+milliseconds, asks nothing of a GPU, and is repeated soon; at once, when the instance is in doubt.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 
 import structlog
@@ -23,24 +24,37 @@ _REASONS = {
 }
 
 
-async def watch(
-    name: str, instance: Instance, observe: Callable[[InstanceView], None], *, slots: int, every_s: float
-) -> None:
-    """Observe one instance until cancelled."""
-    view = InstanceView(name=name, slots=slots, unready_reason=NOT_SEEN_YET)
-    observe(view)
-    while True:
-        seen = await _look(view, instance)
-        if seen.unready_reason != view.unready_reason:
-            log.info("instance_state", instance=name, ready=seen.ready, reason=seen.unready_reason)
-        view = seen
+class Fleet:
+    """All instances, each with its own pace: a slow one does not make the others look stale."""
+
+    def __init__(self, instances: Mapping[str, Instance], *, slots: int, every_s: float) -> None:
+        self._instances = instances
+        self._slots = slots
+        self._every_s = every_s
+        self._doubts = {name: asyncio.Event() for name in instances}
+
+    def doubt(self, name: str) -> None:
+        """Have an instance looked at now."""
+        self._doubts[name].set()
+
+    async def watch(self, name: str, observe: Callable[[InstanceView], None]) -> None:
+        """Tell `observe` of one instance until cancelled."""
+        view = InstanceView(name=name, slots=self._slots, unready_reason=NOT_SEEN_YET)
         observe(view)
-        await asyncio.sleep(every_s)
+        while True:
+            self._doubts[name].clear()
+            seen = await self._look(view)
+            if seen.unready_reason != view.unready_reason:
+                log.info("instance_state", instance=name, ready=seen.ready, reason=seen.unready_reason)
+            view = seen
+            observe(view)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._every_s):
+                    await self._doubts[name].wait()
 
-
-async def _look(view: InstanceView, instance: Instance) -> InstanceView:
-    try:
-        report = await instance.report()
-    except Trouble as trouble:
-        return view.doubted(_REASONS[trouble.fault])
-    return InstanceView(name=view.name, slots=view.slots, seen_at=datetime.now(UTC), report=report)
+    async def _look(self, view: InstanceView) -> InstanceView:
+        try:
+            report = await self._instances[view.name].report()
+        except Trouble as trouble:
+            return view.doubted(_REASONS[trouble.fault])
+        return InstanceView(name=view.name, slots=view.slots, seen_at=datetime.now(UTC), report=report)

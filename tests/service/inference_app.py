@@ -105,12 +105,14 @@ async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         running = asyncio.create_task(run(config, stop, started=port.set_result))
         running.add_done_callback(lambda _: port.cancel())  # Rather than wait for a port that never comes.
-        async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
-            service = Service(channel=channel, identity=identity, stop=stop)
-            await service.until_ready(len(urls))
-            yield service
-        stop.set()
-        await running
+        try:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
+                service = Service(channel=channel, identity=identity, stop=stop)
+                await service.until_ready(len(urls))
+                yield service
+        finally:
+            stop.set()
+            await running
 
 
 @asynccontextmanager

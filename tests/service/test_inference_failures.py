@@ -326,6 +326,24 @@ async def test_a_connection_that_its_server_closed_is_replaced_unseen() -> None:
     assert backend.connection_count >= 3
 
 
+async def test_an_instance_that_broke_a_connection_is_looked_at_again_at_once() -> None:
+    async with one_instance(poll_every_s=60) as (service, backend):
+        call = service.chat()
+        exchange = await backend.asked()
+        exchange.token("a")
+        exchange.cut()
+        assert (await refused(call)).reason == "INSTANCE_LOST"
+        await service.until_ready(1)
+
+
+async def test_a_connection_that_breaks_as_it_is_used_again_is_replaced_unseen() -> None:
+    async with one_instance(poll_every_s=60) as (service, backend):
+        call = service.chat()
+        (await backend.asked()).cut()
+        (await backend.asked()).done()
+        assert grammar(await events_of(call)) == "OSF"
+
+
 async def test_connections_are_kept_and_used_again() -> None:
     async with one_instance(poll_every_s=60) as (service, backend):
         before = backend.connection_count

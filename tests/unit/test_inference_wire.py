@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from ollamesh.inference.v1.completion_pb2 import (
     THINKING_HIGH,
@@ -166,6 +166,7 @@ def test_json_that_is_no_object_is_refused_with_its_field(text: str) -> None:
         requests.generate(GenerateRequest(prompt="x", format=OutputFormat(json_schema=text)))
 
 
+@settings(deadline=None)
 @given(st.text(max_size=40))
 def test_a_page_token_is_ours_or_refused(text: str) -> None:
     assert requests.page_token(requests.next_page_token(text)) == text
@@ -207,6 +208,7 @@ def fed(*parts: bytes, status: int = 200, sink: Sink | None = None) -> StreamRea
     return reader
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.lists(st.integers(0, 600)))
 def test_lines_arrive_whole_however_the_network_cuts_them(texts: list[str], cuts: list[int]) -> None:
     stream = b"".join(map(chat_line, texts)) + DONE

@@ -13,7 +13,9 @@ from services.inference.ports import Fault, Sink, Trouble
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ERROR_BYTES_MAX = 64 * 1024
 _DETAIL_MAX = 200
-_UNSUPPORTED = re.compile(r"does not support ([a-z]{1,32})")
+_UNSUPPORTED = re.compile(
+    r"does not support (chat|generate|completion|embeddings?|thinking|tools|vision|insert)"
+)
 
 _decode_line = msgspec.json.Decoder(Line).decode
 _decode_failure = msgspec.json.Decoder(Failure).decode

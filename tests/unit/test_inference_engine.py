@@ -1,0 +1,157 @@
+"""The engine with instances that do as the port allows: slow to stop, wrong in every way, or full of bugs."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from services.inference.completion import Completion
+from services.inference.core.admission import Order
+from services.inference.core.asks import Chat
+from services.inference.core.ledger import Card, InstanceView, Ledger, Report
+from services.inference.core.scheduler import Priority
+from services.inference.engine import Engine, Terms
+from services.inference.errors import InstanceFailed
+from services.inference.ports import Description, EndReason, Fault, Outcome, Piece, Sink, Trouble, Vectors
+from services.inference.telemetry import Metrics
+from services.inference.work import Answering
+
+WITHIN_S = 20.0
+ORDER = Order(ask=Chat(model="tiny", messages=()), model="tiny:latest", options={})
+REPORT = Report(cards=(Card(name="tiny:latest"),))
+
+
+@dataclass
+class FakeInstance:
+    """Runs each completion until told otherwise; stops only when it is allowed to."""
+
+    running_count: int = 0
+    running_count_max: int = 0
+    may_stop: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: Exception | None = None
+    answers: bool = False
+
+    async def complete(self, order: Order, model: str, sink: Sink) -> None:
+        self.running_count += 1
+        self.running_count_max = max(self.running_count_max, self.running_count)
+        try:
+            if self.failure is not None:
+                raise self.failure
+            sink.write(Piece(text="a"))
+            if self.answers:
+                sink.finish(Outcome(reason=EndReason.STOP))
+            else:
+                await asyncio.Event().wait()
+        finally:
+            await self.may_stop.wait()
+            self.running_count -= 1
+
+    async def embed(self, order: Order, model: str) -> Vectors:
+        raise NotImplementedError
+
+    async def report(self) -> Report:
+        raise NotImplementedError
+
+    async def describe(self, model: str) -> Description:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Rig:
+    engine: Engine
+
+    def open(self) -> tuple[int, Completion]:
+        completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
+        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0)
+        return self.engine.submit("tiny:latest", terms, Answering(ORDER, completion)), completion
+
+    async def until_busy(self, count: int) -> None:
+        await until(lambda: sum(self.engine.busy("gpu").values()) == count)
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(WITHIN_S):
+        while not holds():
+            await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def running(instance: FakeInstance) -> AsyncIterator[Rig]:
+    engine = Engine(
+        instances={"gpu": instance},
+        doubt=lambda _: None,
+        ledger=Ledger(),
+        waiting_max=10,
+        metrics=Metrics(CollectorRegistry()),
+    )
+    engine.observe(InstanceView(name="gpu", slots=1, report=REPORT))
+    task = asyncio.create_task(engine.run())
+    try:
+        yield Rig(engine)
+    finally:
+        instance.may_stop.set()
+        task.cancel()
+        await asyncio.wait([task])
+
+
+async def whole(completion: Completion) -> None:
+    while await completion.read() is not None:
+        pass
+
+
+async def test_a_slot_is_busy_until_its_instance_has_really_stopped() -> None:
+    instance = FakeInstance()
+    async with running(instance) as rig:
+        first, _ = rig.open()
+        await until(lambda: instance.running_count == 1)
+        rig.engine.abandon(first)
+        second, _ = rig.open()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert instance.running_count_max == 1
+        assert rig.engine.queues()["tiny:latest"][0].ticket == second
+        instance.may_stop.set()
+        await until(lambda: not rig.engine.queues())
+        assert instance.running_count_max == 1
+
+
+async def test_who_has_its_answer_does_not_cut_off_the_end_of_the_exchange() -> None:
+    """The reader leaves when it has `Finished`; the connection is worth keeping."""
+    instance = FakeInstance(answers=True)
+    async with running(instance) as rig:
+        ticket, completion = rig.open()
+        await until(lambda: completion.ending is not None)
+        rig.engine.abandon(ticket)
+        await asyncio.sleep(0)
+        assert instance.running_count == 1
+        instance.may_stop.set()
+        await rig.until_busy(0)
+
+
+async def test_leaving_before_the_first_step_of_the_work_frees_the_slot() -> None:
+    instance = FakeInstance()
+    async with running(instance) as rig:
+        ticket, _ = rig.open()
+        await rig.until_busy(1)
+        assert instance.running_count == 0
+        rig.engine.abandon(ticket)
+        rig.engine.abandon(ticket)
+        instance.may_stop.set()
+        await rig.until_busy(0)
+
+
+@pytest.mark.parametrize("failure", [ValueError("a bug"), Trouble(Fault.BROKEN, "it said so")])
+async def test_a_failure_ends_its_own_call_and_no_other(failure: Exception) -> None:
+    instance = FakeInstance(failure=failure)
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        _, completion = rig.open()
+        with pytest.raises(InstanceFailed if isinstance(failure, Trouble) else ValueError):
+            await whole(completion)
+        instance.failure, instance.answers = None, True
+        _, completion = rig.open()
+        await whole(completion)
+        await rig.until_busy(0)
