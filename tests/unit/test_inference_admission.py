@@ -3,7 +3,7 @@
 from unicodedata import combining, normalize
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest
@@ -89,7 +89,6 @@ def test_only_what_users_say_is_bounded_and_an_image_may_say_it_all() -> None:
     check(Chat(model="tiny", messages=(system, user("", images=(b"png",)))), Bounds())
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_length_is_counted_after_composition(text: str) -> None:
     assume(text)
@@ -139,7 +138,6 @@ some_options = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(some_options, some_options)
 def test_nothing_a_caller_says_reloads_a_model(one: Options, other: Options) -> None:
     bounds = Bounds(context_token_count=4096)
@@ -150,7 +148,6 @@ def test_nothing_a_caller_says_reloads_a_model(one: Options, other: Options) -> 
     assert runner == [{"num_ctx": 4096}] * 2
 
 
-@settings(deadline=None)
 @given(some_options)
 def test_the_length_of_an_answer_is_always_bounded(options: Options) -> None:
     sent = canonical(options, Bounds())

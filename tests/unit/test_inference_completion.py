@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import MeshError
@@ -44,7 +44,6 @@ pieces = st.builds(Piece, text=st.text(max_size=5), thinking=st.text(max_size=5)
 steps = st.lists(pieces | st.just("read") | st.integers(0, 5), max_size=40)
 
 
-@settings(deadline=None)
 @given(steps)
 async def test_any_interleaving_gives_every_byte_once_in_order(script: list[Piece | str | int]) -> None:
     completion = opened()

@@ -33,6 +33,7 @@ class FakeInstance:
     may_stop: asyncio.Event = field(default_factory=asyncio.Event)
     failure: Exception | None = None
     answers: bool = False
+    fails_when_stopped: bool = False
 
     async def complete(self, order: Order, model: str, sink: Sink) -> None:
         self.running_count += 1
@@ -40,11 +41,15 @@ class FakeInstance:
         try:
             if self.failure is not None:
                 raise self.failure
-            sink.write(Piece(text="a"))
             if self.answers:
+                sink.write(Piece(text="a"))
                 sink.finish(Outcome(reason=EndReason.STOP))
             else:
                 await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if self.fails_when_stopped:
+                raise Trouble(Fault.UNREACHABLE, "it hung up") from None
+            raise
         finally:
             await self.may_stop.wait()
             self.running_count -= 1
@@ -69,7 +74,7 @@ class Rig:
         return self.engine.submit("tiny:latest", terms, Answering(ORDER, completion)), completion
 
     async def until_busy(self, count: int) -> None:
-        await until(lambda: sum(self.engine.busy("gpu").values()) == count)
+        await until(lambda: sum(self.engine.busy("gpu-0").values()) == count)
 
 
 async def until(holds: Callable[[], bool]) -> None:
@@ -79,20 +84,23 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(instance: FakeInstance) -> AsyncIterator[Rig]:
+async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
+    names = [f"gpu-{number}" for number, _ in enumerate(instances)]
     engine = Engine(
-        instances={"gpu": instance},
+        instances=dict(zip(names, instances, strict=True)),
         doubt=lambda _: None,
         ledger=Ledger(),
         waiting_max=10,
         metrics=Metrics(CollectorRegistry()),
     )
-    engine.observe(InstanceView(name="gpu", slots=1, report=REPORT))
+    for name in names:
+        engine.observe(InstanceView(name=name, slots=1, report=REPORT))
     task = asyncio.create_task(engine.run())
     try:
         yield Rig(engine)
     finally:
-        instance.may_stop.set()
+        for instance in instances:
+            instance.may_stop.set()
         task.cancel()
         await asyncio.wait([task])
 
@@ -155,3 +163,17 @@ async def test_a_failure_ends_its_own_call_and_no_other(failure: Exception) -> N
         _, completion = rig.open()
         await whole(completion)
         await rig.until_busy(0)
+
+
+async def test_who_has_left_is_not_tried_again_elsewhere() -> None:
+    """Even if the instance answers the cancellation with a failure."""
+    instance, other = FakeInstance(fails_when_stopped=True), FakeInstance()
+    async with running(instance, other) as rig:
+        ticket, _ = rig.open()
+        await until(lambda: instance.running_count == 1)
+        rig.engine.abandon(ticket)
+        instance.may_stop.set()
+        await until(lambda: instance.running_count == 0)
+        await rig.until_busy(0)
+        assert other.running_count_max == 0
+        assert not rig.engine.queues()

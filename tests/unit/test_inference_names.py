@@ -1,7 +1,7 @@
 """One model has one key, however it is spelt."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.core.endpoints import parse_endpoint
@@ -41,7 +41,6 @@ def test_what_differs_stays_apart(name: str, expected: str) -> None:
     assert key(name) == expected
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_every_text_has_a_key_and_a_key_is_its_own(name: str) -> None:
     assert key(key(name)) == key(name)

@@ -3,7 +3,7 @@
 from collections import Counter
 from itertools import count
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.inference.core.expiries import Expiries
@@ -84,7 +84,6 @@ def test_jobs_that_start_at_once_leave_no_deadlines_behind() -> None:
     assert len(expiries._heap) <= 65
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.floats(0, 100), min_size=1), st.lists(st.tuples(st.integers(0), st.booleans()), max_size=400)
 )

@@ -6,9 +6,12 @@ from itertools import pairwise
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from google.protobuf.duration_pb2 import Duration
+from hypothesis import given
 from hypothesis import strategies as st
 from ollamesh.inference.v1.completion_pb2 import (
+    CACHE_POLICY_ALWAYS,
+    CACHE_POLICY_NEVER,
     THINKING_HIGH,
     THINKING_OFF,
     ChatRequest,
@@ -22,7 +25,7 @@ from ollamesh.inference.v1.completion_pb2 import (
 )
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
-from services.common.errors import InvalidRequest
+from services.common.errors import InvalidRequest, NotServed
 from services.inference.adapters.answers import Line, Process, Tags, card, outcome, piece, resident
 from services.inference.adapters.bodies import completion_body, embed_body
 from services.inference.adapters.connection import Phase
@@ -166,7 +169,24 @@ def test_json_that_is_no_object_is_refused_with_its_field(text: str) -> None:
         requests.generate(GenerateRequest(prompt="x", format=OutputFormat(json_schema=text)))
 
 
-@settings(deadline=None)
+def test_what_would_mean_something_else_if_it_were_ignored_is_refused() -> None:
+    unserved: list[tuple[str, dict[str, object]]] = [
+        ("linger", {"linger": Duration(seconds=1)}),
+        ("cache_policy", {"cache_policy": CACHE_POLICY_ALWAYS}),
+    ]
+    for field, asked in unserved:
+        for refuse in (
+            lambda asked: requests.chat(ChatRequest(**asked)),
+            lambda asked: requests.generate(GenerateRequest(**asked)),
+        ):
+            with pytest.raises(NotServed) as refused:
+                refuse(asked)
+            assert refused.value.facts == {"field": field}
+    with pytest.raises(NotServed):
+        requests.chat(ChatRequest(logprobs=True))
+    requests.chat(ChatRequest(linger=Duration(), cache_policy=CACHE_POLICY_NEVER))
+
+
 @given(st.text(max_size=40))
 def test_a_page_token_is_ours_or_refused(text: str) -> None:
     assert requests.page_token(requests.next_page_token(text)) == text
@@ -208,7 +228,6 @@ def fed(*parts: bytes, status: int = 200, sink: Sink | None = None) -> StreamRea
     return reader
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.lists(st.integers(0, 600)))
 def test_lines_arrive_whole_however_the_network_cuts_them(texts: list[str], cuts: list[int]) -> None:
     stream = b"".join(map(chat_line, texts)) + DONE
