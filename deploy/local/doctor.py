@@ -4,7 +4,6 @@ Every check looks at the real thing: it starts the servers' programs, builds a u
 parts. A check that finds nothing wrong says what it saw.
 """
 
-import ctypes
 import os
 import shlex
 import shutil
@@ -122,22 +121,27 @@ def _namespaces() -> Check:
     return _ill("sandbox", f"no jail can be built ({os.strerror(error)}): {kernel_problem()}")
 
 
+# Run as a program: a fork of a process in which gRPC has started may hang. It starts as who we are and then
+# becomes the jail's user, who may not be able to reach Python.
+_UNSHARE = """
+import ctypes, os, sys
+uid, flags = map(int, sys.argv[1:])
+try:
+    if os.geteuid() == 0:
+        os.setgroups([])
+        os.setresgid(uid, uid, uid)
+        os.setresuid(uid, uid, uid)
+    made = ctypes.CDLL(None, use_errno=True).unshare(flags)
+    sys.exit(0 if made == 0 else ctypes.get_errno())
+except OSError as refused:
+    sys.exit(refused.errno or 255)
+"""
+
+
 def _error_of_namespaces() -> int:
-    child = os.fork()  # Not a program: the sandbox's uid may not be able to reach Python.
-    if child == 0:
-        error = 255
-        try:
-            if os.geteuid() == 0:
-                os.setgroups([])
-                os.setresgid(JAIL_UID, JAIL_UID, JAIL_UID)
-                os.setresuid(JAIL_UID, JAIL_UID, JAIL_UID)
-            made = ctypes.CDLL(None, use_errno=True).unshare(CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID)
-            error = 0 if made == 0 else ctypes.get_errno()
-        except OSError as refused:
-            error = refused.errno or error
-        finally:
-            os._exit(error)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
+    argv = [sys.executable, "-I", "-S", "-c", _UNSHARE, str(JAIL_UID), str(flags)]
+    return subprocess.run(argv, timeout=PROGRAM_WITHIN_S, check=False).returncode
 
 
 def _secrets(settings: Settings) -> Check:
