@@ -22,6 +22,8 @@ from ollamesh.sandbox.v1.execution_pb2 import ExecutionSpec, Outcome
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
+from clients.cli.choice import EMBEDDED_SYSTEM_PROMPT
+from clients.cli.demo import TASK
 from tests.mesh.edge import MODEL, Edge
 
 if TYPE_CHECKING:
@@ -99,11 +101,11 @@ async def test_an_agent_writes_code_runs_it_and_answers(edge: Edge) -> None:
             model=MODEL,
             tools=["run_python"],
             first_tool="run_python",
+            system_prompt=EMBEDDED_SYSTEM_PROMPT,
             temperature=0,
-            seed=7,
-            limits=RunLimits(step_count=3, output_token_count_per_call=128),
+            limits=RunLimits(step_count=3, output_token_count_per_call=256),
         )
-        request = StartRunRequest(thread_id=thread.thread_id, input="Print 6 * 7 with Python.", config=config)
+        request = StartRunRequest(thread_id=thread.thread_id, input=TASK, config=config)
         run = (await agent.StartRun(request, timeout=10, metadata=metadata)).run
         events = await watch(agent, run.run_id, 0, edge)
         # Whoever comes later, from wherever, sees the same.
