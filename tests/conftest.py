@@ -1,5 +1,7 @@
 """Every test may ask for a real PostgreSQL, Redis or whole stack by naming its fixture."""
 
+import signal
+
 import hypothesis
 import pytest
 
@@ -10,6 +12,10 @@ __all__ = ["database", "mesh", "module_database", "postgres_server", "redis_serv
 # How long an example takes says nothing here: machines are shared, and slow at times.
 hypothesis.settings.register_profile("suite", deadline=None)
 hypothesis.settings.load_profile("suite")
+
+# A shell starts its background jobs with Ctrl-C ignored, and what they start inherits that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The first stack on a machine fetches and converts the models.
 FIRST_STACK_WITHIN_S = 600

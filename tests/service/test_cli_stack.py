@@ -51,6 +51,7 @@ def shell(command: str) -> str:
         env={"PATH": "/usr/local/bin:/usr/bin:/bin"},
         capture_output=True,
         text=True,
+        errors="replace",  # The first byte of an answer may be the first of four.
         timeout=WITHIN_S,
         check=False,
     )
