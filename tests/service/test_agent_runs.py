@@ -242,7 +242,7 @@ class Refused(MeshError):
             f"The code was not run to its end: {SandboxUnavailable.message} (SANDBOX_UNAVAILABLE).",
         ),
         (
-            Execution(failure=ValueError("/root/secret")),
+            Execution(failure=ValueError("/srv/secret")),
             "The code was not run to its end: it cannot be reached or did not finish in time (INTERNAL).",
         ),
         (

@@ -317,7 +317,7 @@ def test_what_instances_list_is_read_as_go_writes_it() -> None:
             {"model": "x", "capability": "thinking"},
         ),
         (400, b'{"error":"the input length exceeds the context length"}', InvalidRequest, {}),
-        (400, b"nonsense about /root/secret", InvalidRequest, {}),
+        (400, b"nonsense about /srv/secret", InvalidRequest, {}),
     ],
 )
 def test_what_an_instance_refuses_is_told_in_our_words(
