@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from deploy.local.settings import DEFAULT_PORTS, port_variable
 from tests.bench.support.report import ROOT
-
-PORTS = (
-    "EDGE EDGE_TLS ADMIN AUTH AGENT INFERENCE SANDBOX AUTH_METRICS AGENT_METRICS INFERENCE_METRICS "
-    "SANDBOX_METRICS POSTGRES REDIS RUNTIME"
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +28,7 @@ def stack(**settings: str) -> Iterator[Stack]:
         cache = os.environ.get("OLLAMESH_CACHE", str(ROOT / ".ollamesh" / "cache"))
         env = {
             **os.environ,
-            **{f"OLLAMESH_{name}_PORT": "0" for name in PORTS.split()},
+            **{port_variable(name): "0" for name in DEFAULT_PORTS},
             "OLLAMESH_HOME": home,
             "OLLAMESH_CACHE": cache,
             **settings,
