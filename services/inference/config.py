@@ -39,6 +39,7 @@ class Config:
             timeouts=Timeouts(
                 connect_s=env.seconds("OLLAMESH_CONNECT_TIMEOUT_S", 5, low=0.01, high=60),
                 first_token_s=env.seconds("OLLAMESH_FIRST_TOKEN_TIMEOUT_S", 300, low=0.01, high=3600),
+                load_s=env.seconds("OLLAMESH_LOAD_TIMEOUT_S", 300, low=0.01, high=3600),
                 stall_s=env.seconds("OLLAMESH_STALL_TIMEOUT_S", 30, low=0.01, high=3600),
                 listing_s=env.seconds("OLLAMESH_POLL_TIMEOUT_S", 5, low=0.01, high=60),
             ),

@@ -1,6 +1,6 @@
 """What the engine needs from the outside world, and the words they share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -8,6 +8,7 @@ from typing import Protocol
 from services.inference.core.admission import Order
 from services.inference.core.asks import ToolCall
 from services.inference.core.ledger import Report
+from services.inference.core.options import Value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +96,25 @@ class Instance(Protocol):
 
     async def embed(self, order: Order, model: str) -> Vectors:
         """Answer an Embed."""
+
+    async def load(
+        self, model: str, *, embeds: bool, options: Mapping[str, Value], keep_alive_s: float
+    ) -> float:
+        """Load a model with the runner options that its requests carry; return the seconds that took.
+
+        `embeds` says that it can do nothing else. Whatever goes wrong is Trouble: no caller asked for this.
+        """
+
+    async def unload(self, model: str, *, embeds: bool) -> None:
+        """Free a model's memory; return when the instance no longer lists it. Only ever raises Trouble."""
+
+    async def probe(
+        self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
+    ) -> None:
+        """Have one token generated, or one text embedded; without a model, only ask whether it is there.
+
+        `options` are the runner options of the model. Only ever raises Trouble.
+        """
 
     async def report(self) -> Report:
         """Say what it is and has."""

@@ -52,6 +52,14 @@ class Embeddings(msgspec.Struct):
     prompt_eval_count: int = 0
 
 
+class Loaded(msgspec.Struct):
+    """The one object that answers a load or an unload. Embeddings have no `done`."""
+
+    done: bool = False
+    load_duration: int = 0
+    error: str | None = None
+
+
 class Failure(msgspec.Struct):
     error: str = ""
 
@@ -119,6 +127,11 @@ def outcome(line: Line) -> Outcome:
         output_s=line.eval_duration / _NS_PER_S,
         context=line.context or (),
     )
+
+
+def load_s(loaded: Loaded) -> float:
+    """Return how long the instance says that a load took; 0 if it does not say."""
+    return loaded.load_duration / _NS_PER_S
 
 
 def card(tag: Tag) -> Card:

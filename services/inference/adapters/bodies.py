@@ -1,5 +1,6 @@
 """Requests as Ollama's API wants them: domain in, JSON out. Always streamed, for only a stream can be cancelled."""
 
+import math
 from collections.abc import Mapping
 
 import msgspec
@@ -7,6 +8,7 @@ import msgspec
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat, Embed, Generate, Message, Tool, ToolCall
 
+_PROBE = "Hi"
 _ANY_OBJECT = '{"type":"object"}'
 
 encode = msgspec.json.Encoder().encode
@@ -40,6 +42,41 @@ def embed_body(ask: Embed, model: str, options: Mapping[str, object]) -> bytes:
     if ask.dimension_count is not None:
         body["dimensions"] = ask.dimension_count
     return encode(body)
+
+
+def load_body(
+    model: str, *, embeds: bool, options: Mapping[str, object], keep_alive_s: float
+) -> tuple[str, bytes]:
+    """Return the path and the body that load a model and generate nothing."""
+    common = {"model": model, "options": options, "keep_alive": _keep_alive(keep_alive_s)}
+    if embeds:
+        return "/api/embed", encode({**common, "input": []})
+    return "/api/generate", encode({**common, "stream": False})
+
+
+def unload_body(model: str) -> tuple[str, bytes]:
+    """Return the path and the body that unload a model.
+
+    Of whatever kind: it is /api/generate that unloads before it asks what a model can do, whereas
+    /api/embed would load it first.
+    """
+    return "/api/generate", encode({"model": model, "keep_alive": 0, "stream": False})
+
+
+def probe_body(model: str, *, embeds: bool, options: Mapping[str, object]) -> tuple[str, bytes]:
+    """Return the path and the body of the least work that proves a model alive."""
+    common: dict[str, object] = {"model": model}
+    if embeds:
+        return "/api/embed", encode({**common, "options": options, "input": [_PROBE]})
+    options = {**options, "num_predict": 1}
+    return "/api/generate", encode(
+        {**common, "options": options, "prompt": _PROBE, "raw": True, "stream": True}
+    )
+
+
+def _keep_alive(seconds: float) -> int:
+    """Ollama cuts a number to whole seconds, and 0 would unload."""
+    return math.ceil(seconds)
 
 
 def _chat(ask: Chat) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """An Ollama server, over its own HTTP API."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Self, TypeVar
@@ -11,27 +11,42 @@ import msgspec
 from services.inference.adapters.answers import (
     NOT_OF_THE_SHAPE,
     Embeddings,
+    Loaded,
+    Process,
     Processes,
     Shown,
     Tags,
     Version,
     card,
     context_token_count_max,
+    load_s,
     resident,
 )
-from services.inference.adapters.bodies import completion_body, embed_body, encode
+from services.inference.adapters.bodies import (
+    completion_body,
+    embed_body,
+    encode,
+    load_body,
+    probe_body,
+    unload_body,
+)
 from services.inference.adapters.connection import Patience
 from services.inference.adapters.pool import Pool
-from services.inference.adapters.readers import StreamReader, WholeReader
+from services.inference.adapters.readers import DETAIL_MAX, StreamReader, WholeReader
 from services.inference.core.admission import Order
 from services.inference.core.asks import Embed
 from services.inference.core.endpoints import Endpoint
 from services.inference.core.ledger import Report
-from services.inference.ports import Description, Fault, Sink, Trouble, Vectors
+from services.inference.core.names import key
+from services.inference.core.options import Value
+from services.inference.ports import Description, Fault, Outcome, Piece, Sink, Trouble, Vectors
 
 # 2,048 vectors of 4,096 numbers of 20 characters would be 160 MiB; no gateway should hold that.
 EMBEDDINGS_BYTES_MAX = 64 * 1024 * 1024
 LISTING_BYTES_MAX = 16 * 1024 * 1024
+# Ollama answers an unload before it is done, and gives a driver up to 5 s to hand the memory back.
+UNLOAD_S = 10.0
+UNLOAD_POLL_S = 0.02
 DESCRIPTIONS_MAX = 2  # At once: callers ask for them outside the scheduler.
 
 Answer = TypeVar("Answer")
@@ -42,7 +57,8 @@ class Timeouts:
     """How long an instance may keep us waiting."""
 
     connect_s: float
-    first_token_s: float  # Includes loading the model and reading the prompt.
+    first_token_s: float  # Includes reading the prompt, and loading a model that was dropped meanwhile.
+    load_s: float
     stall_s: float
     listing_s: float
 
@@ -55,6 +71,7 @@ class Ollama:
     ) -> None:
         self._pool = Pool(endpoint, connect_timeout_s=timeouts.connect_s, idle_max=connections_max)
         self._working = Patience(first_s=timeouts.first_token_s, stall_s=timeouts.stall_s)
+        self._loading = Patience(first_s=timeouts.load_s, stall_s=timeouts.load_s)
         self._listing = Patience(first_s=timeouts.listing_s, stall_s=timeouts.listing_s)
         self._describing = asyncio.Semaphore(DESCRIPTIONS_MAX)
         self._prefix = endpoint.prefix
@@ -89,35 +106,92 @@ class Ollama:
             raise Trouble(Fault.BROKEN, "as many vectors as texts were due")
         return Vectors(vectors=answer.embeddings, prompt_token_count=answer.prompt_eval_count)
 
+    async def load(
+        self, model: str, *, embeds: bool, options: Mapping[str, Value], keep_alive_s: float
+    ) -> float:
+        loop = asyncio.get_running_loop()
+        began_at_s = loop.time()
+        path, body = load_body(model, embeds=embeds, options=options, keep_alive_s=keep_alive_s)
+        answer = await self._asked("POST", path, Loaded, body, patience=self._loading)
+        if answer.error is not None or not (embeds or answer.done):
+            raise Trouble(Fault.BROKEN, f"it did not load: {(answer.error or '')[:DETAIL_MAX]}")
+        return load_s(answer) or loop.time() - began_at_s
+
+    async def unload(self, model: str, *, embeds: bool) -> None:  # noqa: ARG002 - see unload_body.
+        path, body = unload_body(model)
+        await self._asked("POST", path, Loaded, body, patience=self._listing)
+        try:
+            async with asyncio.timeout(UNLOAD_S):
+                while await self._lists(model):  # noqa: ASYNC110 - Ollama does not tell when it is done.
+                    await asyncio.sleep(UNLOAD_POLL_S)
+        except TimeoutError:
+            raise Trouble(Fault.STALLED, f"it did not unload within {UNLOAD_S:g} s") from None
+
+    async def probe(
+        self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
+    ) -> None:
+        if model is None:
+            await self._asked("GET", "/api/version", Version)
+            return
+        path, body = probe_body(model, embeds=embeds, options=options or {})
+        reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX) if embeds else StreamReader(_Nothing())
+        await self._pool.exchange(self._request("POST", path, body), reader, self._working)
+        reader.check(None)
+
     async def report(self) -> Report:
-        version = await self._listed("GET", "/api/version", Version)
-        tags = await self._listed("GET", "/api/tags", Tags)
-        processes = await self._listed("GET", "/api/ps", Processes)
+        version = await self._asked("GET", "/api/version", Version)
+        tags = await self._asked("GET", "/api/tags", Tags)
+        processes = await self._processes()
         return Report(
             version=version.version,
             cards=tuple(card(tag) for tag in tags.models or ()),
-            residents=tuple(resident(process) for process in processes.models or ()),
+            residents=tuple(resident(process) for process in processes),
         )
 
     async def describe(self, model: str) -> Description:
         async with self._describing:
-            shown = await self._listed("POST", "/api/show", Shown, encode({"model": model}), model=model)
+            shown = await self._asked("POST", "/api/show", Shown, encode({"model": model}), model=model)
         return Description(
             template=shown.template or "",
             license=shown.license or "",
             context_token_count_max=context_token_count_max(shown),
         )
 
-    async def _listed(
-        self, method: str, path: str, kind: type[Answer], body: bytes = b"", *, model: str | None = None
+    async def _lists(self, model: str) -> bool:
+        """Whether it says that the model is loaded."""
+        return any(key(process.name) == key(model) for process in await self._processes())
+
+    async def _processes(self) -> list[Process]:
+        return (await self._asked("GET", "/api/ps", Processes)).models or []
+
+    async def _asked(
+        self,
+        method: str,
+        path: str,
+        kind: type[Answer],
+        body: bytes = b"",
+        *,
+        model: str | None = None,
+        patience: Patience | None = None,
     ) -> Answer:
+        """Return a whole answer. `model` is the one a caller asked about, if one did."""
         reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
-        await self._pool.exchange(self._request(method, path, body), reader, self._listing)
+        await self._pool.exchange(self._request(method, path, body), reader, patience or self._listing)
         return _decoded(reader.body(model), kind)
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
         return f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode() + body
+
+
+class _Nothing:
+    """A sink for what nobody reads."""
+
+    def write(self, piece: Piece) -> bool:  # noqa: ARG002
+        return True
+
+    def finish(self, outcome: Outcome) -> None:
+        """It ended; that was the question."""
 
 
 def _decoded(body: bytes, kind: type[Answer]) -> Answer:

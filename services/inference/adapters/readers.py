@@ -12,7 +12,7 @@ from services.inference.ports import Fault, Sink, Trouble
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ERROR_BYTES_MAX = 64 * 1024
-_DETAIL_MAX = 200
+DETAIL_MAX = 200
 _UNSUPPORTED = re.compile(
     r"does not support (chat|generate|completion|embeddings?|thinking|tools|vision|insert)"
 )
@@ -45,7 +45,7 @@ class StreamReader:
             return self._broken("a line without end")
         return all(self._take(line) for line in lines if line)
 
-    def check(self, model: str) -> None:
+    def check(self, model: str | None) -> None:
         """Raise what went wrong, if anything did. A sink that wanted no more is not wrong."""
         if self._status != 200:
             raise refusal(self._status, bytes(self._error_body), model)
@@ -62,7 +62,7 @@ class StreamReader:
         except NOT_OF_THE_SHAPE:
             return self._broken("a malformed line")
         if line.error is not None:
-            return self._broken(f"it says: {line.error[:_DETAIL_MAX]}")
+            return self._broken(f"it says: {line.error[:DETAIL_MAX]}")
         if (found := piece(line)) is not None:
             self.phase = Phase.FLOWING
             if not self._sink.write(found):
@@ -97,11 +97,15 @@ class WholeReader:
 
     def body(self, model: str | None) -> bytes:
         """Return the body, or raise why there is none. `model` is what was asked about, if anything."""
+        self.check(model)
+        return bytes(self._body)
+
+    def check(self, model: str | None) -> None:
+        """Raise what went wrong, if anything did."""
         if len(self._body) > self._bytes_max:
             raise Trouble(Fault.BROKEN, "an answer without end")
         if self._status != 200:
             raise refusal(self._status, bytes(self._body), model)
-        return bytes(self._body)
 
 
 def refusal(status: int, body: bytes, model: str | None) -> Exception:
@@ -116,7 +120,7 @@ def refusal(status: int, body: bytes, model: str | None) -> Exception:
     except NOT_OF_THE_SHAPE:
         words = ""
     if model is None or status not in {400, 404}:
-        return Trouble(Fault.BROKEN, f"status {status}: {words[:_DETAIL_MAX]}")
+        return Trouble(Fault.BROKEN, f"status {status}: {words[:DETAIL_MAX]}")
     if status == 404:
         return ModelNotFound(model=model)
     if (found := _UNSUPPORTED.search(words)) is not None:
