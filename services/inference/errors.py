@@ -24,6 +24,11 @@ class QueueFull(MeshError):
     retry_after_s = 1.0
 
 
+class DeadlineUnreachable(MeshError):
+    kind, reason = Kind.EXHAUSTED, "DEADLINE_UNREACHABLE"
+    message = "by the estimate, the answer would not begin in time; nothing was generated"
+
+
 class QueueTimeout(MeshError):
     kind, reason = Kind.TIMED_OUT, "QUEUE_TIMEOUT"
     message = "no slot became free in time; nothing was generated"

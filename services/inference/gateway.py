@@ -11,7 +11,7 @@ from services.inference.core.asks import Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
 from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
-from services.inference.core.scheduler import Job
+from services.inference.core.jobs import Job
 from services.inference.engine import Engine, Terms
 from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
 from services.inference.ports import Description, Instance, Trouble

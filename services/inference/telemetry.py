@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from prometheus_client import CollectorRegistry, Gauge, Histogram
 
 from services.common.errors import MeshError
-from services.inference.core.scheduler import Job, Priority
+from services.inference.core.jobs import Job, Priority
 from services.inference.work import Summary
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")

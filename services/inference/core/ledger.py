@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from services.inference.core.names import key
-from services.inference.core.scheduler import Capacity
+from services.inference.core.hosts import Capacity
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +57,8 @@ class InstanceView:
     unready_reason: str = ""  # Empty: ready.
     seen_at: datetime | None = None
     report: Report = Report()
+    asked_at_s: float = 0.0  # When that look began, on the event loop's clock.
+    vram_bytes: int = 0  # Of its accelerator; 0 if unknown.
     cards: Mapping[str, Card] = field(init=False)
     residents: Mapping[str, Resident] = field(init=False)
 
@@ -129,9 +131,19 @@ def capacity(view: InstanceView) -> Capacity:
     return Capacity(
         instance=view.name,
         slots=view.slots if view.ready else 0,
-        models=frozenset(view.cards),
-        loaded=frozenset(view.residents),
+        models={model: _need_bytes(view, model) for model in view.cards},
+        loaded={model: resident.size_bytes for model, resident in view.residents.items()},
+        vram_bytes=view.vram_bytes,
+        asked_at_s=view.asked_at_s,
     )
+
+
+def _need_bytes(view: InstanceView, model: str) -> int:
+    """The memory that a model takes: as seen, or else its weights and a fifth for context and buffers."""
+    resident = view.residents.get(model)
+    if resident is not None and resident.size_bytes:
+        return resident.size_bytes
+    return view.cards[model].size_bytes * 6 // 5
 
 
 def _by_key(cards: Iterable[Card]) -> dict[str, Card]:

@@ -1,139 +1,217 @@
-"""Which waiting job runs on which instance, and when to refuse.
+"""Which waiting job runs on which instance, which model lives where, and when to refuse.
 
-No clock, no I/O, no randomness: callers pass `now_s` and carry out what `decide` returns. The same calls
-give the same decisions, so a failing simulation replays from its seed.
+No clock, no I/O, no randomness: callers pass `now_s`, which never falls, and carry out what `decide` returns.
+The same calls give the same decisions, so a failing simulation replays from its seed.
 
-Who goes next: the highest priority; in it, the tenant that has had least; of that tenant, the oldest job.
-Where: of the instances that have the model and a free slot, one that has it loaded, then the freest, then
-the first by name. A job that can be placed never waits behind one that cannot.
+Who goes next (core/queues.py, core/shares.py): the highest class; in it, the tenant that has had the fewest
+GPU-seconds for its weight; of that tenant, the oldest job. A bounded share of placements goes to those that
+have waited longest (Policy.ageing_s), so that no class starves. Where (core/placement.py): of the
+instances that have the model loaded and a slot free, the one that would be done first. What is loaded (core/residency.py)
+is a plan of its own; nothing is ever sent to an instance that would have to load for it.
 
 Invariants, each asserted by tests/simulation/test_scheduler.py:
-  I1  A job is placed only on a free slot of an instance that has its model and that it need not avoid.
-      Shrinking an instance never interrupts what runs there.
-  I2  At most `waiting_max` jobs wait for a model.
-  I3  After `decide`, no job waits that could be placed.
-  I4  No job is placed while one of a higher class could take its slot.
-  I5  While two tenants of a class both wait for what any slot could do, what they are given differs by at
-      most two: one may start a request behind, and end one ahead.
+  I1  A job is placed only on a free slot of an instance that has its model loaded and that it need not
+      avoid. Shrinking an instance never interrupts what runs there.
+  I2  At most `waiting_max` jobs wait for a model, and of the batch class at most its share of them.
+  I3  After `decide`, no job waits that could be placed, but those that wait for the one instance that holds
+      their prefix, each for a bounded time.
+  I4  No job is placed while one of a higher class could take its slot, but the aged.
+  I5  Two tenants of a class that both wait all the time get GPU-seconds by their weights, to within what one
+      job of each costs and what predictions are off for what is running.
   I6  Nothing is decided twice, nothing after it was withdrawn, and no job waits past its expiry.
+  I7  An instance loads one model at a time, and only once those that must go are idle and unloaded.
 """
 
-from collections import Counter, OrderedDict, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import IntEnum
+from math import inf
 
+from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load
+from services.inference.core.estimates import Estimates
 from services.inference.core.expiries import Expiries
+from services.inference.core.forecast import Forecast
+from services.inference.core.hosts import Capacity, Host, Running
+from services.inference.core.jobs import Job, Priority
+from services.inference.core.meter import Books, Charge, Meter
+from services.inference.core.placement import Placement
+from services.inference.core.policy import Policy
+from services.inference.core.prefixes import Prefixes
+from services.inference.core.queues import Queue
+from services.inference.core.residency import Residency
 from services.inference.core.shares import Shares
-from services.inference.errors import QueueFull
+from services.inference.core.usage import Usage
+from services.inference.errors import DeadlineUnreachable, QueueFull
 
-
-class Priority(IntEnum):
-    """Which jobs go first. Numbered as in the proto."""
-
-    INTERACTIVE = 1
-    DEFAULT = 2
-    BATCH = 3
+_PREFIXES_KEPT = 256  # Per instance and model; Ollama keeps what its slots hold, and more in memory.
+# Ollama counts a few milliseconds of every request as loading.
+_SURPRISE_S = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    ticket: int  # Rises with arrival, so it also breaks ties.
-    tenant: str
-    model: str  # A key, see core/names.py.
-    priority: Priority
-    arrived_at_s: float
-    expires_at_s: float
-    avoid: frozenset[str] = frozenset()  # Instances that have failed it.
+class Place:
+    """A waiting job's place in its queue, as far as can be foreseen."""
+
+    job: Job
+    ahead_count: int
+    wait_s: float  # inf if nothing can be said.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Capacity:
-    """What an instance can take."""
+class Settled:
+    """What a job that ran came to."""
 
-    instance: str
-    slots: int  # 0 while it is stale.
-    models: frozenset[str]
-    loaded: frozenset[str] = frozenset()  # Already in memory: no load time.
-
-
-@dataclass(frozen=True, slots=True)
-class Dispatch:
-    job: Job
-    instance: str
-
-
-@dataclass(frozen=True, slots=True)
-class Expire:
-    job: Job
-
-
-_Lane = tuple[Priority, str]  # A class and a tenant.
+    charge: Charge
+    surprise: bool  # Whether the instance loaded the model for it, unasked.
 
 
 class Scheduler:
-    """The queues of all models and the slots of all instances."""
+    """The queues of all models, the slots and the memory of all instances."""
 
-    def __init__(self, *, waiting_max: int) -> None:
-        self._waiting_max = waiting_max
+    def __init__(self, policy: Policy, estimates: Estimates) -> None:
+        self._policy = policy
+        self._estimates = estimates
+        self._shares = {priority: Shares(policy) for priority in Priority}
+        self._queues: dict[str, Queue] = {}
         self._waiting: dict[int, Job] = {}
-        self._queues: dict[str, dict[_Lane, OrderedDict[int, Job]]] = defaultdict(dict)
-        self._counts: Counter[str] = Counter()  # Waiting jobs by model.
+        self._foreseen: dict[int, float] = {}  # The waits that were predicted for them.
         self._expiries = Expiries(self._waiting.__contains__)
-        self._shares = {priority: Shares() for priority in Priority}
-        self._running: dict[int, Dispatch] = {}
-        self._busy: dict[str, Counter[str]] = defaultdict(Counter)  # Slots in use, by instance and model.
-        self._capacities: dict[str, Capacity] = {}
+        self._hosts: dict[str, Host] = {}
+        self._open: dict[str, Host] = {}  # Those with a free slot.
+        self._running: dict[int, Host] = {}
+        self._residency = Residency(policy, estimates, self._hosts, self._queues)
+        self._forecast = Forecast(estimates, self._residency, self._hosts, self._queues)
+        self._meter = Meter()
+        self._prefixes = Prefixes(kept_max=_PREFIXES_KEPT)
+        self._placement = Placement(policy, self._forecast, self._prefixes, self._hosts)
+        self._displaced: list[Job] = []
+        self._unplanned: set[str] = set()  # Models that nobody may have loaded.
+        self._refused: set[str] = set()  # Models whose jobs were refused for the time that loading takes.
+        self._plan_at_s = 0.0
+        self._aged_credit = 0.0
 
-    def submit(self, job: Job) -> None:
-        """Queue `job`, or raise QueueFull: an early refusal beats a late timeout.
+    # What happens
 
-        It goes to the end of its tenant's line; one that comes back from an instance to avoid, to the front.
+    def submit(self, job: Job, now_s: float) -> None:
+        """Queue `job`, or raise QueueFull or DeadlineUnreachable: an early refusal beats a late timeout.
+
+        It goes to the end of its tenant's line. One that comes back from an instance to avoid keeps its
+        place, and is not refused for want of time: it was promised an answer.
         """
-        if self._counts[job.model] >= self._waiting_max:
-            raise QueueFull(waiting_max=self._waiting_max)
-        self._waiting[job.ticket] = job
-        self._counts[job.model] += 1
-        lane = self._queues[job.model].setdefault((job.priority, job.tenant), OrderedDict())
-        lane[job.ticket] = job
-        if job.avoid:
-            lane.move_to_end(job.ticket, last=False)
-        self._expiries.add(job.ticket, job.expires_at_s)
+        queue = self._queues.get(job.model) or Queue(self._policy, self._shares)
+        wait_s = self._forecast.wait_s(job, queue, now_s)
+        gives_way = self._giving_way(job, queue, wait_s)
+        if not job.avoid:
+            self._check_time(job, wait_s, now_s)
+        if gives_way is not None:
+            self._unqueue(gives_way)
+            self._displaced.append(gives_way)
+        self._queues[job.model] = queue
         self._shares[job.priority].enter(job.tenant)
+        queue.add(job, self._forecast.cost_s(job))
+        self._waiting[job.ticket] = job
+        self._foreseen[job.ticket] = wait_s
+        self._expiries.add(job.ticket, job.expires_at_s)
+        self._unplanned.add(job.model)
 
     def withdraw(self, ticket: int) -> None:
-        """Forget a job that finished, failed or lost its caller. Idempotent."""
+        """Forget a job that waits. Idempotent."""
         if job := self._waiting.get(ticket):
             self._unqueue(job)
-        if run := self._running.pop(ticket, None):
-            self._busy[run.instance][run.job.model] -= 1
 
-    def observe(self, capacity: Capacity) -> None:
+    def end(self, ticket: int, usage: Usage | None, now_s: float) -> Settled:
+        """Take back the slot of a job that runs no longer. `usage` is what its instance says of a whole answer."""
+        host = self._running.pop(ticket)
+        running = host.running.pop(ticket)
+        self._reopen(host)
+        job = running.job
+        charge = self._meter.stop(
+            ticket, now_s, work_s=None if usage is None else usage.prompt_s + usage.output_s
+        )
+        if job.model in host.residents:
+            host.residents[job.model].used_s = now_s
+        if self._shares[job.priority].correct(job.tenant, charge.gpu_s - running.cost_s):
+            for queue in self._queues.values():
+                queue.resort(job.priority, job.tenant)
+        if usage is None:
+            return Settled(charge=charge, surprise=False)
+        self._estimates.learn_work(
+            job.model,
+            host.name,
+            job.tenant,
+            usage=usage,
+            reused_token_count=running.reused_token_count,
+            batch=charge.batch,
+        )
+        return Settled(charge=charge, surprise=usage.load_s >= _SURPRISE_S)
+
+    def observe(self, capacity: Capacity, now_s: float) -> None:
         """Replace what is known of an instance."""
-        self._capacities[capacity.instance] = capacity
+        host = self._hosts.get(capacity.instance)
+        if host is None:
+            host = self._hosts[capacity.instance] = Host(capacity.instance)
+            self._meter.watch(host.name, now_s)
+        host.observe(capacity, now_s)
+        for model in capacity.models:
+            if model not in host.residents:
+                self._prefixes.forget(host.name, model)
+        if not host.slots:
+            self._residency.forget(host)
+        self._reopen(host)
+        self._forecast.hosts_changed()
+        self._unplanned.update(model for model in self._queues if model in host.models)
 
-    def decide(self, now_s: float) -> list[Dispatch | Expire]:
+    def loaded(self, instance: str, model: str, *, ok: bool, load_s: float, now_s: float) -> None:
+        """Take note that a Load was carried out, or failed."""
+        host = self._hosts[instance]
+        self._meter.load_ended(instance, now_s)
+        if ok:
+            self._estimates.learn_load(model, instance, load_s)
+            self._residency.loaded(host, model, now_s)
+        else:
+            self._residency.failed(host, model, now_s)
+        self._unplanned.update(self._queues)
+
+    def unloaded(self, instance: str, model: str, now_s: float) -> None:
+        """Take note that an Unload was carried out, or failed, which a look will show."""
+        self._hosts[instance].unloaded(model, now_s)
+        self._prefixes.forget(instance, model)
+
+    # What is decided
+
+    def decide(self, now_s: float) -> list[Decision]:
         """Return what is to be done now, in order. It counts as done."""
-        decisions: list[Dispatch | Expire] = []
+        decisions: list[Decision] = [Displace(job) for job in self._displaced]
+        self._displaced.clear()
         while (ticket := self._expiries.pop_due(now_s)) is not None:
-            decisions.append(Expire(self._waiting[ticket]))
-            self._unqueue(self._waiting[ticket])
-        while placement := self._next_placement():
-            job = placement.job
-            self._shares[job.priority].charge(job.tenant)
+            job = self._waiting[ticket]
             self._unqueue(job)
-            self._running[job.ticket] = placement
-            self._busy[placement.instance][job.model] += 1
-            decisions.append(placement)
+            decisions.append(Expire(job))
+        self._release(now_s)
+        decisions.extend(self._plan(now_s))
+        for step in self._residency.advance():
+            if isinstance(step, Load):
+                self._meter.load_began(step.instance, now_s)
+            decisions.append(step)
+        decisions.extend(self._place(now_s))
         return decisions
 
-    def next_expiry_s(self) -> float | None:
+    def next_wakeup_s(self) -> float | None:
         """Return when `decide` has something to do even if nothing happens until then."""
-        return self._expiries.next_s()
+        times = [at_s for at_s in (self._expiries.next_s(),) if at_s is not None]
+        if self._queues:
+            times.append(self._plan_at_s)
+            times.extend(
+                beside.until_s for queue in self._queues.values() for beside in queue.beside if beside.only
+            )
+        return min(times, default=None)
+
+    # What is asked
 
     def busy(self, instance: str) -> Mapping[str, int]:
         """Return the slots in use on an instance, by model."""
-        return +self._busy[instance]
+        host = self._hosts.get(instance)
+        return Counter(run.job.model for run in host.running.values()) if host else {}
 
     def models_waited_for(self) -> list[str]:
         """Return the models that have a queue, in order."""
@@ -141,46 +219,152 @@ class Scheduler:
 
     def line(self, model: str) -> list[Job]:
         """Return the jobs that wait for `model`, in the order in which they would go."""
-        order = [
-            ((priority, self._shares[priority].time(tenant) + place, job.ticket), job)
-            for (priority, tenant), lane in self._queues.get(model, {}).items()
-            for place, job in enumerate(lane.values())
-        ]
-        return [job for _, job in sorted(order, key=lambda pair: pair[0])]
+        queue = self._queues.get(model)
+        return queue.line() if queue else []
+
+    def places(self, model: str, now_s: float) -> list[Place]:
+        """Return the same with what can be foreseen. O(n log n): not for every change."""
+        queue = self._queues.get(model)
+        if queue is None:
+            return []
+        line = queue.line()
+        start_s, rate = self._forecast.service(line[0], now_s)
+        places, before_s = [], 0.0
+        for ahead_count, job in enumerate(line):
+            wait_s = (start_s + before_s / rate) * self._estimates.wait_correction(model)
+            places.append(Place(job=job, ahead_count=ahead_count, wait_s=wait_s))
+            before_s += queue.cost_s(job.ticket)
+        return places
+
+    def books(self, now_s: float) -> Mapping[str, Books]:
+        """Return who had how much of each instance."""
+        return self._meter.books(now_s)
+
+    # Admission
+
+    def _giving_way(self, job: Job, queue: Queue, wait_s: float) -> Job | None:
+        """Return who must give way to `job`; raise QueueFull if nobody need."""
+        policy = self._policy
+        batch_max = max(1, int(policy.waiting_max * policy.batch_waiting_share))
+        retry_after_s = None if wait_s == inf else max(1.0, wait_s)
+        if job.priority is Priority.BATCH and queue.count(Priority.BATCH) >= batch_max:
+            raise QueueFull(waiting_max=batch_max, retry_after_s=retry_after_s)
+        if len(queue) < policy.waiting_max:
+            return None
+        gives_way = queue.displaceable(job)
+        if gives_way is None:
+            raise QueueFull(waiting_max=policy.waiting_max, retry_after_s=retry_after_s)
+        return gives_way
+
+    def _check_time(self, job: Job, wait_s: float, now_s: float) -> None:
+        """Refuse what would be late, by what was measured: nobody is refused for a guess."""
+        remaining_s = job.deadline_at_s - now_s
+        limit_s = min(self._policy.wait_share_max * remaining_s, job.expires_at_s - now_s)
+        if 0 < wait_s < inf and wait_s > limit_s and self._estimates.known(job.model):
+            self._refused.add(job.model)
+            raise DeadlineUnreachable(
+                estimated_wait_s=f"{wait_s:.3f}",
+                remaining_s=f"{max(0.0, min(remaining_s, job.expires_at_s - now_s)):.3f}",
+                retry_after_s=max(0.1, wait_s - limit_s),
+            )
+
+    # Placement
+
+    def _place(self, now_s: float) -> Iterator[Dispatch]:
+        hosts_of = self._placement.candidates(self._open.values(), self._queues)
+        while hosts_of:
+            job = self._next(hosts_of, now_s)
+            if job is None:
+                return
+            host = self._placement.choose(job, self._queues[job.model], hosts_of[job.model], now_s)
+            if host is None:
+                continue  # It waits for an instance that holds its prefix.
+            yield self._dispatch(job, host, now_s)
+            if host.free <= 0:
+                hosts_of = {
+                    model: left
+                    for model, hosts in hosts_of.items()
+                    if (left := [other for other in hosts if other is not host])
+                }
+            if job.model not in self._queues:
+                hosts_of.pop(job.model, None)
+
+    def _next(self, hosts_of: Mapping[str, list[Host]], now_s: float) -> Job | None:
+        """Return whose turn it is, of those for whom one of the hosts will do."""
+        names_of = {model: [host.name for host in hosts] for model, hosts in hosts_of.items()}
+        if self._aged_credit >= 1.0:
+            aged = [
+                job
+                for model, names in names_of.items()
+                if (job := self._queues[model].oldest(names)) is not None
+                and now_s - job.arrived_at_s >= self._policy.ageing_s
+            ]
+            if aged:
+                self._aged_credit -= 1.0
+                return min(aged, key=lambda job: job.ticket)
+        found = [first for model, names in names_of.items() if (first := self._queues[model].first(names))]
+        return min(found, key=lambda first: first[0])[1] if found else None
+
+    def _dispatch(self, job: Job, host: Host, now_s: float) -> Dispatch:
+        reused = self._placement.reusable(job).get(host.name, 0)
+        slot_s = self._forecast.slot_s(job, host.name, reused_token_count=reused, batch=len(host.running) + 1)
+        foreseen_s = self._foreseen[job.ticket]
+        if 0 < foreseen_s < inf and not job.avoid:
+            waited_s = now_s - job.arrived_at_s
+            self._estimates.learn_wait(job.model, predicted_s=foreseen_s, actual_s=waited_s)
+        cost_s = self._queues[job.model].cost_s(job.ticket)
+        self._shares[job.priority].charge(job.tenant, cost_s)
+        self._unqueue(job)
+        host.running[job.ticket] = Running(job, cost_s, reused, now_s + slot_s)
+        host.residents[job.model].used_s = now_s
+        self._running[job.ticket] = host
+        self._meter.start(host.name, job.ticket, job.tenant, now_s)
+        if job.prefixes:
+            self._prefixes.remember(host.name, job.model, job.prefixes)
+        self._reopen(host)
+        self._aged_credit = min(1.0, self._aged_credit + self._policy.aged_share)
+        return Dispatch(job, host.name)
+
+    # Upkeep
+
+    def _plan(self, now_s: float) -> Iterator[Fail]:
+        """Look over who should have which model: at once where nobody may have it, else now and then."""
+        if now_s >= self._plan_at_s:
+            self._unplanned.update(self._queues)
+            self._plan_at_s = now_s + self._policy.plan_every_s
+        for model in sorted(self._refused - self._queues.keys()):
+            self._residency.prepare(model, now_s)
+        self._refused.clear()
+        models = [model for model in self._unplanned if model in self._queues]
+        self._unplanned.clear()
+        for model in sorted(models, key=lambda model: (self._queues[model].best_class(), model)):
+            queue = self._queues[model]
+            self._residency.plan(model, now_s)
+            for beside in queue.beside:
+                if beside.job.avoid:
+                    self._residency.plan(model, now_s, avoid=beside.job.avoid)
+            if self._residency.hopeless(model, now_s):
+                for job in queue.line():
+                    self._unqueue(job)
+                    yield Fail(job)
+
+    def _release(self, now_s: float) -> None:
+        for queue in self._queues.values():
+            if queue.beside:
+                for beside in list(queue.beside):
+                    if beside.only and beside.until_s <= now_s:
+                        queue.release(beside.job.ticket)
 
     def _unqueue(self, job: Job) -> None:
-        del self._waiting[job.ticket]
-        self._counts[job.model] -= 1
-        lane = (job.priority, job.tenant)
-        lanes = self._queues[job.model]
-        del lanes[lane][job.ticket]
-        if not lanes[lane]:
-            del lanes[lane]
-        if not lanes:
-            del self._queues[job.model], self._counts[job.model]
+        queue = self._queues[job.model]
+        queue.remove(job.ticket)
+        if not len(queue):
+            del self._queues[job.model]
+        del self._waiting[job.ticket], self._foreseen[job.ticket]
         self._shares[job.priority].leave(job.tenant)
 
-    def _next_placement(self) -> Dispatch | None:
-        placeable = list(self._placeable())
-        if not placeable:
-            return None
-        job, hosts = min(placeable, key=lambda pair: self._rank(pair[0]))
-        best = min(hosts, key=lambda host: (job.model not in host.loaded, -self._free(host), host.instance))
-        return Dispatch(job, best.instance)
-
-    def _placeable(self) -> Iterator[tuple[Job, list[Capacity]]]:
-        """Yield the first job of each lane that some instance could take now, and those instances."""
-        free = [host for host in self._capacities.values() if self._free(host) > 0]
-        for model, lanes in self._queues.items():
-            if hosts := [host for host in free if model in host.models]:
-                for lane in lanes.values():
-                    for job in lane.values():
-                        if allowed := [host for host in hosts if host.instance not in job.avoid]:
-                            yield job, allowed
-                            break
-
-    def _rank(self, job: Job) -> tuple[Priority, float, int]:
-        return (job.priority, self._shares[job.priority].time(job.tenant), job.ticket)
-
-    def _free(self, host: Capacity) -> int:
-        return host.slots - self._busy[host.instance].total()
+    def _reopen(self, host: Host) -> None:
+        if host.free > 0:
+            self._open[host.name] = host
+        else:
+            self._open.pop(host.name, None)

@@ -11,7 +11,7 @@ from ollamesh.inference.v1 import model_pb2
 from services.inference.core.bounds import Bounds
 from services.inference.core.ledger import InstanceView, Model, Resident
 from services.inference.core.names import key
-from services.inference.core.scheduler import Job, Priority
+from services.inference.core.jobs import Job, Priority
 from services.inference.gateway import FleetView
 from services.inference.ports import Description
 from services.inference.wire.events import duration

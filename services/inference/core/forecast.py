@@ -1,0 +1,71 @@
+"""What a job will cost, and when it could start: predictions from what was measured."""
+
+from collections.abc import Mapping
+from math import inf
+
+from services.inference.core.estimates import Estimates
+from services.inference.core.hosts import Host
+from services.inference.core.jobs import Job
+from services.inference.core.queues import Queue
+from services.inference.core.residency import Residency
+
+_SLOTS_EXACT_MAX = 16  # Up to so many slots, when the first is free is looked up rather than averaged.
+
+
+class Forecast:
+    """Knows hosts and queues, and changes neither."""
+
+    def __init__(
+        self,
+        estimates: Estimates,
+        residency: Residency,
+        hosts: Mapping[str, Host],
+        queues: Mapping[str, Queue],
+    ) -> None:
+        self._estimates = estimates
+        self._residency = residency
+        self._hosts = hosts
+        self._queues = queues
+        self._slots = 1  # Of the largest instance.
+
+    def hosts_changed(self) -> None:
+        self._slots = max((host.slots for host in self._hosts.values()), default=0) or 1
+
+    def slot_s(self, job: Job, instance: str, *, reused_token_count: int, batch: int) -> float:
+        """Predict for how long `job` takes a slot of `instance` (any, if empty), `batch` of them busy."""
+        estimates = self._estimates
+        new_count = max(0, job.prompt_token_count - reused_token_count)
+        output_count = estimates.output_token_count(job.model, job.tenant, limit=job.output_token_max)
+        return estimates.prefill_s(job.model, instance, new_count) + output_count * estimates.token_s(
+            job.model, instance, batch=batch
+        )
+
+    def cost_s(self, job: Job) -> float:
+        """Predict what `job` costs in GPU-seconds, beside as many others as an instance takes."""
+        return self.slot_s(job, "", reused_token_count=0, batch=self._slots) / self._slots
+
+    def wait_s(self, job: Job, queue: Queue, now_s: float) -> float:
+        """Predict how long `job` would wait if it came now; inf if nothing can be said."""
+        start_s, rate = self.service(job, now_s)
+        if start_s == inf:
+            return inf
+        ahead = queue.ahead(job)
+        return (start_s + ahead.gpu_s / rate) * self._estimates.wait_correction(job.model)
+
+    def service(self, job: Job, now_s: float) -> tuple[float, float]:
+        """Return when the next job for the model of `job` could start, and how many GPU-seconds jobs for it are
+        given per second then: an instance gives one, to all of its models together.
+        """
+        warm = [host for host in self._hosts.values() if host.slots and host.serves(job.model)]
+        if not warm:
+            return self._residency.start_s(job.model, now_s), 1.0
+        rate = sum(1.0 / (1 + self._rival_count(host, job.model)) for host in warm)
+        if any(host.free > 0 for host in warm):
+            return 0.0, rate
+        slots = sum(host.slots for host in warm)
+        if slots <= _SLOTS_EXACT_MAX:
+            return min(host.free_in_s(now_s) for host in warm), rate
+        return self.slot_s(job, "", reused_token_count=0, batch=self._slots) / (slots + 1), rate
+
+    def _rival_count(self, host: Host, model: str) -> int:
+        return sum(other != model and other in self._queues for other in host.residents)

@@ -1,0 +1,165 @@
+"""An instance as the scheduler knows it: what it holds, what it runs, what is being changed about it.
+
+What an instance says (`Capacity`) is always a little old, and what it was told to do is newer. So a look
+counts only for what had happened before it began.
+"""
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from math import inf
+
+from services.inference.core.decisions import Cause
+from services.inference.core.jobs import Job
+
+_FULL_FOR_S = 600.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capacity:
+    """What an instance can take, and holds. Memory is in bytes; 0 where it is not known."""
+
+    instance: str
+    slots: int  # Of all its models together; 0 while nothing is to be sent to it.
+    models: Mapping[str, int]  # On its disk, with the memory each would need.
+    loaded: Mapping[str, int] = field(default_factory=dict)  # In its memory.
+    vram_bytes: int = 0
+    asked_at_s: float = 0.0  # When the look began.
+
+
+@dataclass(slots=True)
+class Resident:
+    """A model in an instance's memory."""
+
+    since_s: float
+    known_at_s: float  # A look that began earlier says nothing about it.
+    used_s: float
+    certain: bool = True  # Whether it is known to have survived the last load.
+
+
+@dataclass(slots=True)
+class Running:
+    job: Job
+    cost_s: float  # GPU-seconds that its tenant was charged.
+    reused_token_count: int
+    ends_at_s: float  # As predicted.
+
+
+class Phase(Enum):
+    DRAINING = auto()  # The models that must go still run.
+    UNLOADING = auto()
+    LOADING = auto()
+
+
+@dataclass(slots=True)
+class Swap:
+    """A model on its way into an instance's memory, and those that must go for it."""
+
+    model: str
+    cause: Cause
+    victims: tuple[str, ...]
+    sure: bool  # Whether the model is known to fit beside those that stay.
+    phase: Phase = Phase.DRAINING
+    leaving: set[str] = field(default_factory=set)
+    began_s: float = 0.0
+
+
+class Fit(Enum):
+    YES = auto()
+    NO = auto()
+    UNKNOWN = auto()
+
+
+class Host:
+    """One instance."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.slots = 0
+        self.models: Mapping[str, int] = {}
+        self.residents: dict[str, Resident] = {}
+        self.running: dict[int, Running] = {}
+        self.swap: Swap | None = None
+        self._vram_bytes = 0
+        self._room_bytes = 0  # The most that was seen to fit,
+        self._full_bytes = inf  # and the least that was seen not to, lately: it may have been a coincidence.
+        self._full_until_s = 0.0
+        self._left_at_s: dict[str, float] = {}  # When models were unloaded, for looks that began before.
+
+    @property
+    def free(self) -> int:
+        return self.slots - len(self.running)
+
+    def serves(self, model: str) -> bool:
+        """Whether a job for `model` may be sent here, a free slot provided."""
+        resident = self.residents.get(model)
+        if resident is None or not resident.certain:
+            return False
+        swap = self.swap
+        return swap is None or (model not in swap.victims and (swap.sure or swap.phase is not Phase.LOADING))
+
+    def uses(self, models: Container[str]) -> bool:
+        """Whether any of `models` runs here."""
+        return any(running.job.model in models for running in self.running.values())
+
+    def free_in_s(self, now_s: float, models: Container[str] | None = None) -> float:
+        """Predict when the first slot is free; of `models`, when the last one is."""
+        if models is None:
+            if self.free > 0:
+                return 0.0
+            return max(0.0, min((run.ends_at_s for run in self.running.values()), default=now_s) - now_s)
+        ends = (run.ends_at_s for run in self.running.values() if run.job.model in models)
+        return max(0.0, max(ends, default=now_s) - now_s)
+
+    def observe(self, capacity: Capacity, now_s: float) -> None:
+        self.slots, self.models, self._vram_bytes = capacity.slots, capacity.models, capacity.vram_bytes
+        if not capacity.slots:
+            return  # It has not been seen: what it holds is not known either.
+        if now_s >= self._full_until_s:
+            self._full_bytes = inf
+        for model in capacity.loaded:
+            if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
+                self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
+        for model, resident in list(self.residents.items()):
+            if resident.known_at_s > capacity.asked_at_s:
+                continue
+            if model in capacity.loaded:
+                resident.certain = True
+            elif not self.uses({model}):
+                if not resident.certain:  # It had to go for another one.
+                    self._full_bytes = min(self._full_bytes, self._bytes(self.residents))
+                    self._full_until_s = now_s + _FULL_FOR_S
+                del self.residents[model]
+        self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
+
+    def loaded(self, model: str, now_s: float) -> None:
+        """Note that `model` is in memory; unless that was known to be possible, doubt the others."""
+        sure = self.swap is None or self.swap.sure
+        self.swap = None
+        for resident in self.residents.values():
+            if not sure:
+                resident.certain, resident.known_at_s = False, now_s
+        self.residents[model] = Resident(now_s, now_s, now_s)
+
+    def unloaded(self, model: str, now_s: float) -> None:
+        self.residents.pop(model, None)
+        self._left_at_s[model] = now_s
+        if self.swap is not None:
+            self.swap.leaving.discard(model)
+
+    def fit(self, models: Iterable[str]) -> Fit:
+        """Whether `models` go into its memory together."""
+        wanted = list(models)
+        if len(wanted) <= 1:
+            return Fit.YES  # Or it would not run at all; the instance knows best.
+        needed = self._bytes(wanted)
+        if needed >= self._full_bytes or 0 < self._vram_bytes < needed:
+            return Fit.NO
+        if all(self.models.get(model) for model in wanted) and needed <= max(
+            self._vram_bytes, self._room_bytes
+        ):
+            return Fit.YES
+        return Fit.YES if self.residents.keys() >= set(wanted) else Fit.UNKNOWN
+
+    def _bytes(self, models: Iterable[str]) -> int:
+        return sum(self.models.get(model, 0) for model in models)

@@ -1,0 +1,33 @@
+"""The scheduler's knobs, with defaults that the simulator was used to choose (docs/decisions/0012-scheduling.md)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    waiting_max: int = 100  # Waiting jobs per model.
+    batch_waiting_share: float = 0.5  # Of the waiting places, what the batch class may take.
+    weights: Mapping[str, float] = field(default_factory=dict)  # Of tenants; 1 for those not named.
+    # Ageing: of all placements, up to this share goes to jobs that have waited longer than that, whatever
+    # their class, the oldest first.
+    ageing_s: float = 30.0
+    aged_share: float = 0.1
+    # Admission: of the time left until its deadline, how much a job may be expected to wait.
+    wait_share_max: float = 0.5
+    # Residency: a model that has work keeps its place for as long as so many of the loads that replacing it
+    # and bringing it back would cost, and at least for so long.
+    turn_loads: float = 10.0
+    turn_min_s: float = 2.0
+    # A second instance loads a model if that gives the last in the queue its turn sooner by this factor.
+    spread_gain: float = 2.0
+    # Waiting for the instance that holds a prompt's prefix must be worth it by this factor, and end soon.
+    hold_gain: float = 1.25
+    hold_max_s: float = 5.0
+    holds_max: int = 16  # Jobs per model that may wait for one instance alone.
+    plan_every_s: float = 0.25  # How often the plan of who has which model is looked over while jobs wait.
+    load_retry_s: float = 1.0  # After a failed load, doubling up to the maximum.
+    load_retry_max_s: float = 60.0
+
+    def weight(self, tenant: str) -> float:
+        return self.weights.get(tenant, 1.0)

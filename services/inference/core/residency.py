@@ -1,0 +1,228 @@
+"""Which model lives on which instance: a plan, not an accident.
+
+Ollama loads whatever the next request names and evicts for it, so two models that alternate evict each other
+for ever. Here a model is loaded where its queue is predicted to start soonest, and one that has work keeps
+its place for a turn that is long against the loads that a change costs (Policy.turn_loads), so that at most
+a fixed share of the time goes into loading. One that has none gives way at once.
+
+    (nothing) -> DRAINING -> UNLOADING -> LOADING -> resident        a Swap, one at a time per instance
+                    |           nothing    |
+                    |           has to go  |
+                    +-> (nobody waits any  +-> failed: not tried here again for a while
+                         more: given up)
+"""
+
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+
+from services.inference.core.decisions import Cause, Load, Unload
+from services.inference.core.estimates import Estimates
+from services.inference.core.hosts import Fit, Host, Phase, Swap
+from services.inference.core.jobs import Priority
+from services.inference.core.policy import Policy
+from services.inference.core.queues import Queue
+
+_TURN_OF_A_LOWER_CLASS = 0.2  # Of a turn: somebody more urgent waits, but two loads each time are too many.
+_REGRET_S = 300.0  # A model that was used within this time is likely to be wanted again.
+
+
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """Where a model could be loaded, and when it would be there."""
+
+    host: Host
+    start_s: float  # From now: the turn of those that must go, or their last jobs, then the load.
+    turn_s: float  # What is left of that turn.
+    regret_s: float  # What bringing them back would cost.
+
+
+class Residency:
+    """Plans loads. Knows hosts and queues, changes only the hosts' swaps."""
+
+    def __init__(
+        self, policy: Policy, estimates: Estimates, hosts: Mapping[str, Host], queues: Mapping[str, Queue]
+    ) -> None:
+        self._policy = policy
+        self._estimates = estimates
+        self._hosts = hosts
+        self._queues = queues
+        self._swapping: dict[str, Host] = {}
+        self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # Count, and when to try again.
+
+    # What happened
+
+    def loaded(self, host: Host, model: str, now_s: float) -> None:
+        self._swapping.pop(host.name, None)
+        self._failures.pop((host.name, model), None)
+        host.loaded(model, now_s)
+
+    def failed(self, host: Host, model: str, now_s: float) -> None:
+        self._swapping.pop(host.name, None)
+        host.swap = None
+        count = self._failures.get((host.name, model), (0, 0.0))[0] + 1
+        delay_s = min(self._policy.load_retry_s * 2.0 ** (count - 1), self._policy.load_retry_max_s)
+        self._failures[host.name, model] = count, now_s + delay_s
+
+    def forget(self, host: Host) -> None:
+        """The instance is gone or not itself: what was begun there will come to nothing."""
+        if host.swap is not None and host.swap.phase is Phase.DRAINING:
+            self._swapping.pop(host.name, None)
+            host.swap = None
+
+    # What to do
+
+    def advance(self) -> Iterable[Load | Unload]:
+        """Yield the next steps of the swaps that have begun."""
+        for host in list(self._swapping.values()):
+            swap = host.swap
+            assert swap is not None
+            if swap.phase is Phase.DRAINING and host.uses(swap.victims):
+                if swap.model not in self._queues:
+                    self._swapping.pop(host.name)
+                    host.swap = None
+                continue
+            if swap.phase is Phase.DRAINING:
+                swap.phase = Phase.UNLOADING
+                swap.leaving = {victim for victim in swap.victims if victim in host.residents}
+                for victim in sorted(swap.leaving):
+                    yield Unload(host.name, victim)
+            if swap.phase is Phase.UNLOADING and not swap.leaving:
+                swap.phase = Phase.LOADING
+                yield Load(host.name, swap.model, swap.cause)
+
+    def plan(self, model: str, now_s: float, *, avoid: Container[str] = ()) -> None:
+        """Begin to load `model`, which somebody waits for, if and where that serves it best."""
+        having = [
+            host
+            for host in self._hosts.values()
+            if model in host.models and host.slots and host.name not in avoid
+        ]
+        if any(host.swap is not None and host.swap.model == model for host in having):
+            return
+        warm = [host for host in having if model in host.residents]
+        offer = self._soonest(model, [host for host in having if host not in warm], now_s)
+        if offer is None or offer.turn_s > 0:
+            return
+        victims, _ = self._victims(offer.host, model)
+        if warm:
+            queued_s = self._queues[model].gpu_s / len(warm)
+            if queued_s < self._policy.spread_gain * offer.start_s:
+                return
+            if any(self._wanted_as_much(victim, queued_s) for victim in victims):
+                return
+        self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
+
+    def prepare(self, model: str, now_s: float) -> None:
+        """Begin to load `model`, for which nobody waits only because it is not loaded, if that disturbs nobody."""
+        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        if any(model in host.residents or host.swap is not None for host in having):
+            return
+        offer = self._soonest(model, [host for host in having if not host.running], now_s)
+        if offer is not None and offer.turn_s <= 0:
+            self._begin(offer.host, model, Cause.DEMAND, now_s)
+
+    def _begin(self, host: Host, model: str, cause: Cause, now_s: float) -> None:
+        victims, sure = self._victims(host, model)
+        host.swap = Swap(
+            model=model,
+            cause=Cause.SWAP if victims else cause,
+            victims=victims,
+            sure=sure,
+            began_s=now_s,
+        )
+        self._swapping[host.name] = host
+
+    def start_s(self, model: str, now_s: float) -> float:
+        """Predict how long it takes until a model that no instance has loaded can start; inf if none can."""
+        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        loading = [host for host in having if host.swap is not None and host.swap.model == model]
+        if loading:
+            return min(self._remaining_s(host, now_s) for host in loading)
+        offer = self._soonest(model, having, now_s)
+        return offer.start_s if offer is not None else inf
+
+    def hopeless(self, model: str, now_s: float) -> bool:
+        """Whether every instance that could load `model` has just failed to."""
+        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        return bool(having) and all(
+            model not in host.residents
+            and (host.swap is None or host.swap.model != model)
+            and self._blocked(host, model, now_s)
+            for host in having
+        )
+
+    def _soonest(self, model: str, hosts: Iterable[Host], now_s: float) -> _Offer | None:
+        """Return where `model` would start soonest, counting what bringing others back would cost."""
+        offers = [
+            self._offer(host, model, now_s)
+            for host in hosts
+            if host.swap is None and not self._blocked(host, model, now_s)
+        ]
+        best = min(offers, key=lambda offer: (offer.start_s + offer.regret_s, offer.host.name), default=None)
+        return best if best is not None and best.start_s < inf else None
+
+    def _offer(self, host: Host, model: str, now_s: float) -> _Offer:
+        victims, _ = self._victims(host, model)
+        turn_s = max((self._turn_left_s(host, victim, model, now_s) for victim in victims), default=0.0)
+        drain_s = host.free_in_s(now_s, victims) if victims else 0.0
+        regret_s = sum(
+            self._load_s(host, victim)
+            for victim in victims
+            if now_s - host.residents[victim].used_s < _REGRET_S
+        )
+        return _Offer(host, max(turn_s, drain_s) + self._load_s(host, model), turn_s, regret_s)
+
+    def _victims(self, host: Host, model: str) -> tuple[tuple[str, ...], bool]:
+        """Return which models must go from `host` for `model`, and whether it is sure that it fits then."""
+        staying = sorted(
+            host.residents,
+            key=lambda resident: (
+                resident in self._queues,
+                host.uses({resident}),
+                host.residents[resident].used_s,
+                resident,
+            ),
+        )
+        victims: list[str] = []
+        while (fit := host.fit([*staying, model])) is Fit.NO:
+            victims.append(staying.pop(0))
+        return tuple(victims), fit is Fit.YES
+
+    def _turn_left_s(self, host: Host, victim: str, model: str, now_s: float) -> float:
+        """Return for how long `victim` may keep its place from `model`."""
+        queue = self._queues.get(victim)
+        if queue is None:
+            return 0.0
+        loads_s = self._load_s(host, victim) + self._load_s(host, model)
+        turn_s = max(self._policy.turn_min_s, self._policy.turn_loads * loads_s)
+        rival = self._queues.get(model)
+        if rival is None or self._urgency(queue, now_s) < self._urgency(rival, now_s):
+            return inf
+        if self._urgency(queue, now_s) > self._urgency(rival, now_s):
+            turn_s *= _TURN_OF_A_LOWER_CLASS
+        return max(0.0, host.residents[victim].since_s + turn_s - now_s)
+
+    def _urgency(self, queue: Queue, now_s: float) -> Priority:
+        oldest = queue.oldest_of_all()
+        if oldest is not None and now_s - oldest.arrived_at_s >= self._policy.ageing_s:
+            return Priority.INTERACTIVE
+        return queue.best_class()
+
+    def _wanted_as_much(self, victim: str, queued_s: float) -> bool:
+        """Whether too much waits for `victim` to give a place of its to a model with `queued_s` per place."""
+        queue = self._queues.get(victim)
+        if queue is None:
+            return False
+        warm_count = sum(victim in host.residents for host in self._hosts.values())
+        return queue.gpu_s / warm_count * self._policy.spread_gain > queued_s
+
+    def _remaining_s(self, host: Host, now_s: float) -> float:
+        assert host.swap is not None
+        return max(0.0, host.swap.began_s + self._load_s(host, host.swap.model) - now_s)
+
+    def _load_s(self, host: Host, model: str) -> float:
+        return self._estimates.load_s(model, host.name, vram_bytes=host.models.get(model, 0))
+
+    def _blocked(self, host: Host, model: str, now_s: float) -> bool:
+        return self._failures.get((host.name, model), (0, 0.0))[1] > now_s
