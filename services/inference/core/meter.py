@@ -55,7 +55,7 @@ class _Account:
     def advance(self, now_s: float) -> None:
         """Count the time since the last event, during which nothing changed."""
         passed_s = max(0.0, now_s - self.seen_at_s)
-        self.seen_at_s += passed_s
+        self.seen_at_s = max(self.seen_at_s, now_s)
         if self.busy_count:
             self.share_s += passed_s / self.busy_count
         elif self.load_count:
