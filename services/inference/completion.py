@@ -6,7 +6,11 @@ from dataclasses import dataclass
 
 from services.inference.core.asks import ToolCall
 from services.inference.errors import CutShort, ReaderTooSlow
-from services.inference.ports import Outcome, Piece
+from services.inference.ports import Outcome, Piece, TokenLogprob
+
+# Of what is kept beside text, for the objects that hold it.
+CALL_BYTES = 64
+LOGPROB_BYTES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +21,7 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class Queued:
     ahead_count: int
+    wait_s: float  # As predicted; inf if nobody can say.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +37,7 @@ class Delta:
     thinking: str
     tool_calls: tuple[ToolCall, ...]
     token_count: int
+    logprobs: tuple[TokenLogprob, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +85,8 @@ class Completion:
         self._started: Started | None = None
         self._text, self._thinking = bytearray(), bytearray()
         self._tool_calls: list[ToolCall] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._logprobs_bytes = 0
         self._token_count = 0
         self._tool_call_count = 0
         self._finished: Finished | None = None
@@ -95,11 +103,11 @@ class Completion:
         """How it ended; None while it goes on."""
         return self._ending
 
-    def queue(self, ahead_count: int) -> None:
+    def queue(self, ahead_count: int, *, wait_s: float) -> None:
         """Tell the reader its place, if that has improved."""
         if ahead_count < self._ahead_count:
             self._ahead_count = ahead_count
-            self._queued = Queued(ahead_count)
+            self._queued = Queued(ahead_count, wait_s)
             self._changed.set()
 
     def place(self, started: Started, *, now_s: float) -> None:
@@ -117,6 +125,9 @@ class Completion:
         self._token_count += bool(piece.text or piece.thinking)
         for call in piece.tool_calls:
             self._keep(call)
+        if piece.logprobs:
+            self._logprobs += piece.logprobs
+            self._logprobs_bytes += sum(map(_logprob_bytes, piece.logprobs))
         if self._buffered_bytes() > self._buffer_bytes_max:
             self.fail(ReaderTooSlow())
             return False
@@ -181,10 +192,15 @@ class Completion:
 
     def _take_delta(self) -> Delta:
         delta = Delta(
-            self._text.decode(), self._thinking.decode(), tuple(self._tool_calls), self._token_count
+            self._text.decode(),
+            self._thinking.decode(),
+            tuple(self._tool_calls),
+            self._token_count,
+            tuple(self._logprobs),
         )
         self._text, self._thinking = bytearray(), bytearray()
         self._tool_calls, self._token_count = [], 0
+        self._logprobs, self._logprobs_bytes = [], 0
         return delta
 
     def _keep(self, call: ToolCall) -> None:
@@ -194,5 +210,9 @@ class Completion:
         self._tool_calls.append(ToolCall(id=name, name=call.name, arguments_json=call.arguments_json))
 
     def _buffered_bytes(self) -> int:
-        calls_bytes = sum(len(call.arguments_json.encode()) + 64 for call in self._tool_calls)
-        return len(self._text) + len(self._thinking) + calls_bytes
+        calls_bytes = sum(len(call.arguments_json.encode()) + CALL_BYTES for call in self._tool_calls)
+        return len(self._text) + len(self._thinking) + calls_bytes + self._logprobs_bytes
+
+
+def _logprob_bytes(one: TokenLogprob) -> int:
+    return LOGPROB_BYTES + 2 * len(one.token_bytes) + sum(map(_logprob_bytes, one.top))

@@ -11,6 +11,16 @@ from services.inference.core.ledger import Report
 from services.inference.core.options import Value
 
 
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """How likely a token was, and the likeliest at its place. Its bytes need not be UTF-8 by themselves."""
+
+    token: str
+    logprob: float
+    token_bytes: bytes
+    top: "tuple[TokenLogprob, ...]" = ()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
     """What an instance generated in one go: a token of text or thought, or whole tool calls."""
@@ -18,6 +28,7 @@ class Piece:
     text: str = ""
     thinking: str = ""
     tool_calls: tuple[ToolCall, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()  # If they were asked for, and the instance tells.
 
 
 class EndReason(Enum):
@@ -91,10 +102,13 @@ class Instance(Protocol):
     ends the work upstream; it returns or raises only when the instance's part in it is over.
     """
 
-    async def complete(self, order: Order, model: str, sink: Sink) -> None:
-        """Answer a Chat or Generate into `sink`. `model` is the instance's own spelling."""
+    async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
+        """Answer a Chat or Generate into `sink`. `model` is the instance's own spelling.
 
-    async def embed(self, order: Order, model: str) -> Vectors:
+        Silence for `first_token_s` at the beginning is Trouble; configuration may allow less.
+        """
+
+    async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         """Answer an Embed."""
 
     async def load(

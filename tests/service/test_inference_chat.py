@@ -33,6 +33,7 @@ async def test_a_stream_has_its_events_in_order() -> None:
             "model": "tiny:latest",
             "messages": [{"role": "user", "content": "say hello"}],
             "options": {"temperature": 0.5, "num_predict": 5},
+            "keep_alive": 300,
             "stream": True,
         }
         (instance,) = (await service.fleet()).instances

@@ -164,7 +164,7 @@ async def test_a_full_queue_refuses_with_a_delay() -> None:
 
 
 async def test_who_waited_too_long_is_told_that_nothing_happened() -> None:
-    async with one_instance(instance_slots=1) as (service, backend):
+    async with one_instance(instance_slots=1, timeout_min_s=0) as (service, backend):
         service.chat()
         await backend.asked()
         request = pb.ChatRequest(model="tiny", messages=user("x"))

@@ -10,6 +10,7 @@ from services.common.errors import InvalidRequest
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Ask, Chat, Embed, Generate, Message, Options, Role, Tool
 from services.inference.core.bounds import Bounds, check
+from services.inference.core.catalog import Catalog, KeepAlive, ModelConfig
 from services.inference.core.ledger import Card, InstanceView, Ledger, Report, Resident
 from services.inference.core.options import canonical
 from services.inference.errors import ContextTooLarge, ModelNotFound, ModelUnsuitable, NoInstance
@@ -45,8 +46,10 @@ def ledger(*capabilities: str, unready_reason: str = "", context_token_count: in
     return made
 
 
-def admitted(ask: Ask, known: Ledger | None = None, bounds: Bounds | None = None) -> Order:
-    return admit(ask, ledger=known or ledger(), bounds=bounds or Bounds())
+def admitted(
+    ask: Ask, known: Ledger | None = None, catalog: Catalog | None = None, *, tenant: str = "org-1"
+) -> Order:
+    return admit(ask, tenant=tenant, ledger=known or ledger(), bounds=Bounds(), catalog=catalog or Catalog())
 
 
 def broken_fields(ask: Ask, bounds: Bounds | None = None) -> list[str]:
@@ -140,25 +143,25 @@ some_options = st.builds(
 
 @given(some_options, some_options)
 def test_nothing_a_caller_says_reloads_a_model(one: Options, other: Options) -> None:
-    bounds = Bounds(context_token_count=4096)
-    runner = [
-        {name: value for name, value in canonical(options, bounds).items() if name in RUNNER_OPTIONS}
-        for options in (one, other)
-    ]
-    assert runner == [{"num_ctx": 4096}] * 2
+    config = ModelConfig(context_token_count=4096, runner={"num_gpu": 99, "use_mmap": False})
+    catalog = Catalog(models={"tiny:latest": config})
+    sent = [admitted(chat(options=options), catalog=catalog).options for options in (one, other)]
+    sent.append(admitted(Embed(model="tiny", inputs=("x",)), catalog=catalog).options)
+    runner = [{name: value for name, value in options.items() if name in RUNNER_OPTIONS} for options in sent]
+    assert runner == [catalog.runner("tiny:latest")] * 3
+    assert runner[0] == {"num_ctx": 4096, "num_gpu": 99, "use_mmap": False}
 
 
 @given(some_options)
 def test_the_length_of_an_answer_is_always_bounded(options: Options) -> None:
-    sent = canonical(options, Bounds())
+    sent = canonical(options, bounds=Bounds(), runner={})
     assert sent["num_predict"] == (options.output_token_count_max or 8192)
     assert None not in sent.values()
 
 
 def test_the_same_request_is_the_same_bytes() -> None:
-    assert repr(canonical(Options(temperature=-0.0), Bounds())) == repr(
-        canonical(Options(temperature=0.0), Bounds())
-    )
+    texts = {repr(canonical(Options(temperature=zero), bounds=Bounds(), runner={})) for zero in (-0.0, 0.0)}
+    assert len(texts) == 1
 
 
 # Models
@@ -209,16 +212,46 @@ def test_an_embedding_model_does_not_chat() -> None:
         admitted(chat(), ledger("embedding"))
 
 
+SMALL = ModelConfig(context_token_count=4096)
+
+
 @pytest.mark.parametrize(
-    ("bounds", "known"),
+    ("catalog", "known"),
     [
-        (Bounds(context_token_count=4096), ledger()),
-        (Bounds(), ledger(context_token_count=4096)),
+        (Catalog(models={"tiny:latest": SMALL}), ledger(context_token_count=9999)),
+        (Catalog(otherwise=SMALL), ledger()),
+        (Catalog(models={"other:latest": SMALL}), ledger(context_token_count=4096)),
     ],
-    ids=["configured", "as loaded"],
+    ids=["of the model", "of all models", "as loaded"],
 )
-def test_a_context_that_does_not_fit_is_refused_with_both_numbers(bounds: Bounds, known: Ledger) -> None:
-    admitted(chat(options=Options(context_token_count=4096)), known, bounds)
+def test_a_context_that_does_not_fit_is_refused_with_both_numbers(catalog: Catalog, known: Ledger) -> None:
+    admitted(chat(options=Options(context_token_count=4096)), known, catalog)
     with pytest.raises(ContextTooLarge) as refused:
-        admitted(chat(options=Options(context_token_count=4097)), known, bounds)
+        admitted(chat(options=Options(context_token_count=4097)), known, catalog)
     assert refused.value.facts == {"asked_token_count": "4097", "allowed_token_count": "4096"}
+
+
+# What the scheduler is told
+
+
+def test_how_long_a_model_stays_is_a_hint_within_bounds() -> None:
+    hints = (None, 0.0, 10.0, 120.0, 90_000.0, -1.0)
+    found = [admitted(chat(keep_alive_s=hint)).keep_alive_s for hint in hints]
+    assert found == [300, 60, 60, 120, 3600, 3600]
+    embed = Embed(model="tiny", inputs=("x",), keep_alive_s=0)
+    assert admitted(embed).keep_alive_s == 60
+
+
+def test_no_hint_shortens_what_a_models_configuration_says() -> None:
+    catalog = Catalog(
+        models={"tiny:latest": ModelConfig(keep_alive_s=7200)}, keep_alive=KeepAlive(max_s=3600)
+    )
+    found = [
+        admitted(chat(keep_alive_s=hint), catalog=catalog).keep_alive_s for hint in (None, 0.0, 600.0, -1.0)
+    ]
+    assert found == [7200] * 4
+
+
+def test_the_callers_own_limit_is_told_and_no_other() -> None:
+    assert admitted(chat(options=Options(output_token_count_max=7))).output_token_max == 7
+    assert admitted(chat()).output_token_max == 0

@@ -11,7 +11,7 @@ from services.common.errors import MeshError
 from services.inference.completion import Completion, Delta, Event, Finished, Opened, Queued, Started
 from services.inference.core.asks import ToolCall
 from services.inference.errors import InstanceFailed, InstanceLost, QueueTimeout, ReaderTooSlow
-from services.inference.ports import EndReason, Outcome, Piece
+from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob
 
 STARTED = Started(model="tiny:latest", model_digest="sha256:1", instance="gpu")
 OUTCOME = Outcome(reason=EndReason.STOP, prompt_token_count=3, output_token_count=2)
@@ -185,3 +185,20 @@ async def test_a_reader_that_keeps_up_is_never_ended() -> None:
     for _ in range(1000):
         assert completion.write(Piece(text="x" * 10))
         await completion.read()
+
+
+async def test_probabilities_come_with_their_tokens_and_count_as_bytes() -> None:
+    tops = (TokenLogprob("b", -2.0, b"b"),)
+    one = TokenLogprob("a", -1.0, b"a", tops)
+    completion = placed()
+    for _ in range(3):
+        assert completion.write(Piece(text="a", logprobs=(one,)))
+    completion.finish(OUTCOME)
+    (delta,) = [event.body for event in await rest(completion) if isinstance(event.body, Delta)]
+    assert (delta.text, delta.logprobs) == ("aaa", (one,) * 3)
+    assert completion._buffered_bytes() == 0
+
+    wide = TokenLogprob("a", -1.0, b"a", tops * 20)
+    small = placed(buffer_bytes_max=4000)
+    assert [small.write(Piece(text="a", logprobs=(wide,))) for _ in range(3)] == [True, True, False]
+    assert isinstance(small.ending, ReaderTooSlow)

@@ -3,9 +3,10 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ollamesh.inference.v1.completion_pb2 import ChatRequest
 
 from services.inference.core.endpoints import parse_endpoint
-from services.inference.core.names import key
+from services.inference.core.names import GRAMMAR, is_name, key
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,45 @@ def test_spellings_of_one_model(spelling: str) -> None:
 )
 def test_what_differs_stays_apart(name: str, expected: str) -> None:
     assert key(name) == expected
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mistral",
+        "llama3.2:3b",
+        "Qwen2.5-Coder:7b-instruct-q4_K_M",
+        "someone/llama3.2",
+        "hf.co/bartowski/Llama-3.2-1B-Instruct-GGUF:Q4_K_M",
+        "localhost:5000/library/mistral:latest",
+    ],
+)
+def test_names_of_models(name: str) -> None:
+    assert is_name(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "two words",
+        "a/b/c/d",
+        "../etc/passwd",
+        "a..b",
+        ":latest",
+        "mistral:",
+        "mistral\n",
+        "mistrál",
+        "a" * 600,
+    ],
+)
+def test_what_is_no_name(name: str) -> None:
+    assert not is_name(name)
+
+
+def test_configuration_and_requests_know_one_grammar() -> None:
+    options = str(ChatRequest.DESCRIPTOR.fields_by_name["model"].GetOptions())
+    assert f'pattern: "{GRAMMAR}"' in options.replace("\\\\", "\\")
 
 
 @given(st.text())

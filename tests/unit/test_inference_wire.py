@@ -12,38 +12,57 @@ from hypothesis import strategies as st
 from ollamesh.inference.v1.completion_pb2 import (
     CACHE_POLICY_ALWAYS,
     CACHE_POLICY_NEVER,
+    PRIORITY_UNSPECIFIED,
     THINKING_HIGH,
+    THINKING_LOW,
+    THINKING_MAX,
+    THINKING_MEDIUM,
     THINKING_OFF,
+    THINKING_ON,
     ChatRequest,
     GenerateRequest,
     Message,
     Options,
     OutputFormat,
     Role,
+    Thinking,
     Tool,
     ToolCall,
 )
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
 from services.common.errors import InvalidRequest, NotServed
-from services.inference.adapters.answers import Line, Process, Tags, card, outcome, piece, resident
+from services.inference.adapters.answers import (
+    ChatMessage,
+    Line,
+    Logprob,
+    Process,
+    Tags,
+    card,
+    outcome,
+    piece,
+    resident,
+)
 from services.inference.adapters.bodies import completion_body, embed_body
 from services.inference.adapters.connection import Phase
 from services.inference.adapters.readers import LINE_BYTES_MAX, StreamReader, refusal
+from services.inference.completion import Delta, Event
 from services.inference.core.admission import Order
-from services.inference.core.asks import Ask
+from services.inference.core.asks import Ask, Embed
 from services.inference.core.bounds import Bounds
+from services.inference.core.jobs import Priority
 from services.inference.core.options import canonical
 from services.inference.errors import ModelNotFound, ModelUnsuitable
-from services.inference.ports import EndReason, Outcome, Piece, Trouble
+from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob, Trouble
 from services.inference.wire import requests
+from services.inference.wire.events import event
 
 SCHEMA = '{"type": "object", "properties": {"x": {"type": "integer"}}}'
 
 
 def order_for(ask: Ask) -> Order:
-    options = {} if not hasattr(ask, "options") else canonical(ask.options, Bounds())
-    return Order(ask=ask, model="tiny:latest", options=options)
+    options = {} if isinstance(ask, Embed) else canonical(ask.options, bounds=Bounds(), runner={})
+    return Order(ask=ask, model="tiny:latest", options=options, keep_alive_s=299.5)
 
 
 def body_of(request: ChatRequest | GenerateRequest) -> tuple[str, dict[str, object]]:
@@ -80,6 +99,7 @@ def test_a_whole_conversation_reaches_ollama() -> None:
     assert body == {
         "model": "tiny:latest",
         "stream": True,
+        "keep_alive": 300,
         "think": "high",
         "format": json.loads(SCHEMA),
         "options": {"temperature": 0.5, "seed": 7, "num_predict": 9, "stop": ["\n"]},
@@ -103,6 +123,7 @@ def test_a_plain_request_says_no_more_than_it_must() -> None:
     assert body == {
         "model": "tiny:latest",
         "stream": True,
+        "keep_alive": 300,
         "options": {"num_predict": 8192},
         "messages": [{"role": "user", "content": "hi"}],
     }
@@ -124,6 +145,7 @@ def test_a_continuation_reaches_ollama() -> None:
     assert body == {
         "model": "tiny:latest",
         "stream": True,
+        "keep_alive": 300,
         "think": False,
         "format": "json",
         "options": {"num_predict": 8192},
@@ -140,14 +162,73 @@ def test_a_continuation_reaches_ollama() -> None:
 
 def test_texts_to_embed_reach_ollama() -> None:
     ask = requests.embed(EmbedRequest(model="tiny", input=["a", "b"], truncate=False, dimension_count=8))
-    assert json.loads(embed_body(ask, "tiny:latest", {})) == {
+    assert json.loads(embed_body(order_for(ask), "tiny:latest")) == {
         "model": "tiny:latest",
         "input": ["a", "b"],
         "truncate": False,
         "dimensions": 8,
         "options": {},
+        "keep_alive": 300,
     }
     assert requests.embed(EmbedRequest(model="tiny", input=["a"])).truncate
+
+
+@pytest.mark.parametrize(
+    ("thinking", "think"),
+    [
+        (THINKING_OFF, False),
+        (THINKING_ON, True),
+        (THINKING_LOW, "low"),
+        (THINKING_MEDIUM, "medium"),
+        (THINKING_HIGH, "high"),
+        (THINKING_MAX, "max"),
+    ],
+)
+def test_every_way_to_think_reaches_ollama(thinking: Thinking, think: object) -> None:
+    for request in (ChatRequest(thinking=thinking), GenerateRequest(thinking=thinking)):
+        assert body_of(request)[1]["think"] == think
+
+
+def test_probabilities_are_asked_for() -> None:
+    for request in (
+        ChatRequest(logprobs=True, top_logprobs=3),
+        GenerateRequest(logprobs=True, top_logprobs=3),
+    ):
+        body = body_of(request)[1]
+        assert (body["logprobs"], body["top_logprobs"]) == (True, 3)
+    assert "logprobs" not in body_of(ChatRequest())[1]
+
+
+def test_hints_are_told_apart_from_silence() -> None:
+    hints: list[tuple[Duration | None, float | None]] = [
+        (None, None),
+        (Duration(), 0),
+        (Duration(seconds=-1), -1),
+    ]
+    for hint, expected in hints:
+        assert requests.chat(ChatRequest(keep_alive=hint)).keep_alive_s == expected
+        assert requests.generate(GenerateRequest(keep_alive=hint)).keep_alive_s == expected
+        assert requests.embed(EmbedRequest(keep_alive=hint)).keep_alive_s == expected
+    assert requests.chat(ChatRequest(conversation_id="c1")).conversation_id == "c1"
+
+
+def test_how_long_a_call_may_take() -> None:
+    bounds = Bounds(timeout_s_min=5, timeout_s_max=300)
+
+    def waits(remaining_s: float, timeout_s: int | None = None) -> float:
+        timeout = Duration(seconds=timeout_s) if timeout_s else Duration()
+        terms = requests.terms(
+            "org-1", PRIORITY_UNSPECIFIED, bounds, remaining_s=remaining_s, queue_timeout=timeout
+        )
+        assert terms.priority is Priority.DEFAULT
+        return terms.wait_max_s
+
+    assert (waits(1), waits(60), waits(3600)) == (1, 60, 300)  # A deadline may be any, but is clipped.
+    assert (waits(60, 5), waits(60, 61), waits(3600, 3600)) == (5, 60, 300)
+    with pytest.raises(InvalidRequest) as refused:
+        waits(60, 4)
+    (violation,) = refused.value.violations
+    assert (violation.field, violation.rule) == ("queue_timeout", "policy.timeout")
 
 
 @pytest.mark.parametrize("text", ["nonsense", "[1]", "1", '{"a": NaN}', "{" * 100_000, '{"a":' * 100_000])
@@ -182,8 +263,6 @@ def test_what_would_mean_something_else_if_it_were_ignored_is_refused() -> None:
             with pytest.raises(NotServed) as refused:
                 refuse(asked)
             assert refused.value.facts == {"field": field}
-    with pytest.raises(NotServed):
-        requests.chat(ChatRequest(logprobs=True))
     requests.chat(ChatRequest(linger=Duration(), cache_policy=CACHE_POLICY_NEVER))
 
 
@@ -253,6 +332,7 @@ def test_a_stream_without_done_did_not_succeed() -> None:
         (b'{"message":{"content":"\xff"}}\n', "malformed"),
         (b'{"message":{"content":1}}\n', "malformed"),
         (b'{"message":{"tool_calls":[{"function":{"name":"t","arguments":"text"}}]}}\n', "malformed"),
+        (b'{"logprobs":[{"token":"x","logprob":0,"bytes":[256]}]}\n', "malformed"),
         (b'{"error":"out of memory"}\n', "out of memory"),
         (b"x" * (LINE_BYTES_MAX + 1), "without end"),
     ],
@@ -291,6 +371,32 @@ def test_tool_calls_and_thoughts_are_read() -> None:
     assert json.loads(found.tool_calls[0].arguments_json) == {"at": [1, 2.5, "x"]}
     assert piece(Line(response="r", thinking="t")) == Piece(text="r", thinking="t")
     assert outcome(Line(context=(1, 2))).context == (1, 2)
+
+
+def test_probabilities_are_read_as_go_writes_them() -> None:
+    line = msgspec.json.decode(
+        b'{"message":{"role":"assistant","content":"\xc3\xa9"},"logprobs":[{"token":"\xef\xbf\xbd","logprob":-0.5,'
+        b'"bytes":[195],"top_logprobs":[{"token":"x","logprob":-1,"bytes":[120]},{"token":"y","logprob":-2}]},'
+        b'{"token":"z","logprob":-3}]}',
+        type=Line,
+    )
+    found = piece(line)
+    assert found is not None
+    tops = (TokenLogprob("x", -1, b"x"), TokenLogprob("y", -2, b"y"))
+    assert found.logprobs == (
+        TokenLogprob("\N{REPLACEMENT CHARACTER}", -0.5, b"\xc3", tops),
+        TokenLogprob("z", -3, b"z"),
+    )
+    made = event(Event(3, Delta("é", "", (), 1, found.logprobs))).delta
+    assert [(one.token_bytes, one.logprob) for one in made.logprobs] == [(b"\xc3", -0.5), (b"z", -3)]
+    assert [top.token for top in made.logprobs[0].top] == ["x", "y"]
+    assert piece(Line(logprobs=[])) is None
+
+
+def test_a_probability_without_a_text_yet_is_no_loss() -> None:
+    found = piece(Line(message=ChatMessage(content=""), logprobs=[Logprob(token="a", logprob=-1)]))
+    assert found is not None
+    assert found.logprobs[0].token_bytes == b"a"
 
 
 def test_what_instances_list_is_read_as_go_writes_it() -> None:

@@ -1,12 +1,13 @@
 """Answers of Ollama's API, typed: JSON in, domain out. What is not named here is not read."""
 
 from datetime import datetime
+from typing import Annotated
 
 import msgspec
 
 from services.inference.core.asks import ToolCall
 from services.inference.core.ledger import Card, Resident
-from services.inference.ports import EndReason, Outcome, Piece
+from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob
 
 # What msgspec raises for bytes that are not of the shape wanted.
 NOT_OF_THE_SHAPE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
@@ -30,6 +31,16 @@ class ChatMessage(msgspec.Struct):
     tool_calls: list[Call] | None = None
 
 
+Byte = Annotated[int, msgspec.Meta(ge=0, le=255)]
+
+
+class Logprob(msgspec.Struct):
+    token: str
+    logprob: float
+    bytes: list[Byte] | None = None
+    top_logprobs: "list[Logprob] | None" = None
+
+
 class Line(msgspec.Struct):
     """A line of /api/chat or /api/generate; `response` and `thinking` are the latter's."""
 
@@ -45,6 +56,7 @@ class Line(msgspec.Struct):
     eval_count: int = 0
     eval_duration: int = 0
     context: tuple[int, ...] | None = None
+    logprobs: list[Logprob] | None = None
 
 
 class Embeddings(msgspec.Struct):
@@ -111,8 +123,14 @@ def piece(line: Line) -> Piece | None:
     """Return what a line adds to the answer, if anything."""
     message = line.message or ChatMessage(content=line.response, thinking=line.thinking)
     calls = tuple(_tool_call(call) for call in message.tool_calls or ())
-    if message.content or message.thinking or calls:
-        return Piece(text=message.content or "", thinking=message.thinking or "", tool_calls=calls)
+    logprobs = tuple(map(_logprob, line.logprobs)) if line.logprobs else ()
+    if message.content or message.thinking or calls or logprobs:
+        return Piece(
+            text=message.content or "",
+            thinking=message.thinking or "",
+            tool_calls=calls,
+            logprobs=logprobs,
+        )
     return None
 
 
@@ -167,6 +185,15 @@ def context_token_count_max(shown: Shown) -> int:
         if name.endswith(".context_length") and isinstance(value, int):
             return value
     return 0
+
+
+def _logprob(one: Logprob) -> TokenLogprob:
+    return TokenLogprob(
+        token=one.token,
+        logprob=one.logprob,
+        token_bytes=one.token.encode() if one.bytes is None else bytes(one.bytes),
+        top=tuple(map(_logprob, one.top_logprobs or ())),
+    )
 
 
 def _tool_call(call: Call) -> ToolCall:

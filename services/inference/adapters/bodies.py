@@ -23,21 +23,32 @@ def completion_body(order: Order, model: str) -> tuple[str, bytes]:
             path, own = "/api/generate", _generate(ask)
         case Embed():
             raise AssertionError(order)
-    common: dict[str, object] = {"model": model, "stream": True, "options": order.options}
+    common: dict[str, object] = {
+        "model": model,
+        "stream": True,
+        "options": order.options,
+        "keep_alive": _keep_alive(order.keep_alive_s),
+    }
     if ask.format_json is not None:
         common["format"] = _raw(ask.format_json)
     if ask.think is not None:
         common["think"] = ask.think
+    if ask.logprobs:
+        common["logprobs"] = True
+        common["top_logprobs"] = ask.top_logprob_count
     return path, encode(common | own)
 
 
-def embed_body(ask: Embed, model: str, options: Mapping[str, object]) -> bytes:
-    """Return the body for /api/embed."""
+def embed_body(order: Order, model: str) -> bytes:
+    """Return the body for the /api/embed of an Embed."""
+    ask = order.ask
+    assert isinstance(ask, Embed)
     body: dict[str, object] = {
         "model": model,
         "input": ask.inputs,
         "truncate": ask.truncate,
-        "options": options,
+        "options": order.options,
+        "keep_alive": _keep_alive(order.keep_alive_s),
     }
     if ask.dimension_count is not None:
         body["dimensions"] = ask.dimension_count

@@ -90,17 +90,18 @@ class Ollama:
         finally:
             await ollama._pool.close()
 
-    async def complete(self, order: Order, model: str, sink: Sink) -> None:
+    async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         path, body = completion_body(order, model)
         reader = StreamReader(sink)
-        await self._pool.exchange(self._request("POST", path, body), reader, self._working)
+        request, patience = self._request("POST", path, body), self._patience(first_token_s)
+        await self._pool.exchange(request, reader, patience)
         reader.check(model)
 
-    async def embed(self, order: Order, model: str) -> Vectors:
+    async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         assert isinstance(order.ask, Embed)
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX)
-        request = self._request("POST", "/api/embed", embed_body(order.ask, model, order.options))
-        await self._pool.exchange(request, reader, self._working)
+        request = self._request("POST", "/api/embed", embed_body(order, model))
+        await self._pool.exchange(request, reader, self._patience(first_token_s))
         answer = _decoded(reader.body(model), Embeddings)
         if len(answer.embeddings) != len(order.ask.inputs):
             raise Trouble(Fault.BROKEN, "as many vectors as texts were due")
@@ -178,6 +179,9 @@ class Ollama:
         reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
         await self._pool.exchange(self._request(method, path, body), reader, patience or self._listing)
         return _decoded(reader.body(model), kind)
+
+    def _patience(self, first_token_s: float) -> Patience:
+        return Patience(first_s=min(first_token_s, self._working.first_s), stall_s=self._working.stall_s)
 
     def _request(self, method: str, path: str, body: bytes) -> bytes:
         content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""

@@ -68,7 +68,11 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """Asks for the next message. `format_json` is `"json"` or a JSON Schema; `think` as in Ollama's API."""
+    """Asks for the next message. `format_json` is `"json"` or a JSON Schema; `think` as in Ollama's API.
+
+    `keep_alive_s` is a hint; a negative one is "for ever". `top_logprob_count` alternatives are wanted
+    beside each token, if `logprobs` are wanted at all.
+    """
 
     model: str
     messages: tuple[Message, ...]
@@ -76,11 +80,15 @@ class Chat:
     format_json: str | None = None
     options: Options = Options()
     think: bool | str | None = None
+    logprobs: bool = False
+    top_logprob_count: int = 0
+    keep_alive_s: float | None = None
+    conversation_id: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generate:
-    """Asks for the continuation of a text."""
+    """Asks for the continuation of a text. What it shares with Chat means the same."""
 
     model: str
     prompt: str
@@ -92,6 +100,9 @@ class Generate:
     format_json: str | None = None
     options: Options = Options()
     think: bool | str | None = None
+    logprobs: bool = False
+    top_logprob_count: int = 0
+    keep_alive_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,7 @@ class Embed:
     inputs: tuple[str, ...]
     truncate: bool = True
     dimension_count: int | None = None
+    keep_alive_s: float | None = None
 
 
 Ask = Chat | Generate | Embed

@@ -1,7 +1,8 @@
 """A request's options as Ollama gets them: one canonical form, and never a reason to reload a model.
 
-Ollama reloads a model whenever a request's runner options (num_ctx, num_gpu, ...) differ from those it was
-loaded with. So they come from configuration alone; what a caller says of them is a need to be checked,
+Ollama's options are of two kinds. Sampling options are the caller's. Runner options (num_ctx, num_gpu,
+...) are what a model is loaded with, and Ollama reloads it whenever a request's differ; so they come from
+the model's configuration alone (core/catalog.py), and what a caller says of them is a need to be checked,
 not an option to be passed on.
 """
 
@@ -10,14 +11,16 @@ from collections.abc import Mapping
 from services.inference.core.asks import Options
 from services.inference.core.bounds import Bounds
 
-Value = float | int | list[str]
+Value = float | int | list[str]  # A bool is an int.
 
 
-def canonical(options: Options, bounds: Bounds) -> Mapping[str, Value]:
-    """Return the options of one request, by Ollama's names, in a fixed order.
+def canonical(options: Options, *, bounds: Bounds, runner: Mapping[str, Value]) -> Mapping[str, Value]:
+    """Return the options of one request, by Ollama's names, in a fixed order."""
+    return {**_sampling(options, bounds), **runner}
 
-    `num_predict` is always there: without it, a model that loops holds its slot until the caller leaves.
-    """
+
+def _sampling(options: Options, bounds: Bounds) -> Mapping[str, Value]:
+    """`num_predict` is always there: without it, a model that loops holds its slot until the caller leaves."""
     sampling: dict[str, Value | None] = {
         # Adding zero turns -0.0, which is the same temperature in other bytes, into 0.0.
         "temperature": None if options.temperature is None else options.temperature + 0.0,
@@ -32,12 +35,4 @@ def canonical(options: Options, bounds: Bounds) -> Mapping[str, Value]:
         "presence_penalty": options.presence_penalty,
         "frequency_penalty": options.frequency_penalty,
     }
-    return {
-        **{name: value for name, value in sampling.items() if value is not None},
-        **runner(bounds),
-    }
-
-
-def runner(bounds: Bounds) -> Mapping[str, Value]:
-    """Return the options that a model is loaded with: the same for every request, embeddings included."""
-    return {"num_ctx": bounds.context_token_count} if bounds.context_token_count else {}
+    return {name: value for name, value in sampling.items() if value is not None}

@@ -1,5 +1,7 @@
 """Events and vectors: domain in, protobuf out."""
 
+from datetime import UTC, datetime, timedelta
+from math import inf
 from typing import assert_never
 
 from google.protobuf.duration_pb2 import Duration
@@ -7,7 +9,7 @@ from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import Embedding, EmbedResponse
 
 from services.inference.completion import Delta, Event, Finished, Opened, Queued, Started
-from services.inference.ports import EndReason
+from services.inference.ports import EndReason, TokenLogprob
 from services.inference.work import Embedded
 
 _REASONS = {
@@ -19,17 +21,20 @@ _REASONS = {
 def event(numbered: Event) -> pb.CompletionEvent:
     made = pb.CompletionEvent(sequence=numbered.sequence)
     match numbered.body:
-        case Delta(text, thinking, tool_calls, token_count):  # By far the commonest.
+        case Delta(text, thinking, tool_calls, token_count, logprobs):  # By far the commonest.
             made.delta.text = text
             made.delta.thinking = thinking
             made.delta.token_count = token_count
             for call in tool_calls:
                 made.delta.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
+            made.delta.logprobs.extend(map(_logprob, logprobs))
         case Opened(stream_id):
             made.opened.stream_id = stream_id
             made.opened.durability = pb.STREAM_DURABILITY_NONE
-        case Queued(ahead_count):
+        case Queued(ahead_count, wait_s):
             made.queued.ahead_count = ahead_count
+            if wait_s < inf:
+                made.queued.estimated_start_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=wait_s))
         case Started() as started:
             made.started.model = started.model
             made.started.model_digest = started.model_digest
@@ -55,6 +60,18 @@ def duration(seconds: float) -> Duration:
     made = Duration()
     made.FromNanoseconds(round(seconds * 1e9))
     return made
+
+
+def _logprob(one: TokenLogprob) -> pb.TokenLogprob:
+    return pb.TokenLogprob(
+        token=one.token,
+        logprob=one.logprob,
+        token_bytes=one.token_bytes,
+        top=[
+            pb.TopLogprob(token=other.token, logprob=other.logprob, token_bytes=other.token_bytes)
+            for other in one.top
+        ],
+    )
 
 
 def _finished(finished: Finished) -> pb.CompletionEvent.Finished:

@@ -8,10 +8,10 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.inference.v1 import fleet_pb2 as pb
 from ollamesh.inference.v1 import model_pb2
 
-from services.inference.core.bounds import Bounds
+from services.inference.core.catalog import Catalog
+from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Model, Resident
 from services.inference.core.names import key
-from services.inference.core.jobs import Job, Priority
 from services.inference.gateway import FleetView
 from services.inference.ports import Description
 from services.inference.wire.events import duration
@@ -26,8 +26,9 @@ _CAPABILITIES = {
 }
 
 
-def model(found: Model, bounds: Bounds) -> model_pb2.Model:
+def model(found: Model, catalog: Catalog) -> model_pb2.Model:
     card = found.card
+    config = catalog.of(key(card.name))
     made = model_pb2.Model(
         name=card.name,
         digest=card.digest,
@@ -36,7 +37,7 @@ def model(found: Model, bounds: Bounds) -> model_pb2.Model:
         parameter_size=card.parameter_size,
         quantization=card.quantization,
         capabilities=sorted(_CAPABILITIES[name] for name in card.capabilities & _CAPABILITIES.keys()),
-        context_token_count=bounds.context_token_count or found.context_token_count,
+        context_token_count=config.context_token_count or found.context_token_count,
         vram_bytes=found.vram_bytes,
         instances=found.instances,
         resident_instances=found.resident_instances,
@@ -45,8 +46,8 @@ def model(found: Model, bounds: Bounds) -> model_pb2.Model:
     return made
 
 
-def described(found: Model, description: Description, bounds: Bounds) -> model_pb2.GetModelResponse:
-    made = model(found, bounds)
+def described(found: Model, description: Description, catalog: Catalog) -> model_pb2.GetModelResponse:
+    made = model(found, catalog)
     made.context_token_count_max = description.context_token_count_max
     return model_pb2.GetModelResponse(model=made, template=description.template, license=description.license)
 

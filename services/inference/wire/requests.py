@@ -10,7 +10,8 @@ from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
 from services.common.errors import InvalidRequest, NotServed, Violation
 from services.inference.core.asks import Chat, Embed, Generate, Message, Options, Role, Tool, ToolCall
-from services.inference.core.scheduler import Priority
+from services.inference.core.bounds import Bounds, limits
+from services.inference.core.jobs import Priority
 from services.inference.engine import Terms
 
 _ROLES = {
@@ -26,6 +27,7 @@ _THINK: dict[pb.Thinking, bool | str | None] = {
     pb.THINKING_LOW: "low",
     pb.THINKING_MEDIUM: "medium",
     pb.THINKING_HIGH: "high",
+    pb.THINKING_MAX: "max",
 }
 _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 
@@ -33,8 +35,6 @@ _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 def chat(request: pb.ChatRequest) -> Chat:
     """Raises InvalidRequest and NotServed."""
     _refuse_unserved(request)
-    if request.logprobs:
-        raise NotServed(field="logprobs")
     broken: list[Violation] = []
     for place, message in enumerate(request.messages):
         for number, call in enumerate(message.tool_calls):
@@ -54,6 +54,10 @@ def chat(request: pb.ChatRequest) -> Chat:
         format_json=_format(request.format),
         options=_options(request.options),
         think=_THINK[request.thinking],
+        logprobs=request.logprobs,
+        top_logprob_count=request.top_logprobs,
+        keep_alive_s=_hint_s(request),
+        conversation_id=request.conversation_id,
     )
 
 
@@ -73,6 +77,9 @@ def generate(request: pb.GenerateRequest) -> Generate:
         format_json=_format(request.format),
         options=_options(request.options),
         think=_THINK[request.thinking],
+        logprobs=request.logprobs,
+        top_logprob_count=request.top_logprobs,
+        keep_alive_s=_hint_s(request),
     )
 
 
@@ -82,18 +89,29 @@ def embed(request: EmbedRequest) -> Embed:
         inputs=tuple(request.input),
         truncate=request.truncate if request.HasField("truncate") else True,
         dimension_count=request.dimension_count if request.HasField("dimension_count") else None,
+        keep_alive_s=_hint_s(request),
     )
 
 
 def terms(
-    tenant: str, priority: pb.Priority, *, remaining_s: float, queue_timeout: Duration | None = None
+    tenant: str,
+    priority: pb.Priority,
+    bounds: Bounds,
+    *,
+    remaining_s: float,
+    queue_timeout: Duration | None = None,
 ) -> Terms:
-    """`remaining_s` is what is left of the call's deadline; without a `queue_timeout`, all of it may be waited."""
+    """`remaining_s` is what is left of the call's deadline; without a `queue_timeout`, all of it may be waited.
+
+    Raises InvalidRequest.
+    """
     timeout_s = queue_timeout.ToNanoseconds() / 1e9 if queue_timeout else 0.0
+    allowed = limits(bounds, remaining_s=remaining_s, queue_timeout_s=timeout_s or None)
     return Terms(
         tenant=tenant,
         priority=Priority(priority or Priority.DEFAULT),
-        wait_max_s=min(timeout_s or remaining_s, remaining_s),
+        wait_max_s=allowed.wait_s,
+        total_max_s=allowed.total_s,
     )
 
 
@@ -131,6 +149,11 @@ def _tool(tool: pb.Tool) -> Tool:
 def _options(options: pb.Options) -> Options:
     given = {field.name: value for field, value in options.ListFields() if field.name != "stop"}
     return Options(**given, stop=tuple(options.stop))
+
+
+def _hint_s(request: pb.ChatRequest | pb.GenerateRequest | EmbedRequest) -> float | None:
+    """How long the model should stay loaded; None where the request does not say."""
+    return request.keep_alive.ToNanoseconds() / 1e9 if request.HasField("keep_alive") else None
 
 
 def _format(output: pb.OutputFormat) -> str | None:
