@@ -41,6 +41,7 @@ class LoadedCard:
     card: ModelCard
     expires_at: datetime
     context_length: int
+    vram_bytes: int = 0  # Without a GPU there is none.
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class Machine:
         self.refusing = False  # Set it, and no new request gets a connection.
         self.deaf_in_prefill = True  # As Ollama is. Cleared, a caller that leaves is noticed at once.
         self.load_factor = 1.0  # Loads take this much longer.
+        self.loads_held = False  # Set it, and no load ends until it is cleared.
         self.load_count = 0
         self.reload_count = 0  # Models that went because a request had other runner options.
         self.waited_inside_count = 0  # Requests that had to wait here: for a load, a slot, or another load.
@@ -190,8 +191,8 @@ class Machine:
         first: tuple[float, Callable[[], None]] = (inf, _nothing)
         if self._wedged:
             return first
-        if self._loading is not None:
-            first = (self._loading.ready_at_s, self._end_load)
+        if self._loading is not None and not self.loads_held:
+            first = (max(self._loading.ready_at_s, self._now_s), self._end_load)
         for runner in self._runners.values():
             if runner.expires_at_s < first[0]:
                 first = (runner.expires_at_s, partial(self._unload, runner, UnloadCause.EXPIRED))

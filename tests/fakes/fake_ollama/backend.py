@@ -5,60 +5,13 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
-from contextvars import ContextVar
-from dataclasses import replace
-from typing import Literal, Never
 
-from aiohttp import web
-
-from deploy.local.runtime.errors import WireError
-from deploy.local.runtime.ports import (
-    Embedded,
-    Finished,
-    LoadedCard,
-    ModelCard,
-    Piece,
-    Pieces,
-    Text,
-    Thought,
-)
+from deploy.local.runtime.ports import Embedded, Finished, LoadedCard, ModelCard, Pieces
 from deploy.local.runtime.residency import Residency, Slot
-from deploy.local.runtime.wire.requests import (
-    ChatRequest,
-    CompletionRequest,
-    FunctionCall,
-    GenerateRequest,
-    ModelRequest,
-    ToolCall,
-)
+from deploy.local.runtime.wire.requests import ChatRequest, CompletionRequest, GenerateRequest, ModelRequest
 from tests.fakes.fake_ollama import echo
-from tests.fakes.fake_ollama.script import (
-    Call,
-    Cut,
-    End,
-    Fail,
-    Hang,
-    Malformed,
-    Refuse,
-    Step,
-    Think,
-)
-
-# Of the request being handled; set by the server. Hanging up and breaking lines need its socket.
-current_request: ContextVar[web.Request] = ContextVar("current_request")
-RESPONSE = web.RequestKey("response", web.StreamResponse)
-
-
-class RefusedError(WireError):
-    """Any status and text that a script wants."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status  # type: ignore[misc]  # A constant everywhere else.
-
-
-class CutError(Exception):
-    """The connection is gone; there is nobody to answer."""
+from tests.fakes.fake_ollama.script import Step
+from tests.fakes.fake_ollama.steps import play, remembering
 
 
 class FakeResident:
@@ -81,8 +34,11 @@ class ScriptedBackend:
         token_s: float,
     ) -> None:
         self.scripts: deque[Sequence[Step]] = deque()
-        self.may_load = asyncio.Event()  # Cleared, it holds every load back.
-        self.may_load.set()
+        self._may_load = asyncio.Event()  # Cleared, it holds every load back.
+        self._may_load.set()
+        self._awake = asyncio.Event()  # Cleared, nothing that needs a model progresses.
+        self._awake.set()
+        self._closing = asyncio.Event()
         self.load_count = 0
         self._models = models
         self._token_s = token_s
@@ -126,18 +82,33 @@ class ScriptedBackend:
             script = self._next_script() or echo.generate_script(request)
             async with aclosing(self._play(script, request, slot, prompt_count)) as pieces:
                 async for piece in pieces:
-                    yield _remembering(piece, request)
+                    yield remembering(piece, request)
 
     async def embed(
         self, card: ModelCard, texts: Sequence[str], request: ModelRequest, *, truncate: bool
     ) -> Embedded:
         async with self._slot(card, request) as slot:
+            await self._awake.wait()
             vectors = [echo.embedding(text) for text in texts]
             return Embedded(vectors, sum(len(echo.words(text)) for text in texts), slot.load_ns)
 
-    def close(self) -> None:
+    def hold_loads(self) -> None:
+        self._may_load.clear()
+
+    def let_load(self) -> None:
+        self._may_load.set()
+
+    def wedge(self) -> None:
+        self._awake.clear()
+
+    def restart(self) -> None:
+        self._awake.set()
         for residency in self._residencies.values():
             residency.drop()
+
+    def close(self) -> None:
+        self._closing.set()
+        self.restart()
 
     @asynccontextmanager
     async def _slot(self, card: ModelCard, request: ModelRequest) -> AsyncIterator[Slot[FakeResident]]:
@@ -147,7 +118,8 @@ class ScriptedBackend:
             yield slot
 
     async def _start(self, _context_length: int) -> FakeResident:
-        await self.may_load.wait()
+        await self._may_load.wait()
+        await self._awake.wait()
         self.load_count += 1
         return FakeResident()
 
@@ -161,70 +133,38 @@ class ScriptedBackend:
         slot: Slot[FakeResident],
         prompt_count: int,
     ) -> Pieces:
-        began_ns = time.perf_counter_ns()
+        pace = _Metronome(self._token_s, self._awake, prompt_count, slot.load_ns)
         limit = request.parsed_options.predict_max
-        reason: Literal["stop", "length"] = "stop"
-        calls: list[ToolCall] = []
-        written_count = 0
-        for step in script:
-            if isinstance(step, str):
-                if written_count == limit:
-                    reason = "length"
-                    break
-                if self._token_s:
-                    await asyncio.sleep(self._token_s)
-                written_count += 1
-                yield Text(step)
-            elif isinstance(step, Think):
-                yield Thought(step.text)
-            elif isinstance(step, Call):
-                function = FunctionCall(step.name, dict(step.arguments), len(calls))
-                calls.append(ToolCall(function, f"call_{len(calls)}"))
-            elif isinstance(step, End):
-                return
-            else:
-                await _disturb(step)
-        yield Finished(
-            reason=reason,
-            prompt_eval_count=prompt_count,
-            prompt_eval_ns=1 + slot.load_ns % 1000,
-            eval_count=max(written_count, 1),
-            eval_ns=time.perf_counter_ns() - began_ns,
-            load_ns=slot.load_ns,
-            calls=calls,
+        async with aclosing(play(script, limit=limit, pace=pace, closing=self._closing)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+
+class _Metronome:
+    """A token whenever some time has passed, unless the fake is wedged."""
+
+    def __init__(self, token_s: float, awake: asyncio.Event, prompt_count: int, load_ns: int) -> None:
+        self._token_s = token_s
+        self._awake = awake
+        self._prompt_count = prompt_count
+        self._load_ns = load_ns
+        self._began_ns = time.perf_counter_ns()
+
+    async def reached(self, _token_count: int) -> None:
+        await self._awake.wait()
+        if self._token_s:
+            await asyncio.sleep(self._token_s)
+
+    async def end(self, token_count: int) -> Finished:
+        await self._awake.wait()
+        return Finished(
+            reason="stop",
+            prompt_eval_count=self._prompt_count,
+            prompt_eval_ns=1 + self._load_ns % 1000,
+            eval_count=max(token_count, 1),
+            eval_ns=time.perf_counter_ns() - self._began_ns,
+            load_ns=self._load_ns,
         )
-
-
-async def _disturb(step: Refuse | Fail | Malformed | Hang | Cut | asyncio.Event) -> None:
-    """Carry out a step that says nothing."""
-    match step:
-        case Refuse(status, text):
-            raise RefusedError(status, text)
-        case Fail(text):
-            raise WireError(text)
-        case Malformed(line):
-            await current_request.get()[RESPONSE].write(line)
-        case Hang():
-            await _until_the_caller_leaves()
-        case Cut():
-            transport = current_request.get().transport
-            assert transport is not None
-            transport.abort()
-            await _until_the_caller_leaves()  # Who is then found to have left.
-        case asyncio.Event():
-            await step.wait()
-
-
-async def _until_the_caller_leaves() -> Never:
-    await asyncio.Event().wait()
-    raise AssertionError
-
-
-def _remembering(piece: Piece, request: GenerateRequest) -> Piece:
-    """A context as long as the prompt and the answer."""
-    if not isinstance(piece, Finished) or request.raw:
-        return piece
-    return replace(piece, context=list(range(piece.prompt_eval_count + piece.eval_count)))
 
 
 def _context_length(card: ModelCard, request: ModelRequest) -> int:

@@ -1,5 +1,6 @@
 """What the fake says when nobody wrote it a script. Pure, so that any process can predict it.
 
+- `[write 20]` in the user's message, or in the prompt, is answered with exactly 20 tokens.
 - chat and generate repeat the user's last message, word by word; `raw` goes on repeating the prompt until
   `num_predict` ends it, as a base model would.
 - With tools it calls the first, as the embedded runtime must; once a tool has answered, it repeats that.
@@ -10,6 +11,7 @@
 
 import hashlib
 import itertools
+import re
 from collections.abc import Iterator
 
 import msgspec
@@ -21,12 +23,15 @@ from tests.fakes.fake_ollama.script import Call, Step
 
 EMBEDDING_LENGTH = 384
 RAW_WORDS = 64
+LENGTH = re.compile(r"\[write (\d+)\]")
 
 
 def chat_script(request: ChatRequest) -> Iterator[Step]:
     messages = request.messages or []
     said = _last(messages, "user")
-    if request.tools and plan(request).must_call:
+    if length := LENGTH.search(said):
+        yield from itertools.repeat(" word", int(length[1]))
+    elif request.tools and plan(request).must_call:
         function = request.tools[0].function
         arguments = instance(function.parameters or {}, said)
         assert isinstance(arguments, dict)
@@ -40,7 +45,9 @@ def chat_script(request: ChatRequest) -> Iterator[Step]:
 
 
 def generate_script(request: GenerateRequest) -> Iterator[Step]:
-    if request.raw:
+    if length := LENGTH.search(request.prompt):
+        yield from itertools.repeat(" word", int(length[1]))
+    elif request.raw:
         endless = itertools.cycle(words(request.prompt + " "))
         yield from itertools.islice(endless, request.parsed_options.predict_max or RAW_WORDS)
     elif request.schema is not None:

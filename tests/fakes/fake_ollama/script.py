@@ -44,6 +44,23 @@ class Malformed:
 
 
 @dataclass(frozen=True, slots=True)
+class Duplicate:
+    """The last token once more, which nobody has written."""
+
+
+@dataclass(frozen=True, slots=True)
+class DuplicateEnd:
+    """From here on: the last object comes twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deaf:
+    """Wait, and do not notice until then that the caller has left: so a prompt is read."""
+
+    until: asyncio.Event
+
+
+@dataclass(frozen=True, slots=True)
 class Hang:
     """Say nothing more, and stay connected until the caller leaves."""
 
@@ -58,5 +75,6 @@ class End:
     """End the reply properly, without the last object."""
 
 
-# An event is waited for.
-Step: TypeAlias = str | Think | Call | Refuse | Fail | Malformed | Hang | Cut | End | asyncio.Event
+# What says nothing, or nothing that is right. An event is waited for.
+Disturbance: TypeAlias = Refuse | Fail | Malformed | Hang | Cut | Deaf | asyncio.Event
+Step: TypeAlias = str | Think | Call | Duplicate | DuplicateEnd | End | Disturbance

@@ -67,7 +67,7 @@ class Library:
                         digest=model.card.digest,
                         details=model.card.details,
                         expires_at=model.expires_at,
-                        size_vram=0,  # There is no GPU here.
+                        size_vram=model.vram_bytes,
                         context_length=model.context_length,
                     )
                     for model in loaded
