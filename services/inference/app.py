@@ -15,9 +15,12 @@ from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 from services.inference.adapters.ollama import Ollama
 from services.inference.config import Config
 from services.inference.core.endpoints import Endpoint
+from services.inference.core.estimates import Estimates
 from services.inference.core.ledger import Ledger
-from services.inference.engine import Engine
+from services.inference.core.scheduler import Scheduler
+from services.inference.engine import Controls, Engine
 from services.inference.fleet import Fleet
+from services.inference.fleet_metrics import FleetMetrics
 from services.inference.gateway import Gateway
 from services.inference.servicer import InferenceServicer
 from services.inference.telemetry import Metrics
@@ -37,19 +40,22 @@ async def run(
             for endpoint in config.endpoints
         }
         fleet = Fleet(instances, slots=config.slots_per_instance, every_s=config.poll_every_s)
-        ledger = Ledger()
+        ledger, metrics = Ledger(), Metrics(registry, tenants=config.metrics_tenants)
+        scheduler = Scheduler(config.scheduling, Estimates())
         engine = Engine(
-            instances=instances,
-            doubt=fleet.doubt,
+            controls=Controls(instances=instances, doubt=fleet.doubt, restart=lambda _name, _reason: False),
             ledger=ledger,
-            waiting_max=config.waiting_max,
-            metrics=Metrics(registry),
+            scheduler=scheduler,
+            catalog=config.catalog,
+            metrics=metrics,
         )
+        fleet_metrics = FleetMetrics(registry, ledger, scheduler)
         gateway = Gateway(
             engine=engine,
             ledger=ledger,
             instances=instances,
-            bounds=config.bounds,
+            catalog=config.catalog,
+            metrics=metrics,
             buffer_bytes_max=config.reader_buffer_bytes_max,
         )
         server = Server(
@@ -61,14 +67,17 @@ async def run(
                 authentication(verifier),
             ],
         )
-        add_InferenceServiceServicer_to_server(InferenceServicer(gateway), server.grpc)
+        add_InferenceServiceServicer_to_server(InferenceServicer(gateway, config.policies), server.grpc)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:
             return ledger.any_ready()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            background = [tasks.create_task(engine.run(), name="engine")]
+            background = [
+                tasks.create_task(engine.run(), name="engine"),
+                tasks.create_task(fleet_metrics.run(), name="fleet metrics"),
+            ]
             background += [
                 tasks.create_task(fleet.watch(name, engine.observe), name=f"watch {name}")
                 for name in instances
@@ -82,6 +91,6 @@ def _ollama(endpoint: Endpoint, config: Config) -> AbstractAsyncContextManager[O
     return Ollama.opened(
         endpoint,
         timeouts=config.timeouts,
-        connections_max=config.slots_per_instance + 1,  # One to look at it.
+        connections_max=config.slots_per_instance + 2,  # One to look at it, one to load or probe.
         api_key=config.api_key,
     )

@@ -68,7 +68,9 @@ def _scheduling(env: Environment) -> Policy:
         env.reject("OLLAMESH_TENANT_WEIGHTS", mistake)
     return Policy(
         waiting_max=env.integer("OLLAMESH_QUEUE_MAX", usual.waiting_max, low=1, high=100_000),
-        batch_waiting_share=env.number("OLLAMESH_BATCH_QUEUE_SHARE", usual.batch_waiting_share, low=0.01, high=1),
+        batch_waiting_share=env.number(
+            "OLLAMESH_BATCH_QUEUE_SHARE", usual.batch_waiting_share, low=0.01, high=1
+        ),
         weights=weights,
         ageing_s=env.seconds("OLLAMESH_AGEING_S", usual.ageing_s, low=0.1, high=86_400),
         aged_share=env.number("OLLAMESH_AGED_SHARE", usual.aged_share, low=0.01, high=1),

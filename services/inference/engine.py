@@ -10,15 +10,35 @@ from typing import assert_never
 
 import structlog
 
+from services.common.errors import MeshError
+from services.inference.core.admission import Order
+from services.inference.core.catalog import Catalog
+from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load, Unload
+from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Ledger, capacity
 from services.inference.core.retries import RetryBudget
-from services.inference.core.scheduler import Dispatch, Expire, Job, Priority, Scheduler
-from services.inference.errors import InstanceFailed, InstanceLost, QueueFull, QueueTimeout, StreamStalled
+from services.inference.core.scheduler import Scheduler
+from services.inference.errors import (
+    InstanceFailed,
+    InstanceLost,
+    QueueFull,
+    QueueTimeout,
+    StreamStalled,
+    TimeExceeded,
+)
+from services.inference.health import Health
+from services.inference.places import Places
 from services.inference.ports import Fault, Instance, Trouble
 from services.inference.telemetry import Metrics
-from services.inference.work import Place, Work
+from services.inference.upkeep import Upkeep
+from services.inference.work import Seat, Work
 
 log = structlog.get_logger(__name__)
+
+# How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer.
+_FIRST_TOKEN_BASE_S = 20.0
+_FIRST_TOKEN_PROMPTS = 10.0
+_FIRST_TOKEN_LOADS = 3.0  # Should the instance have given the model up meanwhile.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +48,18 @@ class Terms:
     tenant: str
     priority: Priority
     wait_max_s: float
+    total_max_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Controls:
+    """What can be done with instances."""
+
+    instances: Mapping[str, Instance]
+    doubt: Callable[[str], None]  # Have it looked at now.
+    restart: Callable[
+        [str, str], bool
+    ]  # Start a wedged one anew, for a reason; false if that is not ours to do.
 
 
 @dataclass(slots=True)
@@ -35,70 +67,85 @@ class _Call:
     job: Job
     work: Work
     task: asyncio.Task[Trouble | None] | None = None
-    left: bool = False  # Its caller has gone: whatever becomes of it, it is not tried again.
+    left_at_s: float | None = None  # When its caller left: whatever becomes of it, it is not tried again.
+    timer: asyncio.TimerHandle | None = None
 
 
 class Engine:
     """The scheduler's only user. The event loop is the lock: whatever touches the scheduler or the ledger
     does so without awaiting, so no task ever sees half a change.
 
-    A slot is given back when its task has ended, and a task ends when the instance's connection is closed
-    or idle again: never because the caller has left.
+    A slot is given back when its task has ended, and a task ends when the instance is done with the work: when
+    the connection is closed or idle again, and, if it may still be reading a prompt that nobody waits for any
+    more, when it has been seen to answer. Never because the caller has left.
     """
 
     def __init__(
         self,
         *,
-        instances: Mapping[str, Instance],
-        doubt: Callable[[str], None],
+        controls: Controls,
         ledger: Ledger,
-        waiting_max: int,
+        scheduler: Scheduler,
+        catalog: Catalog,
         metrics: Metrics,
     ) -> None:
-        """`doubt` is told of an instance that broke a connection."""
-        self._instances = instances
-        self._doubt = doubt
+        self._instances = controls.instances
+        self._doubt = controls.doubt
         self._ledger = ledger
-        self._scheduler = Scheduler(waiting_max=waiting_max)
+        self._scheduler = scheduler
+        self._catalog = catalog
         self._metrics = metrics
+        self._health = Health(controls.instances, ledger, restart=controls.restart)
+        self._upkeep = Upkeep(controls.instances, ledger, catalog)
+        self._places = Places(scheduler, metrics)
         self._retries = RetryBudget()
         self._tickets = count()
         self._calls: dict[int, _Call] = {}
-        self._moved: set[str] = set()  # Models whose queue has changed since places were last told.
         self._changed = asyncio.Event()
 
-    def submit(self, model: str, terms: Terms, work: Work) -> int:
-        """Queue `work` for a slot; return its ticket. Raises QueueFull."""
-        now_s = asyncio.get_running_loop().time()
+    # For callers
+
+    def submit(self, order: Order, terms: Terms, work: Work) -> int:
+        """Queue `work` for a slot; return its ticket. Raises QueueFull and DeadlineUnreachable."""
+        now_s = self._now_s()
         job = Job(
             ticket=next(self._tickets),
             tenant=terms.tenant,
-            model=model,
+            model=order.model,
             priority=terms.priority,
             arrived_at_s=now_s,
             expires_at_s=now_s + terms.wait_max_s,
+            deadline_at_s=now_s + terms.total_max_s,
+            prompt_token_count=order.prompt_token_count,
+            output_token_max=order.output_token_max,
+            prefixes=order.prefixes,
         )
-        self._scheduler.submit(job)
-        self._calls[job.ticket] = _Call(job, work)
-        self._queue_changed(model)
+        self._changed.set()  # A refusal too: its model may be worth loading.
+        try:
+            self._scheduler.submit(job, now_s)
+        except MeshError as error:
+            self._metrics.refused(error.reason)
+            raise
+        call = self._calls[job.ticket] = _Call(job, work)
+        call.timer = asyncio.get_running_loop().call_at(job.deadline_at_s, self._out_of_time, call)
+        self._places.changed(order.model)
         return job.ticket
 
     def abandon(self, ticket: int) -> None:
         """The caller is gone, for whatever reason. Idempotent and synchronous."""
         call = self._calls.get(ticket)
-        if call is None:
+        if call is None or call.left_at_s is not None:
             return
         if call.task is None:
+            self._scheduler.withdraw(ticket)
             self._forget(call)
         elif not call.work.over:  # If it is, the task is only putting its connection away.
-            call.left = True
+            call.left_at_s = self._now_s()
             call.task.cancel()
 
     def observe(self, view: InstanceView) -> None:
         """Take note of what an instance is and has."""
-        self._ledger.observe(view)
-        self._scheduler.observe(capacity(view))
-        self._changed.set()
+        self._believe(self._health.observe(view, self._now_s()))
 
     def busy(self, instance: str) -> Mapping[str, int]:
         """Return the slots in use on an instance, by model."""
@@ -108,61 +155,109 @@ class Engine:
         """Return the waiting jobs by model, each queue in its order."""
         return {model: self._scheduler.line(model) for model in self._scheduler.models_waited_for()}
 
+    # The loop
+
     async def run(self) -> None:
         """Decide and carry out, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
             while True:
-                now_s = asyncio.get_running_loop().time()
+                now_s = self._now_s()
                 for decision in self._scheduler.decide(now_s):
-                    call = self._calls[decision.job.ticket]
-                    self._moved.add(decision.job.model)
-                    match decision:
-                        case Dispatch(_, instance):
-                            self._start(tasks, call, instance)
-                        case Expire(_):
-                            call.work.fail(QueueTimeout())
-                            self._forget(call)
-                        case _:
-                            assert_never(decision)
-                self._tell_places()
+                    self._carry_out(tasks, decision)
+                for name in self._health.take_probes(now_s):
+                    probing = tasks.create_task(self._upkeep.probe(name))
+                    probing.add_done_callback(partial(self._probed, name))
+                self._tell_places(now_s)
                 await self._next_change()
+
+    def _carry_out(self, tasks: asyncio.TaskGroup, decision: Decision) -> None:
+        match decision:
+            case Dispatch(job, instance):
+                self._places.changed(job.model)
+                self._start(tasks, self._calls[job.ticket], instance)
+            case Load(instance, model, cause):
+                loading = tasks.create_task(self._upkeep.load(instance, model))
+                loading.add_done_callback(partial(self._loaded, instance, model))
+                log.info("model_load", instance=instance, model=model, cause=cause.value)
+                self._metrics.load(model, cause)
+            case Unload(instance, model):
+                unloading = tasks.create_task(self._upkeep.unload(instance, model))
+                unloading.add_done_callback(partial(self._unloaded, instance, model))
+            case Expire(job):
+                self._give_up(job, QueueTimeout())
+            case Displace(job):
+                self._metrics.refused("QUEUE_FULL")
+                self._give_up(job, QueueFull())
+            case Fail(job):
+                self._give_up(job, self._upkeep.failure(job.model))
+            case _:
+                assert_never(decision)
 
     def _start(self, tasks: asyncio.TaskGroup, call: _Call, name: str) -> None:
         job = call.job
         if not job.avoid:
             self._retries.earn()
-            waited_s = asyncio.get_running_loop().time() - job.arrived_at_s
-            self._metrics.placed(job.model, job.priority, waited_s=waited_s)
-        card = self._ledger.view(name).cards[job.model]
-        place = Place(name=name, instance=self._instances[name], card=card)
-        call.task = tasks.create_task(self._carry_out(call.work, place))
+            self._metrics.placed(job.model, job.priority, waited_s=self._now_s() - job.arrived_at_s)
+        seat = Seat(
+            name=name,
+            instance=self._instances[name],
+            card=self._ledger.view(name).cards[job.model],
+            first_token_s=_FIRST_TOKEN_BASE_S
+            + _FIRST_TOKEN_PROMPTS * self._scheduler.prompt_left_s(job.ticket, self._now_s())
+            + _FIRST_TOKEN_LOADS * self._scheduler.load_s(name, job.model),
+        )
+        call.task = tasks.create_task(self._work(call, seat))
         # Not a `finally` in the task: cancelled before its first step, it would never get there.
         call.task.add_done_callback(partial(self._ended, call, name))
 
-    async def _carry_out(self, work: Work, place: Place) -> Trouble | None:
+    async def _work(self, call: _Call, seat: Seat) -> Trouble | None:
         try:
-            await work.run(place)
+            await call.work.run(seat)
         except Trouble as trouble:
             log.warning(
-                "instance_failed", instance=place.name, fault=trouble.fault.name, detail=trouble.detail
+                "instance_failed", instance=seat.name, fault=trouble.fault.name, detail=trouble.detail
             )
             return trouble
+        except asyncio.CancelledError:
+            if call.left_at_s is None or call.work.begun:
+                raise
+            # It may go on reading the prompt, deaf to the connection's end (ollama#11889).
+            left_s = self._scheduler.prompt_left_s(call.job.ticket, self._now_s())
+            return await self._upkeep.until_idle(seat.name, call.job.model, after_s=left_s)
         except Exception as error:  # noqa: BLE001 - its own caller learns of it; the others go on.
-            work.fail(error)
+            call.work.fail(error)
         return None
 
+    # What became of it
+
     def _ended(self, call: _Call, name: str, task: asyncio.Task[Trouble | None]) -> None:
+        now_s = self._now_s()
         call.task = None
-        self._scheduler.withdraw(call.job.ticket)
+        self._changed.set()
         trouble = None if task.cancelled() else task.result()
+        usage = call.work.usage() if trouble is None and call.left_at_s is None else None
+        settled = self._scheduler.end(call.job.ticket, usage, now_s)
+        self._metrics.ran(call.job, settled)
+        if call.left_at_s is not None:
+            self._metrics.idle_again(now_s - call.left_at_s)
         if trouble is not None:
-            if trouble.fault is Fault.UNREACHABLE:
-                self.observe(self._ledger.view(name).doubted("it broke a connection"))
-                self._doubt(name)
+            self._blame(name, trouble, now_s)
             if self._retry(call, name):
                 return
             call.work.fail(_failure(call.work, name, trouble))
+        elif usage is not None:
+            self._health.succeeded(name, now_s)
         self._forget(call)
+
+    def _blame(self, name: str, trouble: Trouble, now_s: float) -> None:
+        """Draw the conclusions from an instance's trouble."""
+        alone = not self._scheduler.busy(name)
+        self._health.failed(name, now_s, wedged=alone and trouble.fault is Fault.STALLED)
+        if trouble.fault is Fault.UNREACHABLE:
+            self._believe(self._health.doubt(name, "it broke a connection", now_s))
+            self._doubt(name)
+        else:
+            self._believe(self._health.view(name, now_s))
 
     def _retry(self, call: _Call, name: str) -> bool:
         """Queue a call again that failed on `name`, if another instance can have it and may."""
@@ -172,7 +267,7 @@ class Engine:
             for view in self._ledger.views()
         )
         if (
-            call.left
+            call.left_at_s is not None
             or call.job.avoid
             or call.work.begun
             or call.work.over
@@ -181,37 +276,76 @@ class Engine:
         ):
             return False
         try:
-            self._scheduler.submit(job)
+            self._scheduler.submit(job, self._now_s())
         except QueueFull:  # A fleet that is that busy can do without.
             return False
         call.job = job
-        self._queue_changed(job.model)
+        self._places.changed(job.model)
         return True
 
-    def _forget(self, call: _Call) -> None:
-        self._scheduler.withdraw(call.job.ticket)
-        del self._calls[call.job.ticket]
-        now_s = asyncio.get_running_loop().time()
-        self._metrics.settled(call.job, call.work.summary(), now_s=now_s)
-        self._queue_changed(call.job.model)
-
-    def _queue_changed(self, model: str) -> None:
-        self._moved.add(model)
+    def _loaded(self, name: str, model: str, task: asyncio.Task[float | None]) -> None:
+        load_s = None if task.cancelled() else task.result()
+        now_s = self._now_s()
+        self._scheduler.loaded(name, model, ok=load_s is not None, load_s=load_s or 0.0, now_s=now_s)
+        if load_s is None and not task.cancelled():
+            self._health.failed(name, now_s, wedged=False)
+            self._believe(self._health.view(name, now_s))
+        self._doubt(name)
         self._changed.set()
 
-    def _tell_places(self) -> None:
-        for model in self._moved:
-            line = self._scheduler.line(model)
-            for ahead_count, job in enumerate(line):
-                self._calls[job.ticket].work.queue(ahead_count)
-            self._metrics.waiting(model, line)
-        self._moved.clear()
+    def _unloaded(self, name: str, model: str, _: asyncio.Task[None]) -> None:
+        self._scheduler.unloaded(name, model, self._now_s())
+        self._doubt(name)
+        self._changed.set()
+
+    def _probed(self, name: str, task: asyncio.Task[Trouble | None]) -> None:
+        if task.cancelled():
+            return
+        now_s = self._now_s()
+        if task.result() is None:
+            self._health.succeeded(name, now_s)
+        else:
+            self._health.failed(name, now_s, wedged=True)
+        self._believe(self._health.view(name, now_s))
+
+    def _out_of_time(self, call: _Call) -> None:
+        """End what runs for longer than its caller's policy allows; what waits expires by itself."""
+        if call.task is not None and not call.work.over:
+            call.work.fail(TimeExceeded())
+            call.left_at_s = self._now_s()
+            call.task.cancel()
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        call = self._calls[job.ticket]
+        call.work.fail(error)
+        self._forget(call)
+
+    def _forget(self, call: _Call) -> None:
+        if call.timer is not None:
+            call.timer.cancel()
+        del self._calls[call.job.ticket]
+        self._metrics.settled(call.job, call.work.summary(), now_s=self._now_s())
+        self._places.changed(call.job.model)
+        self._changed.set()
+
+    def _believe(self, view: InstanceView) -> None:
+        self._scheduler.observe(capacity(view, self._catalog), self._now_s())
+        self._changed.set()
+
+    def _tell_places(self, now_s: float) -> None:
+        for place in self._places.due(now_s):
+            self._calls[place.job.ticket].work.queue(place.ahead_count, wait_s=place.wait_s)
 
     async def _next_change(self) -> None:
+        times = [self._scheduler.next_wakeup_s(), self._health.next_probe_s(), self._places.next_s()]
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout_at(self._scheduler.next_expiry_s()):
+            async with asyncio.timeout_at(min((at_s for at_s in times if at_s is not None), default=None)):
                 await self._changed.wait()
         self._changed.clear()
+
+    @staticmethod
+    def _now_s() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def _failure(work: Work, name: str, trouble: Trouble) -> Exception:

@@ -64,6 +64,11 @@ class StreamStalled(CutShort):
     message = "the instance stopped sending during the answer"
 
 
+class TimeExceeded(CutShort):
+    kind, reason = Kind.TIMED_OUT, "TIME_EXCEEDED"
+    message = "the answer took longer than the caller's policy allows"
+
+
 class ReaderTooSlow(CutShort):
     kind, reason = Kind.EXHAUSTED, "READER_TOO_SLOW"
     message = "the reader was too slow for the stream's buffer"

@@ -53,8 +53,15 @@ class Fleet:
                     await self._doubts[name].wait()
 
     async def _look(self, view: InstanceView) -> InstanceView:
+        asked_at_s = asyncio.get_running_loop().time()
         try:
             report = await self._instances[view.name].report()
         except Trouble as trouble:
             return view.doubted(_REASONS[trouble.fault])
-        return InstanceView(name=view.name, slots=view.slots, seen_at=datetime.now(UTC), report=report)
+        return InstanceView(
+            name=view.name,
+            slots=view.slots,
+            seen_at=datetime.now(UTC),
+            report=report,
+            asked_at_s=asked_at_s,
+        )

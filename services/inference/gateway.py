@@ -5,16 +5,19 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from services.common.errors import MeshError
 from services.inference.completion import Completion, Event
-from services.inference.core.admission import admit
-from services.inference.core.asks import Chat, Embed, Generate
+from services.inference.core.admission import Order, admit
+from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
+from services.inference.core.catalog import Catalog
+from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
-from services.inference.core.jobs import Job
 from services.inference.engine import Engine, Terms
 from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
 from services.inference.ports import Description, Instance, Trouble
+from services.inference.telemetry import Metrics
 from services.inference.work import Answering, Embedded, Embedding
 
 
@@ -52,25 +55,26 @@ class Gateway:
     engine: Engine
     ledger: Ledger
     instances: Mapping[str, Instance]
-    bounds: Bounds
+    catalog: Catalog
+    metrics: Metrics
     buffer_bytes_max: int
 
-    def open(self, ask: Chat | Generate, terms: Terms) -> Stream:
+    def open(self, ask: Chat | Generate, terms: Terms, bounds: Bounds) -> Stream:
         """Accept a completion, or raise why not."""
-        order = admit(ask, ledger=self.ledger, bounds=self.bounds)
+        order = self._admit(ask, terms, bounds)
         completion = Completion(
             secrets.token_hex(16),
             opened_at_s=asyncio.get_running_loop().time(),
             buffer_bytes_max=self.buffer_bytes_max,
         )
-        ticket = self.engine.submit(order.model, terms, Answering(order, completion))
+        ticket = self.engine.submit(order, terms, Answering(order, completion))
         return Stream(self.engine, ticket, completion)
 
-    async def embed(self, ask: Embed, terms: Terms) -> Embedded:
+    async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
         """Return the vectors, or raise why there are none."""
-        order = admit(ask, ledger=self.ledger, bounds=self.bounds)
+        order = self._admit(ask, terms, bounds)
         work = Embedding(order)
-        ticket = self.engine.submit(order.model, terms, work)
+        ticket = self.engine.submit(order, terms, work)
         try:
             return await work.result
         finally:
@@ -94,6 +98,13 @@ class Gateway:
             return model, await self.instances[ready[0].name].describe(ready[0].cards[key(name)].name)
         except Trouble as trouble:
             raise InstanceFailed(instance=ready[0].name) from trouble
+
+    def _admit(self, ask: Ask, terms: Terms, bounds: Bounds) -> Order:
+        try:
+            return admit(ask, tenant=terms.tenant, ledger=self.ledger, bounds=bounds, catalog=self.catalog)
+        except MeshError as error:
+            self.metrics.refused(error.reason)
+            raise
 
     def fleet(self) -> FleetView:
         """Return the state of everything."""

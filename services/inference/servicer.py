@@ -16,8 +16,8 @@ from ollamesh.inference.v1.model_pb2 import (
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.inference.core import asks
+from services.inference.core.bounds import Bounds, Policies
 from services.inference.core.names import key
-from services.inference.engine import Terms
 from services.inference.gateway import Gateway, Stream
 from services.inference.wire import events, listings, requests
 
@@ -27,51 +27,58 @@ PAGE_SIZE = 100
 class InferenceServicer(InferenceServiceServicer):
     """The methods that this version serves; the generated base answers for the others."""
 
-    def __init__(self, gateway: Gateway) -> None:
+    def __init__(self, gateway: Gateway, policies: Policies) -> None:
         self._gateway = gateway
+        self._policies = policies
 
     async def Chat(self, request: ChatRequest, context: Context) -> AsyncIterator[ChatResponse]:
-        stream = self._opened(requests.chat(request), _terms(request, context), context)
+        stream = self._opened(requests.chat(request), request, context)
         while (event := await stream.read()) is not None:
             yield ChatResponse(event=events.event(event))
 
     async def Generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[GenerateResponse]:
-        stream = self._opened(requests.generate(request), _terms(request, context), context)
+        stream = self._opened(requests.generate(request), request, context)
         while (event := await stream.read()) is not None:
             yield GenerateResponse(event=events.event(event))
 
     async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:
+        bounds = self._bounds()
         terms = requests.terms(
-            caller().organization_id, request.priority, remaining_s=context.time_remaining()
+            caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
-        return events.embed_response(await self._gateway.embed(requests.embed(request), terms))
+        return events.embed_response(await self._gateway.embed(requests.embed(request), terms, bounds))
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
         found, more = self._gateway.models(after=after, count_max=request.page_size or PAGE_SIZE)
         return ListModelsResponse(
-            models=[listings.model(model, self._gateway.bounds) for model in found],
+            models=[listings.model(model, self._gateway.catalog) for model in found],
             next_page_token=requests.next_page_token(key(found[-1].card.name)) if more else "",
         )
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
         model, description = await self._gateway.describe(request.model)
-        return listings.described(model, description, self._gateway.bounds)
+        return listings.described(model, description, self._gateway.catalog)
 
     async def GetFleet(self, request: GetFleetRequest, context: Context) -> GetFleetResponse:
         return GetFleetResponse(fleet=listings.fleet(self._gateway.fleet()))
 
-    def _opened(self, ask: asks.Chat | asks.Generate, terms: Terms, context: Context) -> Stream:
-        stream = self._gateway.open(ask, terms)
+    def _opened(
+        self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
+    ) -> Stream:
+        bounds = self._bounds()
+        terms = requests.terms(
+            caller().organization_id,
+            request.priority,
+            bounds,
+            queue_timeout=request.queue_timeout,
+            remaining_s=context.time_remaining(),
+        )
+        stream = self._gateway.open(ask, terms, bounds)
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream
 
-
-def _terms(request: ChatRequest | GenerateRequest, context: Context) -> Terms:
-    return requests.terms(
-        caller().organization_id,
-        request.priority,
-        queue_timeout=request.queue_timeout,
-        remaining_s=context.time_remaining(),
-    )
+    def _bounds(self) -> Bounds:
+        found = caller()
+        return self._policies.bounds([found.role.value, *(["service"] if found.is_service else [])])

@@ -3,13 +3,15 @@
 Names and buckets of the `gen_ai_` metrics are OpenTelemetry's, as dashboards of other gateways read them.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter as Tally
+from collections.abc import Collection, Sequence
 
-from prometheus_client import CollectorRegistry, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.errors import MeshError
+from services.inference.core.decisions import Cause
 from services.inference.core.jobs import Job, Priority
+from services.inference.core.scheduler import Settled
 from services.inference.work import Summary
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
@@ -27,7 +29,10 @@ class Metrics:
     cannot add labels by inventing names.
     """
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    def __init__(self, registry: CollectorRegistry, *, tenants: Collection[str] = ()) -> None:
+        """`tenants` are those that may become a label; the others are added up."""
+        self._tenants = tenants
+        self._add_scheduling(registry)
         self._queue_wait = Histogram(
             "ollamesh_queue_wait_seconds",
             "From a request's arrival to its slot",
@@ -60,13 +65,55 @@ class Metrics:
             registry=registry,
         )
 
+    def _add_scheduling(self, registry: CollectorRegistry) -> None:
+        self._refused = Counter(
+            "ollamesh_admission_refusals",
+            "Requests that were refused, by reason",
+            ("reason",),
+            registry=registry,
+        )
+        self._loads = Counter(
+            "ollamesh_model_loads", "Models loaded, by cause", ("model", "cause"), registry=registry
+        )
+        self._gpu_s = Counter(
+            "ollamesh_gpu_seconds",
+            "GPU time of requests; `tenant` is `other` for those that are not configured to be named",
+            ("tenant", "model"),
+            registry=registry,
+        )
+        self._cancel_to_idle = Histogram(
+            "ollamesh_cancel_to_idle_seconds",
+            "From a caller's leaving to its slot being free again",
+            buckets=_WAIT_BUCKETS_S,
+            registry=registry,
+        )
+
+    def refused(self, reason: str) -> None:
+        """A request was refused before it got a slot."""
+        self._refused.labels(reason).inc()
+
+    def load(self, model: str, cause: Cause) -> None:
+        """A model is being loaded."""
+        self._loads.labels(model, cause.value).inc()
+
+    def ran(self, job: Job, settled: Settled) -> None:
+        """A request gave its slot back."""
+        tenant = job.tenant if job.tenant in self._tenants else "other"
+        self._gpu_s.labels(tenant, job.model).inc(settled.charge.gpu_s)
+        if settled.surprise:
+            self.load(job.model, Cause.SURPRISE)
+
+    def idle_again(self, cancel_to_idle_s: float) -> None:
+        """The slot of a request whose caller had left is free."""
+        self._cancel_to_idle.observe(cancel_to_idle_s)
+
     def placed(self, model: str, priority: Priority, *, waited_s: float) -> None:
         """A request got its slot."""
         self._queue_wait.labels(model, priority.name.lower()).observe(waited_s)
 
     def waiting(self, model: str, line: Sequence[Job]) -> None:
         """A queue is now as long as `line`."""
-        counts = Counter(job.priority for job in line)
+        counts = Tally(job.priority for job in line)
         for priority in Priority:
             self._queue_depth.labels(model, priority.name.lower()).set(counts[priority])
 

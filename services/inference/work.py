@@ -12,16 +12,18 @@ from services.inference.completion import Completion, Finished, Started
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
 from services.inference.core.ledger import Card
+from services.inference.core.usage import Usage
 from services.inference.ports import Instance, Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Seat:
     """Where a Work is to run."""
 
     name: str
     instance: Instance
     card: Card  # Of the model, as this instance has it.
+    first_token_s: float  # How long the instance may take to begin.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +48,17 @@ class Work(Protocol):
     def over(self) -> bool:
         """Whether the caller has all that it will get."""
 
-    def queue(self, ahead_count: int) -> None:
-        """Hear how many go first."""
+    def queue(self, ahead_count: int, *, wait_s: float) -> None:
+        """Hear how many go first, and how long that is predicted to take (inf: nobody can say)."""
 
-    async def run(self, place: Place) -> None:
+    async def run(self, seat: Seat) -> None:
         """Do it. Raises what Instance raises."""
 
     def fail(self, error: Exception) -> None:
         """Hear that it will not be done."""
+
+    def usage(self) -> Usage | None:
+        """Return what the instance says it took, if the work was done."""
 
     def summary(self) -> Summary:
         """Tell what came of it."""
@@ -74,17 +79,32 @@ class Answering:
     def over(self) -> bool:
         return self._completion.ending is not None
 
-    def queue(self, ahead_count: int) -> None:
-        self._completion.queue(ahead_count)
+    def queue(self, ahead_count: int, *, wait_s: float) -> None:
+        self._completion.queue(ahead_count, wait_s=wait_s)
 
-    async def run(self, place: Place) -> None:
-        card = place.card
-        started = Started(model=card.name, model_digest=card.digest, instance=place.name)
+    async def run(self, seat: Seat) -> None:
+        card = seat.card
+        started = Started(model=card.name, model_digest=card.digest, instance=seat.name)
         self._completion.place(started, now_s=asyncio.get_running_loop().time())
-        await place.instance.complete(self._order, card.name, self._completion)
+        await seat.instance.complete(
+            self._order, card.name, self._completion, first_token_s=seat.first_token_s
+        )
 
     def fail(self, error: Exception) -> None:
         self._completion.fail(error)
+
+    def usage(self) -> Usage | None:
+        ending = self._completion.ending
+        if not isinstance(ending, Finished):
+            return None
+        outcome = ending.outcome
+        return Usage(
+            prompt_token_count=outcome.prompt_token_count,
+            prompt_s=outcome.prompt_s,
+            output_token_count=outcome.output_token_count,
+            output_s=outcome.output_s,
+            load_s=outcome.load_s,
+        )
 
     def summary(self) -> Summary:
         ending = self._completion.ending
@@ -113,6 +133,7 @@ class Embedding:
     def __init__(self, order: Order) -> None:
         self._order = order
         self._ended_at_s: float | None = None
+        self._usage: Usage | None = None
         self._error: Exception | None = None
         self.result: asyncio.Future[Embedded] = asyncio.get_running_loop().create_future()
 
@@ -120,20 +141,27 @@ class Embedding:
     def over(self) -> bool:
         return self._ended_at_s is not None
 
-    def queue(self, ahead_count: int) -> None:
+    def queue(self, ahead_count: int, *, wait_s: float) -> None:
         """A unary call has nowhere to tell it."""
 
-    async def run(self, place: Place) -> None:
-        vectors = await place.instance.embed(self._order, place.card.name)
+    async def run(self, seat: Seat) -> None:
+        began_at_s = asyncio.get_running_loop().time()
+        vectors = await seat.instance.embed(self._order, seat.card.name, first_token_s=seat.first_token_s)
+        now_s = asyncio.get_running_loop().time()
+        # Ollama does not say how much of the time it read for.
+        self._usage = Usage(prompt_token_count=vectors.prompt_token_count, prompt_s=now_s - began_at_s)
         if not self.result.done():  # Its caller may have left.
-            self._ended_at_s = asyncio.get_running_loop().time()
-            self.result.set_result(Embedded(vectors, place.card.name))
+            self._ended_at_s = now_s
+            self.result.set_result(Embedded(vectors, seat.card.name))
 
     def fail(self, error: Exception) -> None:
         if not self.result.done():
             self._ended_at_s = asyncio.get_running_loop().time()
             self._error = error
             self.result.set_exception(error)
+
+    def usage(self) -> Usage | None:
+        return self._usage
 
     def summary(self) -> Summary:
         return Summary(operation="embeddings", ended_at_s=self._ended_at_s, error=self._error)

@@ -1,7 +1,7 @@
 """The engine with instances that do as the port allows: slow to stop, wrong in every way, or full of bugs."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -11,16 +11,21 @@ from prometheus_client import CollectorRegistry
 from services.inference.completion import Completion
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
+from services.inference.core.catalog import Catalog
+from services.inference.core.estimates import Estimates
+from services.inference.core.jobs import Priority
 from services.inference.core.ledger import Card, InstanceView, Ledger, Report
-from services.inference.core.scheduler import Priority
-from services.inference.engine import Engine, Terms
+from services.inference.core.options import Value
+from services.inference.core.policy import Policy
+from services.inference.core.scheduler import Scheduler
+from services.inference.engine import Controls, Engine, Terms
 from services.inference.errors import InstanceFailed
 from services.inference.ports import Description, EndReason, Fault, Outcome, Piece, Sink, Trouble, Vectors
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
 
 WITHIN_S = 20.0
-ORDER = Order(ask=Chat(model="tiny", messages=()), model="tiny:latest", options={})
+ORDER = Order(ask=Chat(model="tiny", messages=()), model="tiny:latest", options={}, keep_alive_s=300.0)
 REPORT = Report(cards=(Card(name="tiny:latest"),))
 
 
@@ -34,8 +39,11 @@ class FakeInstance:
     failure: Exception | None = None
     answers: bool = False
     fails_when_stopped: bool = False
+    load_count: int = 0
+    unload_count: int = 0
+    probe_count: int = 0
 
-    async def complete(self, order: Order, model: str, sink: Sink) -> None:
+    async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         self.running_count += 1
         self.running_count_max = max(self.running_count_max, self.running_count)
         try:
@@ -54,8 +62,22 @@ class FakeInstance:
             await self.may_stop.wait()
             self.running_count -= 1
 
-    async def embed(self, order: Order, model: str) -> Vectors:
+    async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         raise NotImplementedError
+
+    async def load(
+        self, model: str, *, embeds: bool, options: Mapping[str, Value], keep_alive_s: float
+    ) -> float:
+        self.load_count += 1
+        return 0.1
+
+    async def unload(self, model: str, *, embeds: bool) -> None:
+        self.unload_count += 1
+
+    async def probe(
+        self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
+    ) -> None:
+        self.probe_count += 1
 
     async def report(self) -> Report:
         raise NotImplementedError
@@ -70,8 +92,8 @@ class Rig:
 
     def open(self) -> tuple[int, Completion]:
         completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
-        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0)
-        return self.engine.submit("tiny:latest", terms, Answering(ORDER, completion)), completion
+        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=60.0)
+        return self.engine.submit(ORDER, terms, Answering(ORDER, completion)), completion
 
     async def until_busy(self, count: int) -> None:
         await until(lambda: sum(self.engine.busy("gpu-0").values()) == count)
@@ -87,10 +109,14 @@ async def until(holds: Callable[[], bool]) -> None:
 async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
     names = [f"gpu-{number}" for number, _ in enumerate(instances)]
     engine = Engine(
-        instances=dict(zip(names, instances, strict=True)),
-        doubt=lambda _: None,
+        controls=Controls(
+            instances=dict(zip(names, instances, strict=True)),
+            doubt=lambda _: None,
+            restart=lambda _name, _reason: False,
+        ),
         ledger=Ledger(),
-        waiting_max=10,
+        scheduler=Scheduler(Policy(waiting_max=10), Estimates()),
+        catalog=Catalog(),
         metrics=Metrics(CollectorRegistry()),
     )
     for name in names:

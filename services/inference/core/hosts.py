@@ -23,6 +23,9 @@ class Capacity:
     slots: int  # Of all its models together; 0 while nothing is to be sent to it.
     models: Mapping[str, int]  # On its disk, with the memory each would need.
     loaded: Mapping[str, int] = field(default_factory=dict)  # In its memory.
+    # Those of them that it loaded with other options than ours, so that the first request would reload them.
+    foreign: frozenset[str] = frozenset()
+    slots_of: Mapping[str, int] = field(default_factory=dict)  # For models that get fewer than all slots.
     vram_bytes: int = 0
     asked_at_s: float = 0.0  # When the look began.
 
@@ -42,6 +45,7 @@ class Running:
     job: Job
     cost_s: float  # GPU-seconds that its tenant was charged.
     reused_token_count: int
+    prompt_read_at_s: float  # As predicted.
     ends_at_s: float  # As predicted.
 
 
@@ -77,6 +81,7 @@ class Host:
         self.name = name
         self.slots = 0
         self.models: Mapping[str, int] = {}
+        self.slots_of: Mapping[str, int] = {}
         self.residents: dict[str, Resident] = {}
         self.running: dict[int, Running] = {}
         self.swap: Swap | None = None
@@ -90,10 +95,17 @@ class Host:
     def free(self) -> int:
         return self.slots - len(self.running)
 
+    def takes(self, model: str) -> bool:
+        """Whether a job for `model` may be sent here now."""
+        if self.free <= 0 or not self.serves(model):
+            return False
+        slots = self.slots_of.get(model)
+        return slots is None or sum(run.job.model == model for run in self.running.values()) < slots
+
     def serves(self, model: str) -> bool:
         """Whether a job for `model` may be sent here, a free slot provided."""
         resident = self.residents.get(model)
-        if resident is None or not resident.certain:
+        if resident is None or not resident.certain or model not in self.models:
             return False
         swap = self.swap
         return swap is None or (model not in swap.victims and (swap.sure or swap.phase is not Phase.LOADING))
@@ -112,12 +124,15 @@ class Host:
         return max(0.0, max(ends, default=now_s) - now_s)
 
     def observe(self, capacity: Capacity, now_s: float) -> None:
-        self.slots, self.models, self._vram_bytes = capacity.slots, capacity.models, capacity.vram_bytes
+        self.slots, self.slots_of = capacity.slots, capacity.slots_of
+        self.models, self._vram_bytes = capacity.models, capacity.vram_bytes
         if not capacity.slots:
             return  # It has not been seen: what it holds is not known either.
         if now_s >= self._full_until_s:
             self._full_bytes = inf
         for model in capacity.loaded:
+            if model in capacity.foreign:
+                continue  # Unless we loaded it, and the instance gave it less than we asked for.
             if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
                 self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
         for model, resident in list(self.residents.items()):

@@ -8,8 +8,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from services.inference.core.names import key
+from services.inference.core.breaker import BreakerState
+from services.inference.core.catalog import Catalog
 from services.inference.core.hosts import Capacity
+from services.inference.core.names import key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +61,7 @@ class InstanceView:
     report: Report = Report()
     asked_at_s: float = 0.0  # When that look began, on the event loop's clock.
     vram_bytes: int = 0  # Of its accelerator; 0 if unknown.
+    breaker: BreakerState = BreakerState.CLOSED  # Not closed: not ready.
     cards: Mapping[str, Card] = field(init=False)
     residents: Mapping[str, Resident] = field(init=False)
 
@@ -126,16 +129,32 @@ class Ledger:
         return sorted({model_key for view in self._views.values() for model_key in view.cards})
 
 
-def capacity(view: InstanceView) -> Capacity:
+def capacity(view: InstanceView, catalog: Catalog) -> Capacity:
     """Return what the scheduler may use of an instance: nothing, unless it is ready."""
+    limits = {model: _slots_max(card, catalog.of(model).slots_max) for model, card in view.cards.items()}
     return Capacity(
         instance=view.name,
         slots=view.slots if view.ready else 0,
-        models={model: _need_bytes(view, model) for model in view.cards},
+        models={model: catalog.of(model).vram_bytes or _need_bytes(view, model) for model in view.cards},
+        slots_of={model: slots for model, slots in limits.items() if slots},
         loaded={model: resident.size_bytes for model, resident in view.residents.items()},
+        foreign=frozenset(
+            model
+            for model, resident in view.residents.items()
+            if (wanted := catalog.of(model).context_token_count)
+            and resident.context_token_count not in {0, wanted}
+        ),
         vram_bytes=view.vram_bytes,
         asked_at_s=view.asked_at_s,
     )
+
+
+def _slots_max(card: Card, configured: int) -> int:
+    """How many requests for a model an instance runs at once; 0 if as many as it has slots.
+
+    Ollama gives a model that can only embed one slot, whatever else is configured.
+    """
+    return configured or (1 if card.capabilities == {"embedding"} else 0)
 
 
 def _need_bytes(view: InstanceView, model: str) -> int:

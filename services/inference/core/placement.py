@@ -29,14 +29,12 @@ class Placement:
         self._hosts = hosts
 
     def candidates(self, hosts: Iterable[Host], queues: Mapping[str, Queue]) -> dict[str, list[Host]]:
-        """Return the models that somebody waits for and one of `hosts`, which have free slots, has loaded; with
-        those hosts.
-        """
+        """Return the models that somebody waits for and one of `hosts` takes a job for; with those hosts."""
         found: dict[str, list[Host]] = {}
         if queues:
             for host in hosts:
                 for model in host.residents:
-                    if model in queues and host.serves(model):
+                    if model in queues and host.takes(model):
                         found.setdefault(model, []).append(host)
         return found
 

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from services.inference.core.tables import Number, Tables
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
@@ -31,3 +33,10 @@ class Policy:
 
     def weight(self, tenant: str) -> float:
         return self.weights.get(tenant, 1.0)
+
+
+def read_weights(text: str) -> tuple[Mapping[str, float], list[str]]:
+    """Return the weights that a JSON table gives tenants, and every mistake in it."""
+    tables = Tables()
+    row = tables.top(text)
+    return tables.settings(row, {tenant: Number(0.01, 1000) for tenant in row}, where="it"), tables.mistakes

@@ -213,6 +213,15 @@ class Scheduler:
         host = self._hosts.get(instance)
         return Counter(run.job.model for run in host.running.values()) if host else {}
 
+    def prompt_left_s(self, ticket: int, now_s: float) -> float:
+        """Predict for how long an instance goes on reading the prompt of a job that runs."""
+        return max(0.0, self._running[ticket].running[ticket].prompt_read_at_s - now_s)
+
+    def load_s(self, instance: str, model: str) -> float:
+        """Predict how long an instance would take to load a model."""
+        need_bytes = self._hosts[instance].models.get(model, 0)
+        return self._estimates.load_s(model, instance, vram_bytes=need_bytes)
+
     def models_waited_for(self) -> list[str]:
         """Return the models that have a queue, in order."""
         return sorted(self._queues)
@@ -235,6 +244,15 @@ class Scheduler:
             places.append(Place(job=job, ahead_count=ahead_count, wait_s=wait_s))
             before_s += queue.cost_s(job.ticket)
         return places
+
+    def queued_count(self, instance: str) -> float:
+        """Return how many wait for an instance, if each queue is shared out over those that have its model."""
+        host = self._hosts.get(instance)
+        count = 0.0
+        for model in host.residents if host is not None else ():
+            if queue := self._queues.get(model):
+                count += len(queue) / sum(model in other.residents for other in self._hosts.values())
+        return count
 
     def books(self, now_s: float) -> Mapping[str, Books]:
         """Return who had how much of each instance."""
@@ -280,14 +298,12 @@ class Scheduler:
             if host is None:
                 continue  # It waits for an instance that holds its prefix.
             yield self._dispatch(job, host, now_s)
-            if host.free <= 0:
-                hosts_of = {
-                    model: left
-                    for model, hosts in hosts_of.items()
-                    if (left := [other for other in hosts if other is not host])
-                }
-            if job.model not in self._queues:
-                hosts_of.pop(job.model, None)
+            hosts_of = {
+                model: left
+                for model, hosts in hosts_of.items()
+                if model in self._queues
+                and (left := [other for other in hosts if other is not host or host.takes(model)])
+            }
 
     def _next(self, hosts_of: Mapping[str, list[Host]], now_s: float) -> Job | None:
         """Return whose turn it is, of those for whom one of the hosts will do."""
@@ -315,7 +331,8 @@ class Scheduler:
         cost_s = self._queues[job.model].cost_s(job.ticket)
         self._shares[job.priority].charge(job.tenant, cost_s)
         self._unqueue(job)
-        host.running[job.ticket] = Running(job, cost_s, reused, now_s + slot_s)
+        prompt_s = self._estimates.prefill_s(job.model, host.name, max(0, job.prompt_token_count - reused))
+        host.running[job.ticket] = Running(job, cost_s, reused, now_s + prompt_s, now_s + slot_s)
         host.residents[job.model].used_s = now_s
         self._running[job.ticket] = host
         self._meter.start(host.name, job.ticket, job.tenant, now_s)

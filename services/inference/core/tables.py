@@ -41,8 +41,8 @@ class Tables:
 
     mistakes: list[str] = field(default_factory=list)
 
-    def rows(self, text: str) -> dict[str, Row]:
-        """Return the rows of a table; what is no row is an empty one."""
+    def top(self, text: str) -> Row:
+        """Return a JSON object; an empty one if `text` is none."""
         try:
             parsed: object = json.loads(text, object_pairs_hook=self._object)
         except (ValueError, RecursionError):
@@ -51,7 +51,11 @@ class Tables:
         if not isinstance(parsed, dict):
             self.mistakes.append("is not a JSON object")
             return {}
-        return {name: self.row(value, where=shown(name)) for name, value in parsed.items()}
+        return parsed
+
+    def rows(self, text: str) -> dict[str, Row]:
+        """Return the rows of a table; what is no row is an empty one."""
+        return {name: self.row(value, where=shown(name)) for name, value in self.top(text).items()}
 
     def row(self, value: object, *, where: str) -> Row:
         """Return `value`, which must be an object; an empty one if it is not."""

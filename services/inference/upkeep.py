@@ -1,0 +1,88 @@
+"""What is done to instances on nobody's behalf: models are loaded and unloaded, and silence is looked into."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+
+from services.common.errors import MeshError
+from services.inference.core.catalog import Catalog
+from services.inference.core.ledger import Card, Ledger
+from services.inference.errors import InstanceFailed
+from services.inference.ports import Instance, Trouble
+
+log = structlog.get_logger(__name__)
+
+IDLE_WAIT_MAX_S = 120.0  # Longest that a prompt which nobody waits for is believed to be read.
+
+
+class Upkeep:
+    """Carries out; decides nothing. Never raises but when it is cancelled."""
+
+    def __init__(self, instances: Mapping[str, Instance], ledger: Ledger, catalog: Catalog) -> None:
+        self._instances = instances
+        self._ledger = ledger
+        self._catalog = catalog
+        self._load_failures: dict[str, MeshError] = {}  # The last by model: bounded by the fleet's models.
+
+    async def load(self, name: str, model: str) -> float | None:
+        """Load a model; return how many seconds that took, None if it failed."""
+        card = self._ledger.view(name).cards.get(model)
+        if card is None:  # Deleted since.
+            return None
+        try:
+            load_s = await self._instances[name].load(
+                card.name,
+                embeds=_only_embeds(card),
+                options=self._catalog.runner(model),
+                keep_alive_s=self._catalog.keep_alive_s(model),
+            )
+        except Trouble as trouble:
+            log.warning("load_failed", instance=name, model=model, detail=trouble.detail)
+            self._load_failures[model] = InstanceFailed(instance=name)
+            return None
+        self._load_failures.pop(model, None)
+        return load_s
+
+    async def unload(self, name: str, model: str) -> None:
+        """Free a model's memory, if the instance lets us: a look will show."""
+        view = self._ledger.view(name)
+        card = view.cards.get(model)
+        spelling = card.name if card is not None else model
+        try:
+            await self._instances[name].unload(spelling, embeds=card is not None and _only_embeds(card))
+        except Trouble as trouble:
+            log.warning("unload_failed", instance=name, model=model, detail=trouble.detail)
+
+    async def probe(self, name: str) -> Trouble | None:
+        """Have an instance generate one token with a model that it has loaded, or at least answer."""
+        view = self._ledger.view(name)
+        models = [model for model in sorted(view.residents) if model in view.cards]
+        return await self._probed(name, models[0] if models else None)
+
+    async def until_idle(self, name: str, model: str, *, after_s: float) -> Trouble | None:
+        """Return when an instance answers for a model again, asking once it should be done with a prompt."""
+        await asyncio.sleep(min(after_s, IDLE_WAIT_MAX_S))
+        return await self._probed(name, model)
+
+    def failure(self, model: str) -> MeshError:
+        """Return what to tell those whose model could not be loaded."""
+        return self._load_failures.get(model) or InstanceFailed(instance="")
+
+    async def _probed(self, name: str, model: str | None) -> Trouble | None:
+        card = None if model is None else self._ledger.view(name).cards.get(model)
+        try:
+            if card is None or model is None:
+                await self._instances[name].probe(None)
+            else:
+                await self._instances[name].probe(
+                    card.name, embeds=_only_embeds(card), options=self._catalog.runner(model)
+                )
+        except Trouble as trouble:
+            log.warning("probe_failed", instance=name, fault=trouble.fault.name, detail=trouble.detail)
+            return trouble
+        return None
+
+
+def _only_embeds(card: Card) -> bool:
+    return card.capabilities == {"embedding"}
