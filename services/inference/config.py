@@ -91,7 +91,7 @@ def _policies(env: Environment) -> Policies:
         temperature_max=env.number("OLLAMESH_TEMPERATURE_MAX", 1, low=0, high=2),
         output_token_count_max=env.integer("OLLAMESH_OUTPUT_TOKENS_MAX", 8192, low=1),
         timeout_s_min=env.seconds("OLLAMESH_TIMEOUT_MIN_S", 5, high=3600),
-        timeout_s_max=env.seconds("OLLAMESH_TIMEOUT_MAX_S", 300, low=1),
+        timeout_s_max=env.seconds("OLLAMESH_TIMEOUT_MAX_S", 300, low=0.01),
     )
     if default.timeout_s_min > default.timeout_s_max:
         env.reject("OLLAMESH_TIMEOUT_MIN_S", "is above OLLAMESH_TIMEOUT_MAX_S")

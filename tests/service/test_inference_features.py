@@ -234,9 +234,11 @@ async def test_a_text_that_is_too_long_is_cut_unless_that_is_forbidden() -> None
 
 async def test_every_request_of_a_model_carries_that_models_runner_options() -> None:
     models = {"tiny": {"context_tokens": 2048, "runner": {"num_gpu": 99}}, "mini": {"keep_alive_s": 7200}}
-    async with one_instance("tiny:latest", "mini:latest", models=json.dumps(models), context_tokens=4096) as (
-        service,
-        backend,
+    backend = Backend("tiny:latest", "mini:latest", residents=("tiny:latest", "mini:latest"))
+    backend.residents[0]["context_length"] = 2048  # With any other it would be loaded anew.
+    async with (
+        backend.serving(),
+        serving(backend.url, models=json.dumps(models), context_tokens=4096) as service,
     ):
         tiny, mini = {"num_ctx": 2048, "num_gpu": 99}, {"num_ctx": 4096}
         for name, runner, keep_alive in (("tiny", tiny, 300), ("mini", mini, 7200)):
@@ -296,6 +298,18 @@ async def test_a_timeout_that_asks_for_a_refusal_is_refused() -> None:
         assert (answer.code, answer.fields) == (grpc.StatusCode.INVALID_ARGUMENT, ["queue_timeout"])
         call = service.chat(timeout_s=4.9)  # What is left of a caller's own deadline may be any.
         await answered(call, backend)
+
+
+async def test_policy_says_how_long_an_answer_may_take_whatever_the_deadline() -> None:
+    async with one_instance(timeout_min_s=0, timeout_max_s=0.3) as (service, backend):
+        call = service.chat()
+        asked = await backend.asked()
+        asked.token("a")
+        answer = await refused(call)
+        await asked.gone.wait()
+        await service.until_idle()
+    assert (answer.code, answer.reason) == (grpc.StatusCode.DEADLINE_EXCEEDED, "TIME_EXCEEDED")
+    assert answer.facts["last_sequence"] == "3"
 
 
 def _chat(text: str = "hello", **more: Any) -> pb.ChatRequest:

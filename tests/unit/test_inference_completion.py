@@ -57,7 +57,7 @@ async def test_any_interleaving_gives_every_byte_once_in_order(script: list[Piec
                 written.append(step)
                 assert completion.write(step)
             case int() if not written:
-                completion.queue(step)
+                completion.queue(step, wait_s=1.0)
             case _:
                 if (body := completion._next()) is not None:
                     completion._sequence += 1

@@ -30,7 +30,7 @@ def test_defaults_need_nothing_but_an_instance() -> None:
         "ollama.example:443",
     ]
     assert (config.server.port, config.server.metrics_port) == (50053, 9463)
-    assert (config.slots_per_instance, config.waiting_max, config.api_key) == (4, 100, None)
+    assert (config.slots_per_instance, config.scheduling.waiting_max, config.api_key) == (4, 100, None)
     bounds = config.policies.bounds(["user"])
     assert (bounds.prompt_code_points_max, bounds.temperature_max) == (10_000, 1)
     assert (bounds.timeout_s_min, bounds.timeout_s_max) == (5, 300)

@@ -20,7 +20,7 @@ _RULES: Mapping[str, Rule] = {
     "temperature_max": Number(0, 2),
     "output_tokens_max": Whole(1, 1 << 20),
     "timeout_s_min": Number(0, 3600),
-    "timeout_s_max": Number(1, 86_400),
+    "timeout_s_max": Number(0.01, 86_400),
 }
 
 
