@@ -13,6 +13,7 @@ SURPRISE_MAX = 4.0  # By which factor a value may be off and be believed.
 TRUSTED_FROM = 4.0  # Observations; earlier ones may be as far off as the first was.
 EXTRA_SHARE = 0.05  # What each further job of a batch adds to a token's time, until that was seen.
 EXTRA_WEIGHT = 0.2  # How many observations that guess is worth.
+LEVERAGE_MAX = 10.0  # How much more or less than another an observation may count.
 WEIGHT_MAX = 1e4  # Of what is restored; so is the next one.
 VALUE_MAX = 1e9
 
@@ -49,10 +50,11 @@ class Average:
 
 @dataclass(slots=True)
 class Line:
-    """The time of an output token in a batch of n, as `alone_s + extra_s * (n - 1)`: neither is negative.
+    """The time of an output token in a batch of n, as `alone_s + extra_s * (n - 1)`.
 
-    The least squares of an exponentially forgetting sample, kept as means, variance and covariance. As long as
-    all batches were alike, the sample says nothing about the slope: then a guess decides.
+    0 <= extra_s <= alone_s: more jobs make none faster, and together none slower than one after the other.
+    The least squares of an exponentially forgetting sample, kept as means, variance and covariance. As long
+    as all batches were alike, the sample says nothing about the slope: then a guess decides.
     """
 
     keep: float
@@ -67,10 +69,15 @@ class Line:
     def learn(self, token_s: float, *, batch: float) -> None:
         """Count a token's time, which must be positive."""
         others = max(0.0, batch - 1.0)
-        if self.weight >= TRUSTED_FROM:
-            token_s = _believed(token_s, self.alone_s + self.extra_s * others, surprise_max=SURPRISE_MAX)
-        self.weight = self.weight * self.keep + 1.0
-        share = 1.0 / self.weight
+        weight = 1.0
+        if self.weight > 0:
+            expected_s = self.alone_s + self.extra_s * others
+            # Noise grows with the time that it disturbs, so that of large batches must not drown small ones.
+            weight = min(max((self.mean_s / expected_s) ** 2, 1 / LEVERAGE_MAX), LEVERAGE_MAX)
+            if self.weight >= TRUSTED_FROM:
+                token_s = _believed(token_s, expected_s, surprise_max=SURPRISE_MAX)
+        self.weight = self.weight * self.keep + weight
+        share = weight / self.weight
         others_off, off_s = others - self.mean_others, token_s - self.mean_s
         self.mean_others += share * others_off
         self.mean_s += share * off_s
@@ -99,9 +106,9 @@ class Line:
         guess_s = EXTRA_SHARE * self.mean_s / (1.0 + EXTRA_SHARE * self.mean_others)
         guess_weight = EXTRA_WEIGHT / self.weight
         slope_s = (self.covariance + guess_weight * guess_s) / (self.variance + guess_weight)
-        steepest_s = self.mean_s / self.mean_others if self.mean_others > 0 else slope_s
-        self.extra_s = min(max(slope_s, 0.0), steepest_s)
-        self.alone_s = max(0.0, self.mean_s - self.extra_s * self.mean_others)
+        serial_s = self.mean_s / (1.0 + self.mean_others)
+        self.extra_s = min(max(slope_s, 0.0), serial_s)
+        self.alone_s = self.mean_s - self.extra_s * self.mean_others
 
 
 def _believed(value: float, expected: float, *, surprise_max: float) -> float:

@@ -10,7 +10,7 @@ A question costs one or two look-ups. What is remembered is bounded: what was le
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
-from math import inf, isfinite
+from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from services.inference.core.averages import VALUE_MAX, Average, Line
@@ -99,7 +99,7 @@ class Estimates:
         self._rows_max = rows_max
         self._load_s = _Table(lambda: Average(0.8), rows_max=rows_max)
         self._prefill_token_s = _Table(lambda: Average(0.9), rows_max=rows_max)
-        self._token_s = _Table(lambda: Line(0.97), rows_max=rows_max)
+        self._token_s = _Table(lambda: Line(0.96), rows_max=rows_max)
         # Lengths are bounded, and any is possible.
         self._output_token_count = _Table(lambda: Average(0.95, surprise_max=inf), rows_max=rows_max)
         self._wait_corrections: OrderedDict[str, float] = OrderedDict()
@@ -140,7 +140,7 @@ class Estimates:
         return key in self._token_s.rows or key in self._prefill_token_s.rows or key in self._load_s.rows
 
     def learn_load(self, model: str, instance: str, load_s: float) -> None:
-        if _positive(load_s):
+        if _believable(load_s):
             for average in self._load_s.learners(model, instance):
                 average.learn(load_s)
 
@@ -154,11 +154,15 @@ class Estimates:
         """
         new_token_count = usage.prompt_token_count - reused_token_count
         # A guess at what was reused is worth something only where it makes little difference.
-        if new_token_count >= max(PREFILL_TOKENS_MIN, reused_token_count) and _positive(usage.prompt_s):
+        if new_token_count >= max(PREFILL_TOKENS_MIN, reused_token_count) and _believable(usage.prompt_s):
             weight = min(1.0, new_token_count / PREFILL_TOKENS_WHOLE)
             for average in self._prefill_token_s.learners(model, instance):
                 average.learn(usage.prompt_s / new_token_count, weight=weight)
-        if usage.output_token_count >= OUTPUT_TOKENS_MIN and _positive(usage.output_s) and isfinite(batch):
+        if (
+            usage.output_token_count >= OUTPUT_TOKENS_MIN
+            and _believable(usage.output_s)
+            and 1.0 <= batch < inf
+        ):
             for line in self._token_s.learners(model, instance):
                 line.learn(usage.output_s / usage.output_token_count, batch=batch)
         if usage.output_token_count > 0 or usage.prompt_token_count > 0:  # Embeddings have no output.
@@ -197,5 +201,5 @@ def _in_range(number: object) -> bool:
     return isinstance(number, int | float) and -VALUE_MAX <= number <= VALUE_MAX
 
 
-def _positive(seconds: float) -> bool:
-    return isfinite(seconds) and seconds > 0
+def _believable(seconds: float) -> bool:
+    return 0 < seconds <= VALUE_MAX
