@@ -30,6 +30,10 @@ COMMANDS = {
     ),
     "models": ("clients.cli.models", "List and manage models."),
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
+    "simulate": (
+        "clients.cli.simulate",
+        "Say how a fleet that you describe would do: how many GPUs it takes.",
+    ),
 }
 ATTRIBUTES = {"exec": "execute"}
 

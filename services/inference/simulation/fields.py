@@ -39,7 +39,8 @@ class Fields:
         return float(value)
 
     def optional_number(self, name: str, *, low: float = 0.0) -> float | None:
-        return self.number(name, low=low) if name in self else self._nothing(name)
+        self._read.add(name)
+        return self.number(name, low=low) if name in self else None
 
     def whole(
         self, name: str, otherwise: int | None = None, *, low: int = 0, high: int = int(NUMBER_MAX)
@@ -78,7 +79,7 @@ class Fields:
         value = self._value(name)
         return Fields({} if value is None else value, where=f"{self.where}.{name}")
 
-    def list(self, name: str) -> Sequence[object]:
+    def items(self, name: str) -> Sequence[object]:
         """Return a list; an empty one if there is none."""
         value = self._value(name)
         if value is None:
@@ -114,6 +115,3 @@ class Fields:
     def _value(self, name: str) -> object:
         self._read.add(name)
         return self._row.get(name)
-
-    def _nothing(self, name: str) -> None:
-        self._read.add(name)

@@ -9,15 +9,15 @@ from services.inference.simulation.fields import Fields
 def read_policy(table: Fields) -> Policy:
     """Return the defaults with what `table` overrides."""
     policy = Policy()
+    found: dict[str, object] = {}
     for knob in fields(Policy):
         default = getattr(policy, knob.name)
         if knob.name == "weights":
             weights = table.table("weights")
-            found = {tenant: weights.number(tenant, low=1e-9) for tenant in weights.names()}
-            policy = replace(policy, weights=found)
+            found["weights"] = {tenant: weights.number(tenant, low=1e-9) for tenant in weights.names()}
         elif isinstance(default, int):
-            policy = replace(policy, **{knob.name: table.whole(knob.name, default)})
+            found[knob.name] = table.whole(knob.name, default)
         else:
-            policy = replace(policy, **{knob.name: table.number(knob.name, default)})
+            found[knob.name] = table.number(knob.name, default)
     table.done()
-    return policy
+    return replace(policy, **found)  # type: ignore[arg-type]  # Each was read as what its default is.

@@ -92,7 +92,7 @@ def _submit(scheduler: RecordingScheduler, row: Fields) -> None:
         prompt_token_count=row.whole("prompt_tokens"),
         output_token_max=row.whole("output_max"),
         prefixes=prefixes_of(row),
-        avoid=frozenset(str(name) for name in row.list("avoid")),
+        avoid=frozenset(map(str, row.items("avoid"))),
     )
     scheduler.submit(job, row.number("at_s"))
 
@@ -121,6 +121,7 @@ def _observe(scheduler: RecordingScheduler, row: Fields) -> None:
         slots=row.whole("slots"),
         models=row.table("models").wholes(),
         loaded=row.table("loaded").wholes(),
+        foreign=frozenset(map(str, row.items("foreign"))),
         slots_of=row.table("slots_of").wholes(),
         vram_bytes=row.whole("vram_bytes"),
         asked_at_s=row.number("asked_at_s"),

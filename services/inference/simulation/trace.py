@@ -109,7 +109,7 @@ def _arrival(row: Fields) -> Arrival:
 def prefixes_of(row: Fields) -> tuple[Prefix, ...]:
     """Return the beginnings of a prompt, the longest first."""
     found: list[Prefix] = []
-    for place, value in enumerate(row.list("prefixes")):
+    for place, value in enumerate(row.items("prefixes")):
         fields = Fields(value, where=f"{row.where}: prefixes[{place}]")
         found.append(Prefix(key=fields.text("key"), token_count=fields.whole("tokens", high=TOKENS_MAX)))
         fields.done()
