@@ -131,8 +131,8 @@ class Host:
         if now_s >= self._full_until_s:
             self._full_bytes = inf
         for model in capacity.loaded:
-            if model in capacity.foreign:
-                continue  # Unless we loaded it, and the instance gave it less than we asked for.
+            if model in capacity.foreign or self._is_loading(model):
+                continue  # Ollama lists a model from the moment that it begins to load it.
             if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
                 self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
         for model, resident in list(self.residents.items()):
@@ -175,6 +175,9 @@ class Host:
         ):
             return Fit.YES
         return Fit.YES if self.residents.keys() >= set(wanted) else Fit.UNKNOWN
+
+    def _is_loading(self, model: str) -> bool:
+        return self.swap is not None and self.swap.model == model and self.swap.phase is Phase.LOADING
 
     def _bytes(self, models: Iterable[str]) -> int:
         return sum(self.models.get(model, 0) for model in models)
