@@ -7,7 +7,7 @@ import httpx
 import ollama
 import pytest
 
-from tests.contract.ollama_servers import OllamaServer, fake_server, runtime_server
+from tests.contract.ollama_servers import OllamaServer, fake_server, machine_server, runtime_server
 
 
 @pytest.fixture(scope="session")
@@ -22,9 +22,15 @@ def runtime() -> Iterator[OllamaServer]:
         yield server
 
 
-@pytest.fixture(params=["fake_ollama", "runtime"])
+@pytest.fixture(scope="session")
+def fake_machine() -> Iterator[OllamaServer]:
+    with machine_server() as server:
+        yield server
+
+
+@pytest.fixture(params=["fake_ollama", "fake_machine", "runtime"])
 def server(request: pytest.FixtureRequest) -> OllamaServer:
-    """Either of the two that keep Ollama's contract."""
+    """Any of those that keep Ollama's contract."""
     chosen: OllamaServer = request.getfixturevalue(request.param)
     return chosen
 

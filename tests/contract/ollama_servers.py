@@ -1,4 +1,4 @@
-"""The two servers that speak Ollama's wire, each in a process of its own, started once per test process."""
+"""The servers that speak Ollama's wire, each in a process of its own, started once per test process."""
 
 import contextlib
 import os
@@ -66,6 +66,18 @@ def runtime_server(models: Path | None = None) -> Iterator[OllamaServer]:
 def fake_server() -> Iterator[OllamaServer]:
     # The pause gives a reply a length, as a model's has.
     with _started("tests.fakes.fake_ollama", "--token-ms", "5") as server:
+        yield server
+
+
+@contextlib.contextmanager
+def machine_server() -> Iterator[OllamaServer]:
+    """The fake with a machine: it takes its time by Ollama's rules."""
+    models = (
+        f"{CHAT},vram_gib=1,load_s=0.05,prefill=5000,token_ms=5,batch_cost=0.2",
+        f"{EMBEDDING},vram_gib=1,load_s=0.05,prefill=50000",
+    )
+    flags = [flag for model in models for flag in ("--model", model)]
+    with _started("tests.fakes.fake_ollama", *flags) as server:
         yield server
 
 

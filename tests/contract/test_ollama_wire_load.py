@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 import ollama
+import pytest
 
 from tests.contract.ollama_servers import (
     CHAT,
@@ -101,7 +102,10 @@ async def test_a_caller_may_leave_the_queue(server: OllamaServer) -> None:
         assert (await short(http)).json()["done"]
 
 
-async def test_the_queue_has_a_bound(server: OllamaServer) -> None:
+@pytest.mark.parametrize("kept", ["fake_ollama", "runtime"])
+async def test_the_queue_has_a_bound(kept: str, request: pytest.FixtureRequest) -> None:
+    """Even for slots of a loaded model, for which Ollama itself, and so the fake with a machine, has none."""
+    server: OllamaServer = request.getfixturevalue(kept)
     async with server.async_client() as http, AsyncExitStack() as running, asyncio.timeout(ENOUGH_S):
         for _ in range(PARALLEL):
             await running.enter_async_context(counting(http))

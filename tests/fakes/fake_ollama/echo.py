@@ -30,7 +30,7 @@ def chat_script(request: ChatRequest) -> Iterator[Step]:
     messages = request.messages or []
     said = _last(messages, "user")
     if length := LENGTH.search(said):
-        yield from itertools.repeat(" word", int(length[1]))
+        yield from words(" ".join(["word"] * int(length[1])))
     elif request.tools and plan(request).must_call:
         function = request.tools[0].function
         arguments = instance(function.parameters or {}, said)
@@ -46,7 +46,7 @@ def chat_script(request: ChatRequest) -> Iterator[Step]:
 
 def generate_script(request: GenerateRequest) -> Iterator[Step]:
     if length := LENGTH.search(request.prompt):
-        yield from itertools.repeat(" word", int(length[1]))
+        yield from words(" ".join(["word"] * int(length[1])))
     elif request.raw:
         endless = itertools.cycle(words(request.prompt + " "))
         yield from itertools.islice(endless, request.parsed_options.predict_max or RAW_WORDS)
