@@ -27,12 +27,12 @@ from redis.retry import Retry
 
 from deploy.local import postgres, redis, stack
 from deploy.local.errors import StackError
-from deploy.local.launch import Guard
 from deploy.local.ports import free_ports
 from deploy.local.settings import DEFAULT_PORTS, Settings, port_variable
 from deploy.migrations.config import SERVICES, Config
 from deploy.migrations.roles import connections, service_role
 from deploy.migrations.runner import migrate
+from services.common.launch import Guard
 
 START_WITHIN_S = 30.0
 TEMPLATE = "migrated"

@@ -19,7 +19,6 @@ from typing import NoReturn
 
 from deploy.local import board, warden
 from deploy.local.board import Board, PartNotice
-from deploy.local.core.supervision import RestartPolicy
 from deploy.local.errors import PartFailedError, StackError, disk_full
 from deploy.local.logs import Log
 from deploy.local.messages import Busy, Failed, Progress, Ready, Sender
@@ -27,6 +26,7 @@ from deploy.local.part import Part
 from deploy.local.plan import make_folder
 from deploy.local.process import end_all, identify
 from deploy.local.supervisor import Supervisor
+from services.common.restarts import RestartPolicy
 
 PREVIOUS_WITHIN_S = 10.0  # What a killed supervisor left is going anyway; PostgreSQL writes a checkpoint.
 

@@ -17,11 +17,11 @@ from msgspec import Struct
 from deploy.local import board, ports, servers, stack
 from deploy.local.diagnosis import diagnose
 from deploy.local.errors import StackError
-from deploy.local.launch import Guard, server_uid
 from deploy.local.model_source import find_models
 from deploy.local.plan import check_folders
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import Settings
+from services.common.launch import Guard, server_uid
 from services.sandbox.adapters.ns.explain import kernel_problem
 
 PYTHON_MIN = (3, 11)

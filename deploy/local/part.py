@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from deploy.local.core.graph import Node
-from deploy.local.launch import Guard
 from deploy.local.probes import Probe
+from services.common.launch import Guard
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,13 +8,13 @@ from pathlib import Path
 from deploy.local import postgres, redis, servers
 from deploy.local.core.graph import Node
 from deploy.local.environments import FOR_SERVERS, for_programs
-from deploy.local.launch import Guard
 from deploy.local.model_source import RUNTIME_MODULE, SourceKind
 from deploy.local.part import Command, Part
 from deploy.local.plan import Plan
 from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
 from deploy.local.settings import ROOT, port_variable
 from deploy.migrations.config import SERVICES as MIGRATED
+from services.common.launch import Guard
 
 # Whom a service calls; and which secrets it is given, by the names it reads them under.
 CALLS = {

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from deploy.local import servers
 from deploy.local.errors import ClusterBusyError, ClusterError, StackError
-from deploy.local.launch import Guard, server_uid
+from services.common.launch import Guard, server_uid
 
 ADMIN = "ollamesh"
 HERE = "/proc/self/cwd"

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from deploy.local import servers
-from deploy.local.launch import Guard, server_uid
+from services.common.launch import Guard, server_uid
 
 # `volatile-lru`: when the memory is full, keys that expire anyway go first; what has no expiry stays.
 CONFIGURATION = """\

@@ -13,7 +13,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 from deploy.local.errors import ServerMissingError, UnreachableForPostgresError
-from deploy.local.launch import server_uid
+from services.common.launch import server_uid
 
 SHARED_COPIES = Path("/var/cache/ollamesh")  # Root's, and open to every uid; used only by root.
 

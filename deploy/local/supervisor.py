@@ -1,7 +1,7 @@
 """Carries out what the core decides: starts processes, listens for their ends, asks whether they answer.
 
 Thin on purpose. The event loop is the lock: whatever touches the core does so without awaiting. Each
-process is forked by the loop's own thread, because the kernel ties it to that thread (launch.py), and
+process is forked by the loop's own thread, because the kernel ties it to that thread (common/launch.py), and
 waited for in another.
 """
 
@@ -21,7 +21,6 @@ from deploy.local.core.supervision import (
     Interrupt,
     Kill,
     Prepare,
-    RestartPolicy,
     Start,
     Supervision,
     View,
@@ -31,6 +30,7 @@ from deploy.local.logs import Log
 from deploy.local.part import Command, Part
 from deploy.local.probes import HopelessError, NotServingError, Probe, ProbeError, check
 from deploy.local.spawn import Spawned, spawn
+from services.common.restarts import RestartPolicy
 
 PROBE_PAUSE_S = 0.05
 # How long a part that may be unfit for this machine is given to find out.

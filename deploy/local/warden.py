@@ -1,6 +1,6 @@
 """The supervisor's parent: the one that notices when the supervisor is killed, and ends what it leaves.
 
-Each part dies with the supervisor by the kernel's hand (launch.py), but a part's own children may not
+Each part dies with the supervisor by the kernel's hand (services/common/launch.py), but a part's own children may not
 have asked for that. The warden is their subreaper: whatever loses its parent becomes the warden's child,
 and it ends only when it has none left. Killed itself, it takes the supervisor along, which then stops
 every part in order and does the warden's work; killed together, the parts still die.

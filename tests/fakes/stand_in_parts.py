@@ -16,10 +16,10 @@ from pathlib import Path
 import msgspec
 
 from deploy.local.core.graph import Node
-from deploy.local.core.supervision import RestartPolicy
 from deploy.local.daemon import Prepared, main
 from deploy.local.part import Command, Part
 from deploy.local.probes import HttpProbe
+from services.common.restarts import RestartPolicy
 
 SERVE = """
 import socket, sys

@@ -17,10 +17,10 @@ from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 
-from deploy.local.launch import Guard
 from deploy.local.ports import free_ports
 from deploy.local.servers import envoy
 from services.auth.config import Config
+from services.common.launch import Guard
 from tests.service import auth_app
 from tests.service.auth_app import CLIENT_SECRET, ISSUER, TIMEOUT_S, Auth
 

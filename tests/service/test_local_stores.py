@@ -18,10 +18,10 @@ import redis as redis_client
 
 from deploy.local import postgres, stack
 from deploy.local.errors import StackError
-from deploy.local.launch import NOBODY
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import DEFAULT_PORTS, ROOT, Settings
 from deploy.local.stack import Status
+from services.common.launch import NOBODY
 from tests.fakes import stores_only
 from tests.stack import AT_ONCE, run
 

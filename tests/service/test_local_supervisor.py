@@ -19,12 +19,12 @@ import pytest
 
 from deploy.local import board, control, stack
 from deploy.local.control import Outcome
-from deploy.local.core.supervision import RestartPolicy
 from deploy.local.errors import StackBrokenError, StackError
 from deploy.local.ports import free_ports
 from deploy.local.process import Identity
 from deploy.local.settings import Settings
 from deploy.local.stack import PartStatus, Status
+from services.common.restarts import RestartPolicy
 from tests.fakes.stand_in_parts import SERVE, StandIn, StandIns
 
 WITHIN_S = 20.0

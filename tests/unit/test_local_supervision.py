@@ -13,11 +13,11 @@ from deploy.local.core.supervision import (
     Interrupt,
     Kill,
     Prepare,
-    RestartPolicy,
     Start,
     State,
     Supervision,
 )
+from services.common.restarts import RestartPolicy
 
 POLICY = RestartPolicy(first_delay_s=1.0, longest_delay_s=3.0, restarts_max=2, window_s=100.0)
 STORE = Node(name="store")

@@ -19,12 +19,12 @@ I3  Within `window_s` a part is restarted at most `restarts_max` times, each aft
 I4  Nothing is started after a stop; and if every process dies when killed, a stop ends.
 """
 
-from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from deploy.local.core.graph import Node, all_needs
+from services.common.restarts import RestartBudget, RestartPolicy
 
 
 class State(StrEnum):
@@ -41,16 +41,6 @@ class State(StrEnum):
 
 ALIVE = frozenset({State.PREPARING, State.STARTING, State.READY, State.STOPPING})
 UP = frozenset({State.READY, State.DONE})
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartPolicy:
-    """Quick at first, because most crashes are single; never faster than a person could read."""
-
-    first_delay_s: float = 0.2
-    longest_delay_s: float = 5.0
-    restarts_max: int = 5
-    window_s: float = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +89,7 @@ class Failure:
 class _Part:
     node: Node
     unprepared: bool
+    budget: RestartBudget
     state: State = State.WAITING
     since_s: float = 0.0
     due_s: float = 0.0  # When a backoff ends.
@@ -106,15 +97,15 @@ class _Part:
     killed: bool = False
     restarts: int = 0
     reason: str = ""
-    deaths_s: deque[float] = field(default_factory=deque)
 
 
 class Supervision:
     def __init__(self, nodes: Iterable[Node], policy: RestartPolicy) -> None:
         listed = tuple(nodes)
-        self._parts: Mapping[str, _Part] = {node.name: _Part(node, node.has_preparation) for node in listed}
+        self._parts: Mapping[str, _Part] = {
+            node.name: _Part(node, node.has_preparation, RestartBudget(policy)) for node in listed
+        }
         self._needs = all_needs(listed)
-        self._policy = policy
         self._stopping = False
         self._was_ready = False
         self.failure: Failure | None = None  # Why the stack stops by itself.
@@ -216,12 +207,8 @@ class Supervision:
         self._was_ready = self._was_ready or self.is_ready
 
     def _died(self, part: _Part, reason: str, now_s: float) -> None:
-        policy, deaths_s = self._policy, part.deaths_s
-        while deaths_s and deaths_s[0] <= now_s - policy.window_s:
-            deaths_s.popleft()
-        deaths_s.append(now_s)
-        if part.proved and len(deaths_s) <= policy.restarts_max:
-            delay_s = min(policy.first_delay_s * 2 ** (len(deaths_s) - 1), policy.longest_delay_s)
+        delay_s = part.budget.died(now_s)
+        if part.proved and delay_s is not None:
             part.due_s = now_s + delay_s
             self._enter(part, State.BACKOFF, now_s, reason)
             return

@@ -16,7 +16,6 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from deploy.local.launch import Guard
 from deploy.local.runtime.errors import (
     LoadFailedError,
     LoadTimeoutError,
@@ -25,6 +24,7 @@ from deploy.local.runtime.errors import (
     RunnerRefusedError,
 )
 from deploy.local.runtime.llama_server import Settings
+from services.common.launch import Guard
 
 PROGRAM = Path(__file__).with_name("llama_server.py")
 # Threads that wait for each other by spinning lose their whole time slice where cores are shared: without

@@ -1,6 +1,6 @@
 """Starts a program that cannot outlive the process that started it.
 
-The kernel keeps the promise (PR_SET_PDEATHSIG), so it holds when the supervisor is killed with SIGKILL.
+The kernel keeps the promise (PR_SET_PDEATHSIG), so it holds when the parent is killed with SIGKILL.
 `preexec_fn` could ask for it too, but runs Python between fork and exec, where a lock that another thread
 held stays locked for ever. So this file runs as a small program of its own and becomes the wanted one:
 
