@@ -9,7 +9,7 @@ Heaps are corrected lazily: an entry that is out of date is dropped or renewed w
 """
 
 from collections import OrderedDict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -64,7 +64,7 @@ class Queue:
         self._class_counts = dict.fromkeys(Priority, 0)
         self._jobs: dict[int, Job] = {}
         self._beside: dict[int, Beside] = {}
-        self._arrivals: list[int] = []
+        self._arrivals: list[int] = []  # A heap, of those in lanes.
 
     def __len__(self) -> int:
         return len(self._jobs)
@@ -97,10 +97,10 @@ class Queue:
         self._jobs[job.ticket] = job
         self._costs[job.ticket] = cost_s
         self._compact()
-        heappush(self._arrivals, job.ticket)
         if job.avoid:
             self._beside[job.ticket] = Beside(job)
         else:
+            heappush(self._arrivals, job.ticket)
             lane.jobs[job.ticket] = job
             if len(lane.jobs) == 1:
                 self.resort(job.priority, job.tenant)
@@ -149,18 +149,17 @@ class Queue:
                     best = rank, beside.job
         return best
 
-    def oldest_of_all(self) -> Job | None:
-        """Return who has waited longest."""
-        while self._arrivals and self._arrivals[0] not in self._jobs:
-            heappop(self._arrivals)
-        return self._jobs[self._arrivals[0]] if self._arrivals else None
+    def oldest_of_all(self) -> Job:
+        """Return who has waited longest. Somebody must wait."""
+        oldest = self._oldest(self._beside)
+        assert oldest is not None
+        return oldest
 
     def oldest(self, instances: Collection[str]) -> Job | None:
-        """Return who has waited longest, if one of `instances` will do."""
-        if (job := self.oldest_of_all()) is None:
-            return None
-        beside = self._beside.get(job.ticket)
-        return job if beside is None or any(map(beside.may_run_on, instances)) else None
+        """Return who has waited longest of those for whom one of `instances` will do."""
+        return self._oldest(
+            ticket for ticket, beside in self._beside.items() if any(map(beside.may_run_on, instances))
+        )
 
     def may_run_on(self, job: Job, instance: str) -> bool:
         beside = self._beside.get(job.ticket)
@@ -170,13 +169,13 @@ class Queue:
         """Return who should give way to `newcomer`, if anybody should.
 
         Somebody of a lower class; or, of its own class, of the tenant that takes up most, if that is more
-        than the newcomer's would then. The youngest, who has waited least.
+        than the newcomer's would then. The youngest, who has waited least; what tenants are called has no say.
         """
         lowest = max(priority for priority in Priority if self._class_counts[priority])
         if lowest < newcomer.priority:
             return None
         lanes = self._lanes[lowest]
-        tenant, lane = max(lanes.items(), key=lambda item: (item[1].count, item[0]))
+        tenant, lane = max(lanes.items(), key=lambda item: (item[1].count, next(reversed(item[1].jobs), 0)))
         if lowest == newcomer.priority:
             own = lanes.get(newcomer.tenant)
             if lane.count <= (own.count if own else 0) + 1:
@@ -224,6 +223,12 @@ class Queue:
             time = self._shares[job.priority].time(job.tenant) + before_s / self._policy.weight(job.tenant)
             order.append(((job.priority, time, ticket), job))
         return [job for _, job in sorted(order, key=lambda pair: pair[0])]
+
+    def _oldest(self, beside: Iterable[int]) -> Job | None:
+        while self._arrivals and (self._arrivals[0] not in self._jobs or self._arrivals[0] in self._beside):
+            heappop(self._arrivals)
+        ticket = min([*self._arrivals[:1], *beside], default=None)
+        return None if ticket is None else self._jobs[ticket]
 
     def _firsts(self) -> Iterator[tuple[Rank, Job]]:
         for priority, heads in self._heads.items():
