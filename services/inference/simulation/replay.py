@@ -54,7 +54,7 @@ def verify(lines: Iterable[str]) -> Verdict:
 def _scheduler(row: Fields, written: deque[str]) -> RecordingScheduler:
     """Return a scheduler as the header says it was made. What it writes goes to `written`, line by line."""
     if not header_of(row):
-        raise row.wrong("recorded", "is not true: the file has arrivals only")
+        raise Malformed(f"{row.where}: the file is no recording, it has arrivals only")
     estimates = Estimates()
     exported = row.table("estimates")
     estimates.restore({name: exported.plain(name) for name in exported.names()})
