@@ -84,6 +84,7 @@ class Host:
         self.slots_of: Mapping[str, int] = {}
         self.residents: dict[str, Resident] = {}
         self.running: dict[int, Running] = {}
+        self.placed_since_aged_count = 0  # Placements since the last one of an aged job.
         self.swap: Swap | None = None
         self._vram_bytes = 0
         self._room_bytes = 0  # The most that was seen to fit,
@@ -108,7 +109,11 @@ class Host:
         if resident is None or not resident.certain or model not in self.models:
             return False
         swap = self.swap
-        return swap is None or (model not in swap.victims and (swap.sure or swap.phase is not Phase.LOADING))
+        if swap is None:
+            return True
+        if swap.phase is Phase.LOADING and (model == swap.model or not swap.sure):
+            return False  # Ollama lists a model from when it begins to load it.
+        return model not in swap.victims
 
     def uses(self, models: Container[str]) -> bool:
         """Whether any of `models` runs here."""
@@ -135,26 +140,39 @@ class Host:
                 continue  # Ollama lists a model from the moment that it begins to load it.
             if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
                 self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
+        evicted: list[str] = []  # For another one.
+        self._confirm(capacity, now_s)
+        self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
+
+    def _confirm(self, capacity: Capacity, now_s: float) -> None:
+        """Forget what is not there any more, and learn from it what does not fit together."""
         for model, resident in list(self.residents.items()):
             if resident.known_at_s > capacity.asked_at_s:
                 continue
             if model in capacity.loaded:
                 resident.certain = True
             elif not self.uses({model}):
-                if not resident.certain:  # It had to go for another one.
-                    self._full_bytes = min(self._full_bytes, self._bytes(self.residents))
-                    self._full_until_s = now_s + _FULL_FOR_S
+                if not resident.certain:
+                    evicted.append(model)
                 del self.residents[model]
+        if evicted:  # One of them was the last to go: with it, the others did not fit.
+            last_bytes = max(self._bytes([model]) for model in evicted)
+            self._full_bytes = min(self._full_bytes, self._bytes(self.residents) + last_bytes)
+            self._full_until_s = now_s + _FULL_FOR_S
         self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
 
     def loaded(self, model: str, now_s: float) -> None:
-        """Note that `model` is in memory; unless that was known to be possible, doubt the others."""
+        """Note that `model` is in memory."""
+        self.load_ended(now_s)
+        self.residents[model] = Resident(now_s, now_s, now_s)
+
+    def load_ended(self, now_s: float) -> None:
+        """Unless the model was known to fit, doubt the others: they may have had to go, even if it failed."""
         sure = self.swap is None or self.swap.sure
         self.swap = None
         for resident in self.residents.values():
             if not sure:
                 resident.certain, resident.known_at_s = False, now_s
-        self.residents[model] = Resident(now_s, now_s, now_s)
 
     def unloaded(self, model: str, now_s: float) -> None:
         self.residents.pop(model, None)
