@@ -140,12 +140,12 @@ class Host:
                 continue  # Ollama lists a model from the moment that it begins to load it.
             if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
                 self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
-        evicted: list[str] = []  # For another one.
         self._confirm(capacity, now_s)
         self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
 
     def _confirm(self, capacity: Capacity, now_s: float) -> None:
         """Forget what is not there any more, and learn from it what does not fit together."""
+        evicted: list[str] = []  # For another one.
         for model, resident in list(self.residents.items()):
             if resident.known_at_s > capacity.asked_at_s:
                 continue
