@@ -159,7 +159,6 @@ class Host:
             last_bytes = max(self._bytes([model]) for model in evicted)
             self._full_bytes = min(self._full_bytes, self._bytes(self.residents) + last_bytes)
             self._full_until_s = now_s + _FULL_FOR_S
-        self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
 
     def loaded(self, model: str, now_s: float) -> None:
         """Note that `model` is in memory."""
