@@ -63,7 +63,8 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
         for name, part in by_name(plan).items()
     }
     keys = {"REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEY"}
-    assert given["sandbox"] == given["inference"] == set()
+    assert given["sandbox"] == set()
+    assert given["inference"] == {"REDIS_URL"}
     assert given["agent"] == {"DATABASE_URL"}
     assert given["auth"] == {
         "DATABASE_URL",
