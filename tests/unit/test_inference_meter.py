@@ -149,7 +149,7 @@ def test_loading_beside_work_is_the_works_time() -> None:
     meter.load_ended("gpu", 9.0)
     meter.load_ended("gpu", 10.0)  # Once too often, as after a restart: of no effect.
     meter.load_began("gpu", 11.0)
-    assert meter.books(12.0)["gpu"] == Books(tenants={"a": 2.0}, idle_s=2.0, load_s=8.0, wall_s=12.0)
+    assert meter.books(14.0)["gpu"] == Books(tenants={"a": 2.0}, idle_s=2.0, load_s=10.0, wall_s=14.0)
 
 
 def test_a_clock_that_goes_back_stands_still() -> None:
