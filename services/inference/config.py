@@ -1,11 +1,16 @@
 """Every knob of the service, read once, at the start."""
 
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
+from services.common.restarts import RestartPolicy
+from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
 from services.inference.core.bounds import Bounds, Policies, read_policies
 from services.inference.core.catalog import (
@@ -16,10 +21,14 @@ from services.inference.core.catalog import (
     ModelConfig,
     read_models,
 )
-from services.inference.core.endpoints import Endpoint, parse_endpoint
+from services.inference.core.endpoints import OLLAMA_PORT, Endpoint, parse_endpoint
+from services.inference.core.gpus import GPUS_MAX, read_gpus
 from services.inference.core.policy import Policy, read_weights
+from services.inference.core.restarts import OwnedPolicy
+from services.inference.core.serving import PASSED_ON, Serving, plan_servings
 
 SLOTS_MAX = 1024
+PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,9 +37,16 @@ class Config:
     trust: TrustConfig
     endpoints: tuple[Endpoint, ...]
     api_key: str | None = field(repr=False)
+    servings: tuple[Serving, ...]  # Those of the endpoints that are ours to run.
+    ollama_binary: str
+    owned: OwnedPolicy
     slots_per_instance: int
+    vram_bytes_per_instance: int  # 0: as far as it can be found out.
     scheduling: Policy
     metrics_tenants: frozenset[str]  # Those that metrics may name.
+    redis_url: str | None = field(repr=False)  # Where what was learned is kept; nowhere if None.
+    record_file: Path | None  # Where decisions are recorded; nowhere if None.
+    record_bytes_max: int
     poll_every_s: float
     timeouts: Timeouts
     policies: Policies
@@ -38,15 +54,24 @@ class Config:
     reader_buffer_bytes_max: int
 
     @classmethod
-    def read(cls, env: Environment) -> Self:
+    def read(cls, env: Environment, *, gpu_count: Callable[[], int] = count_gpus) -> Self:
+        slots = env.integer("OLLAMESH_INSTANCE_SLOTS", 4, low=1, high=SLOTS_MAX)
+        servings = _servings(env, slots, gpu_count)
         return cls(
             server=ServerConfig.read(env, "inference", port=50053, metrics_port=9463),
             trust=TrustConfig.read(env),
-            endpoints=_endpoints(env),
+            endpoints=_endpoints(env, servings),
+            servings=servings,
+            ollama_binary=_binary(env),
+            owned=_owned(env),
             api_key=env.optional("OLLAMA_API_KEY"),
-            slots_per_instance=env.integer("OLLAMESH_INSTANCE_SLOTS", 4, low=1, high=SLOTS_MAX),
+            slots_per_instance=slots,
+            vram_bytes_per_instance=env.integer("OLLAMESH_INSTANCE_VRAM_BYTES", 0, high=2**50),
             scheduling=_scheduling(env),
             metrics_tenants=frozenset(_listed(env, "OLLAMESH_METRICS_TENANTS")),
+            redis_url=env.optional("REDIS_URL"),
+            record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
+            record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),
             timeouts=Timeouts(
                 connect_s=env.seconds("OLLAMESH_CONNECT_TIMEOUT_S", 5, low=0.01, high=60),
@@ -119,13 +144,56 @@ def _catalog(env: Environment) -> Catalog:
     return Catalog(models=models, otherwise=otherwise, keep_alive=keep_alive)
 
 
-def _endpoints(env: Environment) -> tuple[Endpoint, ...]:
-    """The instances of OLLAMA_HOSTS, or the one of OLLAMA_HOST."""
+def _servings(env: Environment, slots: int, gpu_count: Callable[[], int]) -> tuple[Serving, ...]:
+    """The servers that OLLAMA_GPUS asks for."""
+    port = env.integer("OLLAMESH_RUNTIME_PORT", OLLAMA_PORT, low=1, high=PORT_MAX - GPUS_MAX)
+    text = env.optional("OLLAMA_GPUS")
+    if text is None:
+        return ()
+    gpus, mistake = read_gpus(text, present_count=gpu_count())
+    if mistake:
+        env.reject("OLLAMA_GPUS", mistake)
+    inherited = {name: value for name in PASSED_ON if (value := env.optional(name)) is not None}
+    return plan_servings(gpus, port=port, slots=slots, inherited=inherited)
+
+
+def _binary(env: Environment) -> str:
+    """The program to run for OLLAMA_GPUS; empty if there is nothing to run."""
+    if env.optional("OLLAMA_GPUS") is None:
+        return ""
+    given = env.optional("OLLAMESH_OLLAMA_BINARY")
+    found = shutil.which(given or "ollama", path=env.optional("PATH"))
+    if found is None and given:
+        env.reject("OLLAMESH_OLLAMA_BINARY", "is not a program")
+    elif found is None:
+        env.reject("OLLAMA_GPUS", "needs `ollama` on PATH, or OLLAMESH_OLLAMA_BINARY to say where it is")
+    return found or ""
+
+
+def _owned(env: Environment) -> OwnedPolicy:
+    usual = OwnedPolicy()
+    restarts = usual.restarts
+    return OwnedPolicy(
+        restarts=RestartPolicy(
+            first_delay_s=env.seconds(
+                "OLLAMESH_RESTART_DELAY_S", restarts.first_delay_s, low=0.01, high=restarts.longest_delay_s
+            ),
+            longest_delay_s=restarts.longest_delay_s,
+            restarts_max=env.integer("OLLAMESH_RESTARTS_MAX", restarts.restarts_max, high=1000),
+            window_s=env.seconds("OLLAMESH_RESTART_WINDOW_S", restarts.window_s, low=1),
+        ),
+        cool_down_s=env.seconds("OLLAMESH_RESTART_COOL_DOWN_S", usual.cool_down_s, low=1),
+    )
+
+
+def _endpoints(env: Environment, servings: tuple[Serving, ...]) -> tuple[Endpoint, ...]:
+    """The instances of OLLAMA_HOSTS, or the one of OLLAMA_HOST; and our own."""
     name = "OLLAMA_HOSTS"
-    if env.optional(name) is None and env.optional("OLLAMA_HOST") is not None:
+    owns = env.optional("OLLAMA_GPUS") is not None
+    if env.optional(name) is None and env.optional("OLLAMA_HOST") is not None and not owns:
         name = "OLLAMA_HOST"
-    found: dict[str, Endpoint] = {}
-    value = env.text(name)
+    found = {serving.name: serving.endpoint for serving in servings}
+    value = (env.optional(name) or "") if owns else env.text(name)
     texts = [text.strip() for text in value.split(",") if text.strip()]
     if value and not texts:
         env.reject(name, "names no instance")

@@ -3,7 +3,12 @@
 from collections.abc import AsyncIterator
 
 from ollamesh.inference.v1.completion_pb2 import ChatRequest, ChatResponse, GenerateRequest, GenerateResponse
-from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest, GetFleetResponse
+from ollamesh.inference.v1.fleet_pb2 import (
+    GetFleetRequest,
+    GetFleetResponse,
+    WatchFleetRequest,
+    WatchFleetResponse,
+)
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest, EmbedResponse
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
@@ -18,6 +23,7 @@ from services.common.grpc.caller import caller
 from services.inference.core import asks
 from services.inference.core.bounds import Bounds, Policies
 from services.inference.core.names import key
+from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway, Stream
 from services.inference.wire import events, listings, requests
 
@@ -27,9 +33,10 @@ PAGE_SIZE = 100
 class InferenceServicer(InferenceServiceServicer):
     """The methods that this version serves; the generated base answers for the others."""
 
-    def __init__(self, gateway: Gateway, policies: Policies) -> None:
+    def __init__(self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch) -> None:
         self._gateway = gateway
         self._policies = policies
+        self._fleet_watch = fleet_watch
 
     async def Chat(self, request: ChatRequest, context: Context) -> AsyncIterator[ChatResponse]:
         stream = self._opened(requests.chat(request), request, context)
@@ -62,6 +69,13 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def GetFleet(self, request: GetFleetRequest, context: Context) -> GetFleetResponse:
         return GetFleetResponse(fleet=listings.fleet(self._gateway.fleet()))
+
+    async def WatchFleet(
+        self, request: WatchFleetRequest, context: Context
+    ) -> AsyncIterator[WatchFleetResponse]:
+        with self._fleet_watch.reading() as reader:
+            while (state := await reader.read()) is not None:
+                yield WatchFleetResponse(fleet=state)
 
     def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context

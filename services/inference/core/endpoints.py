@@ -1,9 +1,10 @@
 """Where an Ollama server is, as `OLLAMA_HOSTS` and Ollama's own `OLLAMA_HOST` write it."""
 
 from dataclasses import dataclass
+from ipaddress import ip_address
 from urllib.parse import urlsplit
 
-_OLLAMA_PORT = 11434
+OLLAMA_PORT = 11434
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -21,6 +22,14 @@ class Endpoint:
         """Host and port, as the Host header has them."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether it is on this very machine."""
+        try:
+            return ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
 
     @property
     def name(self) -> str:
@@ -50,7 +59,7 @@ def parse_endpoint(text: str) -> Endpoint | None:
         or port == 0
     ):
         return None
-    default = _PORTS[scheme.lower()] if found else _OLLAMA_PORT
+    default = _PORTS[scheme.lower()] if found else OLLAMA_PORT
     return Endpoint(
         host=parts.hostname,
         port=port or default,

@@ -10,6 +10,7 @@ from datetime import datetime
 
 from services.inference.core.breaker import BreakerState
 from services.inference.core.catalog import Catalog
+from services.inference.core.gpus import Gpu
 from services.inference.core.hosts import Capacity
 from services.inference.core.names import key
 
@@ -60,6 +61,7 @@ class InstanceView:
     seen_at: datetime | None = None
     report: Report = Report()
     asked_at_s: float = 0.0  # When that look began, on the event loop's clock.
+    gpus: tuple[Gpu, ...] = ()  # Those that are its own, where this machine can tell.
     vram_bytes: int = 0  # Of its accelerator; 0 if unknown.
     breaker: BreakerState = BreakerState.CLOSED  # Not closed: not ready.
     cards: Mapping[str, Card] = field(init=False)

@@ -8,7 +8,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.inference.v1 import fleet_pb2 as pb
 from ollamesh.inference.v1 import model_pb2
 
+from services.inference.core.breaker import BreakerState
 from services.inference.core.catalog import Catalog
+from services.inference.core.gpus import Gpu
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Model, Resident
 from services.inference.core.names import key
@@ -23,6 +25,11 @@ _CAPABILITIES = {
     "vision": model_pb2.CAPABILITY_VISION,
     "thinking": model_pb2.CAPABILITY_THINKING,
     "insert": model_pb2.CAPABILITY_INSERT,
+}
+_BREAKER_STATES = {
+    BreakerState.CLOSED: pb.BREAKER_STATE_CLOSED,
+    BreakerState.HALF_OPEN: pb.BREAKER_STATE_HALF_OPEN,
+    BreakerState.OPEN: pb.BREAKER_STATE_OPEN,
 }
 
 
@@ -64,15 +71,33 @@ def fleet(view: FleetView) -> pb.Fleet:
 def _instance(view: InstanceView, busy: Mapping[str, int]) -> pb.Instance:
     made = pb.Instance(
         name=view.name,
-        state=pb.INSTANCE_STATE_READY if view.ready else pb.INSTANCE_STATE_STALE,
+        state=_state(view),
         state_reason=view.unready_reason,
         version=view.report.version,
         slot_count=view.slots if view.ready else 0,
         busy_slot_count=sum(busy.values()),
         resident_models=[_resident(resident, busy) for resident in view.report.residents],
+        gpus=map(_gpu, view.gpus),
+        breaker=_BREAKER_STATES[view.breaker],
     )
     _set(made.seen_time, view.seen_at)
     return made
+
+
+def _state(view: InstanceView) -> pb.InstanceState:
+    if view.ready:
+        return pb.INSTANCE_STATE_READY
+    return pb.INSTANCE_STATE_STALE if view.breaker is BreakerState.CLOSED else pb.INSTANCE_STATE_BROKEN
+
+
+def _gpu(gpu: Gpu) -> pb.Gpu:
+    return pb.Gpu(
+        name=gpu.name,
+        memory_bytes=gpu.memory_bytes,
+        memory_used_bytes=gpu.memory_used_bytes,
+        utilization=gpu.utilization,
+        temperature_celsius=gpu.temperature_celsius,
+    )
 
 
 def _resident(resident: Resident, busy: Mapping[str, int]) -> pb.ResidentModel:
