@@ -57,8 +57,9 @@ def models_folder() -> Path:
 
 
 @contextlib.contextmanager
-def runtime_server(models: Path | None = None) -> Iterator[OllamaServer]:
-    with _started("deploy.local.runtime", "--models", str(models or models_folder())) as server:
+def runtime_server(models: Path | None = None, *, parallel: int = PARALLEL) -> Iterator[OllamaServer]:
+    folder = str(models or models_folder())
+    with _started("deploy.local.runtime", "--models", folder, parallel=parallel) as server:
         yield server
 
 
@@ -82,9 +83,9 @@ def machine_server() -> Iterator[OllamaServer]:
 
 
 @contextlib.contextmanager
-def _started(module: str, *arguments: str) -> Iterator[OllamaServer]:
+def _started(module: str, *arguments: str, parallel: int = PARALLEL) -> Iterator[OllamaServer]:
     command = [sys.executable, "-m", module, "--listen", "127.0.0.1:0", *arguments]
-    limits = {"OLLAMA_NUM_PARALLEL": str(PARALLEL), "OLLAMA_MAX_QUEUE": str(WAITING_MAX)}
+    limits = {"OLLAMA_NUM_PARALLEL": str(parallel), "OLLAMA_MAX_QUEUE": str(WAITING_MAX)}
     with subprocess.Popen(
         command, cwd=ROOT, env={**os.environ, **limits}, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -130,3 +130,39 @@ def test_it_unloads_when_asked_once_nobody_uses_it() -> None:
     made.unload("nothing of that name", 100.0)
     *_, end, unloaded = drained(made)
     assert unloaded == Unloaded(at_s=end.at_s, model="small", cause=UnloadCause.ASKED)
+
+
+def test_loads_can_be_held_back() -> None:
+    made = machine()
+    made.loads_held = True
+    made.offer(ask(1), 0.0)
+    assert made.advance(50.0) == []
+    assert made.next_event_s() is None
+    (resident,) = made.residents(50.0)
+    assert (resident.ready, resident.busy_count) == (False, 0)
+    made.loads_held = False
+    assert made.next_event_s() == 50.0
+    assert finished(drained(made, 60.0))[1].load_s == 50.0
+
+
+def test_who_is_first_in_line_for_a_load_may_leave() -> None:
+    """What it told to go goes all the same; the next one is seen to."""
+    made = warm("small", "other")
+    made.offer(ask(1, "small", out=100), 100.0)
+    made.offer(ask(2, "small", runner=CONTEXT), 100.1)
+    made.offer(ask(3, "other", runner=CONTEXT), 100.2)
+    made.leave(2, 100.3)
+    events = drained(made)
+    assert [(event.model, event.cause) for event in events if isinstance(event, Unloaded)] == [
+        ("other", UnloadCause.RELOAD),
+        ("small", UnloadCause.RELOAD),
+    ]
+    assert finished(events)[3].load_s == pytest.approx(0.1 + 2.0)
+
+
+def test_a_load_goes_on_for_those_who_still_want_it() -> None:
+    made = machine()
+    made.offer(ask(1), 0.0)
+    made.offer(ask(2), 0.5)
+    made.leave(1, 1.0)
+    assert finished(drained(made, 50.0))[2].load_s == 1.5

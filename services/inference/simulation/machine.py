@@ -12,7 +12,9 @@ Ollama's rules as its source has them, which is why the gateway exists:
 
 One GPU: all that is at work on the machine, whatever the model, slows down every token; prompts that are being
 read share the speed of reading. Between two events nothing is computed; an event costs O(slots + models).
-No clock, no I/O: the same calls give the same events.
+No clock, no I/O: the same calls give the same events. Not modelled: models split between GPU and CPU, Ollama's
+caution when it sizes what does not fit well (a fifth of the free memory stays free), the time that unloading
+takes, and the prompts that llama.cpp puts aside in main memory.
 """
 
 from collections import Counter, OrderedDict

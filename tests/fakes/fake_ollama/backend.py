@@ -71,7 +71,7 @@ class ScriptedBackend:
     async def chat(self, card: ModelCard, request: ChatRequest) -> Pieces:
         prompt = " ".join(message.text for message in request.messages or [])
         async with self._slot(card, request) as slot:
-            script = self._next_script() or echo.chat_script(request)
+            script = self._next_script(request) or echo.chat_script(request)
             async with aclosing(self._play(script, request, slot, len(echo.words(prompt)))) as pieces:
                 async for piece in pieces:
                     yield piece
@@ -79,7 +79,7 @@ class ScriptedBackend:
     async def generate(self, card: ModelCard, request: GenerateRequest) -> Pieces:
         prompt_count = len(request.context or []) + len(echo.words(request.prompt))
         async with self._slot(card, request) as slot:
-            script = self._next_script() or echo.generate_script(request)
+            script = self._next_script(request) or echo.generate_script(request)
             async with aclosing(self._play(script, request, slot, prompt_count)) as pieces:
                 async for piece in pieces:
                     yield remembering(piece, request)
@@ -123,8 +123,8 @@ class ScriptedBackend:
         self.load_count += 1
         return FakeResident()
 
-    def _next_script(self) -> Sequence[Step] | None:
-        return self.scripts.popleft() if self.scripts else None
+    def _next_script(self, request: CompletionRequest) -> Sequence[Step] | None:
+        return self.scripts.popleft() if self.scripts and not echo.is_probe(request) else None
 
     async def _play(
         self,

@@ -1,5 +1,6 @@
 """What the fake says when nobody wrote it a script. Pure, so that any process can predict it.
 
+- No script is spent on the gateway's probe: one token, raw.
 - `[write 20]` in the user's message, or in the prompt, is answered with exactly 20 tokens.
 - chat and generate repeat the user's last message, word by word; `raw` goes on repeating the prompt until
   `num_predict` ends it, as a base model would.
@@ -17,13 +18,18 @@ from collections.abc import Iterator
 import msgspec
 
 from deploy.local.runtime.tools import plan
-from deploy.local.runtime.wire.requests import ChatRequest, GenerateRequest, Json, Message
+from deploy.local.runtime.wire.requests import ChatRequest, CompletionRequest, GenerateRequest, Json, Message
 from deploy.local.runtime.wire.vectors import unit
 from tests.fakes.fake_ollama.script import Call, Step
 
 EMBEDDING_LENGTH = 384
 RAW_WORDS = 64
 LENGTH = re.compile(r"\[write (\d+)\]")
+
+
+def is_probe(request: CompletionRequest) -> bool:
+    """Whether nobody wants the answer: the gateway asks whether the model is alive. No script is for that."""
+    return isinstance(request, GenerateRequest) and request.raw and request.parsed_options.predict_max == 1
 
 
 def chat_script(request: ChatRequest) -> Iterator[Step]:

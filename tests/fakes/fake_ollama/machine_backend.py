@@ -97,13 +97,13 @@ class MachineBackend:
         self.clockwork.unload(card.name)
 
     async def chat(self, card: ModelCard, request: ChatRequest) -> Pieces:
-        script = list(self._next_script() or echo.chat_script(request))
+        script = list(self._next_script(request) or echo.chat_script(request))
         async with aclosing(self._play(card, request, script, chat_blocks(request))) as pieces:
             async for piece in pieces:
                 yield piece
 
     async def generate(self, card: ModelCard, request: GenerateRequest) -> Pieces:
-        script = list(self._next_script() or echo.generate_script(request))
+        script = list(self._next_script(request) or echo.generate_script(request))
         async with aclosing(self._play(card, request, script, generate_blocks(request))) as pieces:
             async for piece in pieces:
                 yield remembering(piece, request)
@@ -115,8 +115,8 @@ class MachineBackend:
             end = await work.finished()
         return Embedded([echo.embedding(text) for text in texts], end.prompt_token_count, _ns(end.load_s))
 
-    def _next_script(self) -> Sequence[Step] | None:
-        return self.scripts.popleft() if self.scripts else None
+    def _next_script(self, request: CompletionRequest) -> Sequence[Step] | None:
+        return self.scripts.popleft() if self.scripts and not echo.is_probe(request) else None
 
     async def _play(
         self, card: ModelCard, request: CompletionRequest, script: Sequence[Step], prompt: Blocks

@@ -13,7 +13,7 @@ from services.inference.simulation.parts import Block
 from tests.fakes.fake_ollama.echo import words
 
 # Two texts share tokens up to the last of these that is the same in both.
-BLOCK_WORDS = 32
+BLOCK_WORDS = 8
 LONG = re.compile(r"\[read (\d+)\]")
 
 Blocks = tuple[Block, ...]
