@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import grpc.aio
+import httpx
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 from ollamesh.inference.v1 import completion_pb2 as pb
@@ -117,12 +118,23 @@ async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
 
 @asynccontextmanager
 async def one_instance(*models: ModelCard, **settings: object) -> AsyncIterator[tuple[Service, FakeOllama]]:
-    """The service over one instance that has `tiny:latest`, or `models`."""
-    async with (
-        FakeOllama(*(models or (TINY,)), parallel=64) as fake,
-        serving(fake.url, **settings) as service,
-    ):
-        yield service, fake
+    """The service over one instance that has `tiny:latest`, or `models`, in memory."""
+    async with FakeOllama(*(models or (TINY,)), parallel=64) as fake:
+        options = {"num_ctx": settings["context_tokens"]} if "context_tokens" in settings else {}
+        await preload(fake, *(models or (TINY,)), **options)
+        async with serving(fake.url, **settings) as service:
+            yield service, fake
+
+
+async def preload(fake: FakeOllama, *models: ModelCard, **options: object) -> None:
+    """Have models loaded, and forget that they were asked for."""
+    async with httpx.AsyncClient(base_url=fake.url, timeout=WITHIN_S) as http:
+        for model in models:
+            body = {"model": model.name, "options": options, "stream": False}
+            embeds = "completion" not in model.capabilities
+            path, body = ("/api/embed", body | {"input": []}) if embeds else ("/api/generate", body)
+            (await http.post(path, json=body)).raise_for_status()
+    fake.requests.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

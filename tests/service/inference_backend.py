@@ -6,19 +6,29 @@ framing, answer with something else, fall silent, never end, hang up on an idle 
         exchange.token("a")                   # The answer, as far as the test goes.
         exchange.done()
 
-Questions about the server itself are answered at once from `models` and `residents`.
+Questions about the server itself are answered at once from `models` and `residents`; loads, unloads and probes
+too, with their effect on `residents`, but for those that are left to the test (`by_hand`).
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
+from enum import Enum, auto
 from typing import Any
 
 from tests.service.inference_app import WITHIN_S
 
 JSON_HEAD = "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
 STREAM_HEAD = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class Upkeep(Enum):
+    """What the gateway asks for on nobody's behalf."""
+
+    LOAD = auto()
+    UNLOAD = auto()
+    PROBE = auto()
 
 
 class Exchange:
@@ -31,6 +41,24 @@ class Exchange:
         self.gone = asyncio.Event()  # The gateway closed the connection before it had an answer.
         self._writer = writer
         self._streaming = False
+
+    @property
+    def model(self) -> str:
+        return str(self.body.get("model"))
+
+    @property
+    def upkeep(self) -> Upkeep | None:
+        """What of that it is; None for what a caller asked for."""
+        body = self.body
+        if self.path == "/api/generate":
+            if body.get("keep_alive") == 0:
+                return Upkeep.UNLOAD
+            if "prompt" not in body:
+                return Upkeep.LOAD
+            return None if "keep_alive" in body else Upkeep.PROBE
+        if self.path == "/api/embed" and body["input"] == []:
+            return Upkeep.LOAD
+        return Upkeep.PROBE if self.path == "/api/embed" and "keep_alive" not in body else None
 
     def line(self, **values: object) -> None:
         """Send a line of a stream."""
@@ -79,13 +107,15 @@ class Exchange:
 class Backend:
     """A server of `models`, all of which it has on disk."""
 
-    def __init__(self, *models: str, residents: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, *models: str, residents: tuple[str, ...] = (), by_hand: Collection[Upkeep] = ()
+    ) -> None:
         self.models: list[dict[str, object]] = [
             {"name": name, "digest": f"digest of {name}", "size": 10, "capabilities": None} for name in models
         ]
-        self.residents = [
-            {"name": name, "size": 9, "size_vram": 8, "context_length": 4096} for name in residents
-        ]
+        self.residents = [_resident(name) for name in residents]
+        self.by_hand = set(by_hand)
+        self.upkeep: list[tuple[Upkeep, str]] = []  # What was asked for, of which model.
         self.listing_status = 200
         self.connection_count = 0
         self.port = 0
@@ -125,7 +155,7 @@ class Backend:
             writer.transport.abort()
 
     async def asked(self) -> Exchange:
-        """Return the next request that is not about the server itself."""
+        """Return the next request that is not about the server itself, nor carried out already."""
         async with asyncio.timeout(WITHIN_S):
             return await self._exchanges.get()
 
@@ -142,7 +172,7 @@ class Backend:
                 head, body = await coming
                 exchange = Exchange(head, body, writer)
                 coming = asyncio.create_task(_request(reader))
-                if not self._answered(exchange):
+                if not self._answered(exchange) and not self._carried_out(exchange):
                     self._exchanges.put_nowait(exchange)
                     await _first(exchange.over, coming)
                     if not exchange.over.is_set():
@@ -161,6 +191,33 @@ class Backend:
             return False
         exchange.reply(answers[exchange.path], status=self.listing_status)
         return True
+
+    def _carried_out(self, exchange: Exchange) -> bool:
+        kind, model = exchange.upkeep, exchange.model
+        if kind is None:
+            return False
+        self.upkeep.append((kind, model))
+        if kind in self.by_hand:
+            return False
+        self.keep(exchange)
+        return True
+
+    def keep(self, exchange: Exchange) -> None:
+        """Carry out what is asked for on nobody's behalf."""
+        model = exchange.model
+        if exchange.upkeep is Upkeep.PROBE and exchange.path == "/api/generate":
+            exchange.token("x")
+            exchange.done("length")
+            return
+        if exchange.upkeep is not Upkeep.PROBE:
+            self.residents = [resident for resident in self.residents if resident["name"] != model]
+        if exchange.upkeep is Upkeep.LOAD:
+            self.residents.append(_resident(model, **exchange.body["options"]))
+        exchange.reply({"model": model, "done": True, "embeddings": [[1.0]]})
+
+
+def _resident(name: str, *, num_ctx: int = 4096, **_: object) -> dict[str, object]:
+    return {"name": name, "size": 9, "size_vram": 8, "context_length": num_ctx}
 
 
 async def _request(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]]:

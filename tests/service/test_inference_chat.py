@@ -6,8 +6,9 @@ import grpc
 import grpc.aio
 from ollamesh.inference.v1 import completion_pb2 as pb
 
-from tests.fakes.fake_ollama import Call, Hang, Think
+from tests.fakes.fake_ollama import Call, FakeOllama, Hang, Think
 from tests.service.inference_app import (
+    TINY,
     WITHIN_S,
     asked,
     events_of,
@@ -16,6 +17,7 @@ from tests.service.inference_app import (
     next_event,
     one_instance,
     refused,
+    serving,
     until_event,
 )
 
@@ -176,16 +178,22 @@ async def test_leaving_the_queue_frees_the_place() -> None:
         assert len(fake.asked("/api/chat")) == 1
 
 
-async def test_leaving_while_the_model_loads_reaches_the_instance_and_frees_the_slot() -> None:
-    async with one_instance(instance_slots=1) as (service, fake):
+async def test_leaving_while_the_model_loads_frees_the_place_and_the_load_goes_on() -> None:
+    async with FakeOllama(TINY) as fake, serving(fake.url, instance_slots=1, queue_max=1) as service:
         fake.hold_loads()
-        call = service.chat()
-        request = await asked(fake)
+        call = service.chat("given up")
+        loading = await asked(fake, path="/api/generate")
+        await until_event(call, "queued")
         call.cancel()
-        assert await left(request)
-        await service.until_idle()
+        await service.until_fleet(lambda fleet: not fleet.queues)
+        staying = service.chat("next")
+        await until_event(staying, "queued")
         fake.let_load()
-        assert grammar(await events_of(service.chat())).startswith("OSD")
+        await until_event(staying, "finished")
+        assert not await left(loading)
+        assert fake.load_count == 1
+        (request,) = fake.asked("/api/chat")
+    assert request.body["messages"] == [{"role": "user", "content": "next"}]
 
 
 async def test_leaving_before_the_first_token_reaches_the_instance_and_frees_the_slot() -> None:

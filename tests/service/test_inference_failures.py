@@ -47,7 +47,11 @@ REFUSALS: dict[str, Callable[[Exchange], None]] = {
 
 @asynccontextmanager
 async def one_instance(**settings: object) -> AsyncIterator[tuple[Service, Backend]]:
-    async with Backend("tiny:latest").serving() as backend, serving(backend.url, **settings) as service:
+    """The service over one instance that has `tiny:latest` in memory."""
+    async with (
+        Backend("tiny:latest", residents=("tiny:latest",)).serving() as backend,
+        serving(backend.url, **settings) as service,
+    ):
         yield service, backend
 
 
@@ -160,7 +164,9 @@ async def test_a_full_queue_refuses_with_a_delay() -> None:
         await until_event(service.chat(), "queued")
         answer = await refused(service.chat())
     assert (answer.code, answer.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
-    assert (answer.facts, answer.retry_after_ms) == ({"waiting_max": "1"}, 1000)
+    assert answer.facts == {"waiting_max": "1"}
+    assert answer.retry_after_ms is not None
+    assert answer.retry_after_ms >= 1000
 
 
 async def test_who_waited_too_long_is_told_that_nothing_happened() -> None:

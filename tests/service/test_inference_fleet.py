@@ -30,8 +30,8 @@ from tests.service.inference_app import (
     Service,
     asked,
     events_of,
-    left,
     one_instance,
+    preload,
     refused,
     serving,
     until,
@@ -45,9 +45,8 @@ LARGE = fake_model("large:latest", "completion")
 @asynccontextmanager
 async def two_instances(**settings: object) -> AsyncIterator[tuple[Service, FakeOllama, FakeOllama]]:
     """The service over an instance with two models, and one that has `tiny` loaded."""
-    async with FakeOllama(TINY, LARGE) as one, FakeOllama(TINY) as two, serving(two.url) as first:
-        await events_of(first.chat())
-        two.requests.clear()
+    async with FakeOllama(TINY, LARGE) as one, FakeOllama(TINY) as two:
+        await preload(two, TINY)
         async with serving(one.url, two.url, **settings) as service:
             yield service, one, two
 
@@ -234,14 +233,16 @@ async def test_a_model_that_does_not_embed_is_refused() -> None:
 
 
 async def test_leaving_an_embedding_reaches_the_instance_and_frees_the_slot() -> None:
-    async with one_instance(instance_slots=1) as (service, fake):
-        fake.hold_loads()
+    async with (
+        Backend("tiny", residents=("tiny",)).serving() as backend,
+        serving(backend.url, instance_slots=1) as service,
+    ):
         call = service.call("Embed", EmbedRequest(model="tiny", input=["one"]))
         reading = asyncio.ensure_future(refused(call))
-        request = await asked(fake, path="/api/embed")
+        exchange = await backend.asked()
         call.cancel()
         await asyncio.wait([reading])
-        assert await left(request)
+        await asyncio.wait_for(exchange.gone.wait(), WITHIN_S)
         await service.until_idle()
 
 

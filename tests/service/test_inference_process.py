@@ -61,7 +61,7 @@ async def started(url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, S
 async def test_it_serves_cancels_fails_and_drains() -> None:
     gate = asyncio.Event()
     async with FakeOllama(TINY) as fake, started(fake.url) as (process, service):
-        assert grammar(await events_of(service.chat("hello"))) == "OSDF"
+        assert grammar(await events_of(service.chat("hello"))) == "OQSDF", "it waits for the load"
         await service.call("Embed", EmbedRequest(model="tiny", input=["x"]))
 
         fake.script("a", Hang())
