@@ -10,18 +10,20 @@ from services.inference.adapters import ollama
 from services.inference.adapters.ollama import Ollama, Timeouts
 from services.inference.core.endpoints import parse_endpoint
 from services.inference.ports import Fault, Trouble
+from tests.fakes.fake_ollama import CHAT_MODEL, EMBEDDING_MODEL, FakeOllama
 from tests.service.inference_backend import Backend, Upkeep
 
 RUNNER = {"num_ctx": 4096, "num_gpu": 99}
 
 
 @asynccontextmanager
-async def adapter(backend: Backend, **timeouts_s: float) -> AsyncIterator[Ollama]:
+async def adapter(backend: Backend | FakeOllama, **timeouts_s: float) -> AsyncIterator[Ollama]:
     endpoint = parse_endpoint(backend.url)
     assert endpoint is not None
     limits = {"connect_s": 5.0, "first_token_s": 20.0, "load_s": 20.0, "stall_s": 20.0, "listing_s": 20.0}
     timeouts = Timeouts(**limits | timeouts_s)
-    backend.by_hand = set(Upkeep)
+    if isinstance(backend, Backend):
+        backend.by_hand = set(Upkeep)
     async with Ollama.opened(endpoint, timeouts=timeouts, connections_max=4, api_key=None) as made:
         yield made
 
@@ -149,3 +151,21 @@ async def test_a_probe_that_fails_is_trouble() -> None:
         with pytest.raises(Trouble):
             await instance.probe(None)
     assert failed.value.fault is Fault.STALLED
+
+
+# Against what behaves as Ollama does
+
+
+async def test_a_model_comes_and_goes_and_is_not_loaded_again_by_what_follows() -> None:
+    async with FakeOllama(CHAT_MODEL, EMBEDDING_MODEL) as fake, adapter(fake) as instance:
+        for card, embeds in ((CHAT_MODEL, False), (EMBEDDING_MODEL, True)):
+            options = {"num_ctx": 2048}
+            before = fake.load_count
+            assert await instance.load(card.name, embeds=embeds, options=options, keep_alive_s=300) > 0
+            await instance.probe(card.name, embeds=embeds, options=options)
+            assert [(one.card.name, one.context_length) for one in fake.loaded] == [(card.name, 2048)]
+            assert fake.load_count == before + 1
+            await instance.unload(card.name, embeds=embeds)
+            assert fake.loaded == []
+        await instance.unload(CHAT_MODEL.name, embeds=False)  # What is not loaded need not go.
+        assert fake.load_count == 2
