@@ -17,13 +17,14 @@ RESULTS = ROOT / ".ollamesh" / "bench"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figure:
-    """One measured value. `goal` is what it should not exceed, in the same unit."""
+    """One measured value. `goal` is what it should not exceed, in the same unit; `at_least`: not fall below."""
 
     name: str
     value: float
     unit: str
     baseline: float | None = None
     goal: float | None = None
+    at_least: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -31,22 +32,35 @@ class Figure:
 
     @property
     def holds(self) -> bool | None:
-        return None if self.goal is None else self.value <= self.goal
+        if self.goal is None:
+            return None
+        return self.value >= self.goal if self.at_least else self.value <= self.goal
+
+    @property
+    def row(self) -> dict[str, object]:
+        """Return it as it stands in the file."""
+        values = asdict(self)
+        del values["at_least"]
+        return {**values, "ratio": self.ratio, "holds": self.holds}
 
 
-def report(name: str, *, rounds: int, figures: Sequence[Figure]) -> Path:
-    """Print the table, write `NAME.json`, return its path."""
+def report(name: str, *, rounds: int, figures: Sequence[Figure], remarks: Sequence[str] = ()) -> Path:
+    """Print the table and what else is to be known, write `NAME.json`, return its path."""
     print(f"\n| {name} ({rounds} rounds) | value | baseline | ratio | goal | holds |")
     print("|---|---:|---:|---:|---:|---|")
     for figure in figures:
         cells = (figure.name, _number(figure.value, figure.unit), _number(figure.baseline, figure.unit))
         verdict = {None: "", True: "yes", False: "NO"}[figure.holds]
         ratio, goal = _number(figure.ratio, "x"), _number(figure.goal, figure.unit)
+        if goal:
+            goal = f"{'>=' if figure.at_least else '<='} {goal}"
         print(f"| {' | '.join((*cells, ratio, goal, verdict))} |")
+    for remark in remarks:
+        print(f"\n{remark}")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False
     )
-    rows = [{**asdict(figure), "ratio": figure.ratio, "holds": figure.holds} for figure in figures]
+    rows = [figure.row for figure in figures]
     RESULTS.mkdir(parents=True, exist_ok=True)
     path = RESULTS / f"{name}.json"
     path.write_text(
@@ -63,4 +77,8 @@ def percentile(values: Sequence[float], percent: int) -> float:
 
 
 def _number(value: float | None, unit: str) -> str:
-    return "" if value is None else f"{value:.3g} {unit}"
+    return "" if value is None else _digits(value) + f" {unit}"
+
+
+def _digits(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"  # No exponents.
