@@ -142,8 +142,9 @@ def test_one_stall_does_little_harm() -> None:
     estimates = Estimates()
     for _ in range(30):
         learn(estimates)
-    learn(estimates, replace(USAGE, output_s=2000.0))
+    learn(estimates, replace(USAGE, output_s=2000.0, prompt_s=500.0))
     assert estimates.token_s(MODEL, GPU, batch=1) < 0.025
+    assert estimates.prefill_s(MODEL, GPU, 1000) < 0.7
 
 
 def test_nothing_known_is_fast() -> None:
@@ -305,6 +306,19 @@ def test_nonsense_is_left_out(exported: dict[str, object]) -> None:
             assert 0 <= found < inf
         learn(estimates)
         estimates.learn_load(MODEL, GPU, 1.0)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [(1.0, -1.0), (1.0, nan), (1.0, inf), (1.0, 1e12), (0.0, 1.0), (-1.0, 1.0), (1e9, 1.0), (nan, 1.0)],
+)
+def test_numbers_that_were_never_saved_are_left_out(numbers: tuple[float, float]) -> None:
+    weight, value = numbers
+    average, line = Average(0.9), Line(0.96)
+    assert not average.restore([weight, value])
+    assert not line.restore([weight, 1.0, value, 0.0, 0.0])
+    assert (average, line) == (Average(0.9), Line(0.96))
+    assert not line.restore([1.0, 1.0, 0.0, 0.0, 0.0])  # Nothing takes no time.
 
 
 @given(anything)
