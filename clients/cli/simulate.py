@@ -100,7 +100,8 @@ def _sweep(spec: FleetSpec, arrivals: list[Arrival], *, counts: range, goal: Goa
         lines += ["", f"{enough} {'instance reaches' if enough == 1 else 'instances reach'} the goal."]
     _show(reports, lines, as_json=as_json)
     if goal and enough is None:
-        raise Failure(f"{counts[-1]} instances do not reach the goal")
+        most = counts[-1]
+        raise Failure(f"{most} {'instance does' if most == 1 else 'instances do'} not reach the goal")
 
 
 def _show(reports: list[Report], lines: list[str], *, as_json: bool) -> None:
