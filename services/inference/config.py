@@ -146,10 +146,10 @@ def _catalog(env: Environment) -> Catalog:
 
 def _servings(env: Environment, slots: int, gpu_count: Callable[[], int]) -> tuple[Serving, ...]:
     """The servers that OLLAMA_GPUS asks for."""
-    port = env.integer("OLLAMESH_RUNTIME_PORT", OLLAMA_PORT, low=1, high=PORT_MAX - GPUS_MAX)
     text = env.optional("OLLAMA_GPUS")
     if text is None:
         return ()
+    port = env.integer("OLLAMESH_RUNTIME_PORT", OLLAMA_PORT, low=1, high=PORT_MAX - GPUS_MAX)
     gpus, mistake = read_gpus(text, present_count=gpu_count())
     if mistake:
         env.reject("OLLAMA_GPUS", mistake)
