@@ -310,7 +310,7 @@ class Engine:
 
     def _out_of_time(self, call: _Call) -> None:
         """End what runs for longer than its caller's policy allows; what waits expires by itself."""
-        if call.task is not None and not call.work.over:
+        if call.task is not None and call.left_at_s is None and not call.work.over:
             call.work.fail(TimeExceeded())
             call.left_at_s = self._now_s()
             call.task.cancel()

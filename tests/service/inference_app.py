@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
@@ -20,12 +20,24 @@ from services.common.config import Environment
 from services.common.grpc.client import bearer
 from services.inference.app import run
 from services.inference.config import Config
+from services.inference.simulation.parts import MachineSpec, ModelSpec
 from tests.fakes.fake_ollama import FakeOllama, Outcome, Recorded, fake_model
 from tests.fakes.identity import Identity
 
 TIMEOUT_S = 60.0
 WITHIN_S = 20.0  # Longest wait for what must happen soon.
 TINY = fake_model("tiny:latest", "completion", "tools", "thinking", "embedding")
+GIB = 2**30
+# What models cost on a machine that keeps time. Of two, one fits.
+BRISK = ModelSpec(
+    name="tiny:latest",
+    vram_bytes=6 * GIB,
+    load_s=0.05,
+    prefill_tokens_per_s=20_000,
+    token_s=0.002,
+    batch_cost=0.2,
+)
+OTHER = replace(BRISK, name="other:latest")
 Call = grpc.aio.UnaryStreamCall[Any, Any]
 
 
@@ -126,12 +138,32 @@ async def one_instance(*models: ModelCard, **settings: object) -> AsyncIterator[
             yield service, fake
 
 
-async def preload(fake: FakeOllama, *models: ModelCard, **options: object) -> None:
+@asynccontextmanager
+async def one_machine(
+    *models: ModelSpec, parallel: int = 1, **settings: object
+) -> AsyncIterator[tuple[Service, FakeOllama]]:
+    """The service over one instance that takes the time that Ollama would, the first model in memory."""
+    async with a_machine(*models, parallel=parallel) as fake:
+        await preload(fake, models[0])
+        async with serving(fake.url, **{"instance_slots": parallel, **settings}) as service:
+            yield service, fake
+
+
+def a_machine(*models: ModelSpec, parallel: int = 1) -> FakeOllama:
+    """What can embed as well as chat."""
+    cards = [
+        fake_model(model.name, "completion", "embedding", size_bytes=model.vram_bytes) for model in models
+    ]
+    machine = MachineSpec(name="gpu", vram_bytes=10 * GIB, parallel=parallel)
+    return FakeOllama(*cards, machine=machine, specs={model.name: model for model in models})
+
+
+async def preload(fake: FakeOllama, *models: ModelCard | ModelSpec, **options: object) -> None:
     """Have models loaded, and forget that they were asked for."""
     async with httpx.AsyncClient(base_url=fake.url, timeout=WITHIN_S) as http:
         for model in models:
             body = {"model": model.name, "options": options, "stream": False}
-            embeds = "completion" not in model.capabilities
+            embeds = isinstance(model, ModelCard) and "completion" not in model.capabilities
             path, body = ("/api/embed", body | {"input": []}) if embeds else ("/api/generate", body)
             (await http.post(path, json=body)).raise_for_status()
     fake.requests.clear()

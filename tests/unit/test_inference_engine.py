@@ -19,7 +19,7 @@ from services.inference.core.options import Value
 from services.inference.core.policy import Policy
 from services.inference.core.scheduler import Scheduler
 from services.inference.engine import Controls, Engine, Terms
-from services.inference.errors import InstanceFailed
+from services.inference.errors import InstanceFailed, TimeExceeded
 from services.inference.ports import Description, EndReason, Fault, Outcome, Piece, Sink, Trouble, Vectors
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
@@ -42,6 +42,7 @@ class FakeInstance:
     load_count: int = 0
     unload_count: int = 0
     probe_count: int = 0
+    may_answer_probes: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         self.running_count += 1
@@ -78,6 +79,7 @@ class FakeInstance:
         self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
     ) -> None:
         self.probe_count += 1
+        await self.may_answer_probes.wait()
 
     async def report(self) -> Report:
         raise NotImplementedError
@@ -90,9 +92,9 @@ class FakeInstance:
 class Rig:
     engine: Engine
 
-    def open(self) -> tuple[int, Completion]:
+    def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion]:
         completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
-        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=60.0)
+        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=total_max_s)
         return self.engine.submit(ORDER, terms, Answering(ORDER, completion)), completion
 
     async def until_busy(self, count: int) -> None:
@@ -127,6 +129,7 @@ async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
     finally:
         for instance in instances:
             instance.may_stop.set()
+            instance.may_answer_probes.set()
         task.cancel()
         await asyncio.wait([task])
 
@@ -148,6 +151,7 @@ async def test_a_slot_is_busy_until_its_instance_has_really_stopped() -> None:
         assert instance.running_count_max == 1
         assert rig.engine.queues()["tiny:latest"][0].ticket == second
         instance.may_stop.set()
+        instance.may_answer_probes.set()
         await until(lambda: not rig.engine.queues())
         assert instance.running_count_max == 1
 
@@ -203,3 +207,35 @@ async def test_who_has_left_is_not_tried_again_elsewhere() -> None:
         await rig.until_busy(0)
         assert other.running_count_max == 0
         assert not rig.engine.queues()
+
+
+async def test_a_slot_whose_instance_may_be_reading_on_is_busy_until_it_answers() -> None:
+    """Even if the time that the caller had, who has left, is up meanwhile."""
+    instance = FakeInstance()
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        ticket, _ = rig.open(total_max_s=0.1)
+        await until(lambda: instance.running_count == 1)
+        rig.engine.abandon(ticket)
+        await until(lambda: instance.probe_count == 1)
+        second, _ = rig.open()
+        await asyncio.sleep(0.1)  # To a later time than the first one's last.
+        assert instance.running_count == 0
+        assert rig.engine.queues()["tiny:latest"][0].ticket == second
+        instance.may_answer_probes.set()
+        await until(lambda: instance.running_count == 1)
+
+
+async def test_who_runs_out_of_time_is_told_and_the_slot_waits_for_the_instance() -> None:
+    instance = FakeInstance()
+    async with running(instance) as rig:
+        _, completion = rig.open(total_max_s=0.05)
+        await until(lambda: instance.running_count == 1)
+        with pytest.raises(TimeExceeded):
+            await whole(completion)
+        await rig.until_busy(1)
+        instance.may_stop.set()
+        await until(lambda: instance.probe_count == 1)
+        await rig.until_busy(1)
+        instance.may_answer_probes.set()
+        await rig.until_busy(0)
