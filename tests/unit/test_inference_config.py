@@ -103,7 +103,7 @@ def test_each_model_can_be_run_in_a_way_of_its_own(tmp_path: Path) -> None:
         ('{"tiny": 1}', "something else than an object for 'tiny'"),
         ('{"two words": {}}', "no model's name: 'two words'"),
         ('{"a\\nb": {}}', r"no model's name: 'a\nb'"),
-        ('{"mistral": {}, "mistral:latest": {}}', "two spellings: 'mistral:latest'"),
+        ('{"mistral:latest": {}, "Mistral": {}}', "two spellings: 'Mistral'"),
         ('{"tiny": {}, "tiny": {}}', "a key twice: 'tiny'"),
         ('{"tiny": {"slot": 1}}', "an unknown key in 'tiny': 'slot'"),
         ('{"tiny": {"slots": "four"}}', "a slots in 'tiny' that is not a whole number"),
