@@ -1,7 +1,7 @@
 """What a job will cost, and when it could start: predictions from what was measured."""
 
 from collections.abc import Mapping
-from math import inf
+from math import fsum, inf
 
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Host
@@ -59,7 +59,8 @@ class Forecast:
         warm = [host for host in self._hosts.values() if host.slots and host.serves(job.model)]
         if not warm:
             return self._residency.start_s(job.model, now_s), 1.0
-        rate = sum(1.0 / (1 + self._rival_count(host, job.model)) for host in warm)
+        # Exactly rounded, or the order in which instances were first seen would show.
+        rate = fsum(1.0 / (1 + self._rival_count(host, job.model)) for host in warm)
         if any(host.free > 0 for host in warm):
             return 0.0, rate
         slots = sum(host.slots for host in warm)

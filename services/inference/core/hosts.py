@@ -90,6 +90,7 @@ class Host:
         self._room_bytes = 0  # The most that was seen to fit,
         self._full_bytes = inf  # and the least that was seen not to, lately: it may have been a coincidence.
         self._full_until_s = 0.0
+        self._loaded_at_s = -inf
         self._left_at_s: dict[str, float] = {}  # When models were unloaded, for looks that began before.
 
     @property
@@ -135,13 +136,13 @@ class Host:
             return  # It has not been seen: what it holds is not known either.
         if now_s >= self._full_until_s:
             self._full_bytes = inf
-        for model in capacity.loaded:
-            if model in capacity.foreign or self._is_loading(model):
-                continue  # Ollama lists a model from the moment that it begins to load it.
-            if model not in self.residents and self._left_at_s.get(model, -inf) < capacity.asked_at_s:
-                self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
+        # Ollama lists a model from the moment that it begins to load it, and a load makes room for itself.
+        if not self._is_loading and capacity.asked_at_s >= self._loaded_at_s:
+            for model in sorted(capacity.loaded.keys() - self.residents.keys() - capacity.foreign):
+                if self._left_at_s.get(model, -inf) < capacity.asked_at_s:
+                    self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
+            self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
         self._confirm(capacity, now_s)
-        self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
 
     def _confirm(self, capacity: Capacity, now_s: float) -> None:
         """Forget what is not there any more, and learn from it what does not fit together."""
@@ -149,10 +150,10 @@ class Host:
         for model, resident in list(self.residents.items()):
             if resident.known_at_s > capacity.asked_at_s:
                 continue
-            if model in capacity.loaded:
+            if model in capacity.loaded and model not in capacity.foreign:
                 resident.certain = True
             elif not self.uses({model}):
-                if not resident.certain:
+                if not resident.certain and model not in capacity.foreign:
                     evicted.append(model)
                 del self.residents[model]
         if evicted:  # One of them was the last to go: with it, the others did not fit.
@@ -168,7 +169,7 @@ class Host:
     def load_ended(self, now_s: float) -> None:
         """Unless the model was known to fit, doubt the others: they may have had to go, even if it failed."""
         sure = self.swap is None or self.swap.sure
-        self.swap = None
+        self.swap, self._loaded_at_s = None, now_s
         for resident in self.residents.values():
             if not sure:
                 resident.certain, resident.known_at_s = False, now_s
@@ -193,8 +194,9 @@ class Host:
             return Fit.YES
         return Fit.YES if self.residents.keys() >= set(wanted) else Fit.UNKNOWN
 
-    def _is_loading(self, model: str) -> bool:
-        return self.swap is not None and self.swap.model == model and self.swap.phase is Phase.LOADING
+    @property
+    def _is_loading(self) -> bool:
+        return self.swap is not None and self.swap.phase is Phase.LOADING
 
     def _bytes(self, models: Iterable[str]) -> int:
         return sum(self.models.get(model, 0) for model in models)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 
 from services.inference.core.tables import Number, Tables
 
@@ -11,8 +12,8 @@ class Policy:
     waiting_max: int = 100  # Waiting jobs per model.
     batch_waiting_share: float = 0.5  # Of the waiting places, what the batch class may take.
     weights: Mapping[str, float] = field(default_factory=dict)  # Of tenants; 1 for those not named.
-    # Ageing: of all placements, up to this share goes to jobs that have waited longer than that, whatever
-    # their class, the oldest first.
+    # Ageing: of the placements on an instance, up to this share goes to jobs that have waited longer than that,
+    # whatever their class, the oldest first.
     ageing_s: float = 30.0
     aged_share: float = 0.1
     # Admission: of the time left until its deadline, how much a job may be expected to wait.
@@ -30,6 +31,11 @@ class Policy:
     plan_every_s: float = 0.25  # How often the plan of who has which model is looked over while jobs wait.
     load_retry_s: float = 1.0  # After a failed load, doubling up to the maximum.
     load_retry_max_s: float = 60.0
+
+    @property
+    def aged_every(self) -> float:
+        """How many placements on an instance there are to one of an aged job."""
+        return 1.0 / self.aged_share if self.aged_share > 0 else inf
 
     def weight(self, tenant: str) -> float:
         return self.weights.get(tenant, 1.0)

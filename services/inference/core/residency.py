@@ -3,7 +3,8 @@
 Ollama loads whatever the next request names and evicts for it, so two models that alternate evict each other
 for ever. Here a model is loaded where its queue is predicted to start soonest, and one that has work keeps
 its place for a turn that is long against the loads that a change costs (Policy.turn_loads), so that at most
-a fixed share of the time goes into loading. One that has none gives way at once.
+a fixed share of the time goes into loading. One that has none gives way at once. Of the models that wait for
+a turn to end, the place goes to the one whose class is highest, and then to the one that has waited longest.
 
     (nothing) -> DRAINING -> UNLOADING -> LOADING -> resident        a Swap, one at a time per instance
                     |           nothing    |
@@ -49,6 +50,7 @@ class Residency:
         self._queues = queues
         self._swapping: dict[str, Host] = {}
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # Count, and when to try again.
+        self._claims: dict[str, str] = {}  # For whom an instance is kept until the next review.
 
     # What happened
 
@@ -59,7 +61,8 @@ class Residency:
 
     def failed(self, host: Host, model: str, now_s: float) -> None:
         self._swapping.pop(host.name, None)
-        host.swap = None
+        host.load_ended(now_s)
+        host.unloaded(model, now_s)  # A look that began before may have shown it.
         count = self._failures.get((host.name, model), (0, 0.0))[0] + 1
         delay_s = min(self._policy.load_retry_s * 2.0 ** (count - 1), self._policy.load_retry_max_s)
         self._failures[host.name, model] = count, now_s + delay_s
@@ -67,10 +70,17 @@ class Residency:
     def forget(self, host: Host) -> None:
         """The instance is gone or not itself: what was begun there will come to nothing."""
         if host.swap is not None and host.swap.phase is Phase.DRAINING:
-            self._swapping.pop(host.name, None)
-            host.swap = None
+            self._give_up(host)
 
     # What to do
+
+    def review(self) -> None:
+        """All models that are waited for are about to be planned for, in the order of their right."""
+        self._claims.clear()
+
+    def by_right(self, models: Iterable[str], now_s: float) -> list[str]:
+        """Return models that are waited for, the one first that has the best right to be loaded."""
+        return sorted(models, key=lambda model: (self._urgency(model, now_s), self._oldest_ticket(model)))
 
     def advance(self) -> Iterable[Load | Unload]:
         """Yield the next steps of the swaps that have begun."""
@@ -79,8 +89,7 @@ class Residency:
             assert swap is not None
             if swap.phase is Phase.DRAINING and host.uses(swap.victims):
                 if swap.model not in self._queues:
-                    self._swapping.pop(host.name)
-                    host.swap = None
+                    self._give_up(host)
                 continue
             if swap.phase is Phase.DRAINING:
                 swap.phase = Phase.UNLOADING
@@ -88,6 +97,11 @@ class Residency:
                 for victim in sorted(swap.leaving):
                     yield Unload(host.name, victim)
             if swap.phase is Phase.UNLOADING and not swap.leaving:
+                fit = host.fit([*host.residents, swap.model])
+                if swap.model in host.residents or fit is Fit.NO:  # Somebody else had something loaded.
+                    self._give_up(host)
+                    continue
+                swap.sure = fit is Fit.YES
                 swap.phase = Phase.LOADING
                 yield Load(host.name, swap.model, swap.cause)
 
@@ -101,8 +115,13 @@ class Residency:
         if any(host.swap is not None and host.swap.model == model for host in having):
             return
         warm = [host for host in having if model in host.residents]
-        offer = self._soonest(model, [host for host in having if host not in warm], now_s)
-        if offer is None or offer.turn_s > 0:
+        cold = [host for host in having if host not in warm and self._may_claim(host, model)]
+        offer = self._soonest(model, cold, now_s)
+        if offer is None:
+            return
+        if offer.turn_s > 0:
+            if not warm:  # Or those that ask more often would get there first.
+                self._claims[offer.host.name] = model
             return
         victims, _ = self._victims(offer.host, model)
         if warm:
@@ -118,7 +137,8 @@ class Residency:
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
         if any(model in host.residents or host.swap is not None for host in having):
             return
-        offer = self._soonest(model, [host for host in having if not host.running], now_s)
+        idle = [host for host in having if not host.running and self._may_claim(host, model)]
+        offer = self._soonest(model, idle, now_s)
         if offer is not None and offer.turn_s <= 0:
             self._begin(offer.host, model, Cause.DEMAND, now_s)
 
@@ -132,6 +152,14 @@ class Residency:
             began_s=now_s,
         )
         self._swapping[host.name] = host
+
+    def _give_up(self, host: Host) -> None:
+        self._swapping.pop(host.name)
+        host.swap = None
+
+    def _may_claim(self, host: Host, model: str) -> bool:
+        claimant = self._claims.get(host.name, model)
+        return claimant == model or claimant not in self._queues
 
     def start_s(self, model: str, now_s: float) -> float:
         """Predict how long it takes until a model that no instance has loaded can start; inf if none can."""
@@ -191,23 +219,31 @@ class Residency:
 
     def _turn_left_s(self, host: Host, victim: str, model: str, now_s: float) -> float:
         """Return for how long `victim` may keep its place from `model`."""
-        queue = self._queues.get(victim)
-        if queue is None:
+        if victim not in self._queues and not host.uses({victim}):
             return 0.0
         loads_s = self._load_s(host, victim) + self._load_s(host, model)
         turn_s = max(self._policy.turn_min_s, self._policy.turn_loads * loads_s)
-        rival = self._queues.get(model)
-        if rival is None or self._urgency(queue, now_s) < self._urgency(rival, now_s):
+        running = min(
+            (run.job.priority for run in host.running.values() if run.job.model == victim),
+            default=Priority.BATCH,
+        )
+        urgency, rival = min(running, self._urgency(victim, now_s)), self._urgency(model, now_s)
+        if model not in self._queues or urgency < rival:
             return inf
-        if self._urgency(queue, now_s) > self._urgency(rival, now_s):
+        if urgency > rival:
             turn_s *= _TURN_OF_A_LOWER_CLASS
         return max(0.0, host.residents[victim].since_s + turn_s - now_s)
 
-    def _urgency(self, queue: Queue, now_s: float) -> Priority:
-        oldest = queue.oldest_of_all()
-        if oldest is not None and now_s - oldest.arrived_at_s >= self._policy.ageing_s:
+    def _urgency(self, model: str, now_s: float) -> Priority:
+        """Return the class that `model` is waited for as: if for too long, as the highest one."""
+        if (queue := self._queues.get(model)) is None:
+            return Priority.BATCH
+        if now_s - queue.oldest_of_all().arrived_at_s >= self._policy.ageing_s:
             return Priority.INTERACTIVE
         return queue.best_class()
+
+    def _oldest_ticket(self, model: str) -> int:
+        return self._queues[model].oldest_of_all().ticket
 
     def _wanted_as_much(self, victim: str, queued_s: float) -> bool:
         """Whether too much waits for `victim` to give a place of its to a model with `queued_s` per place."""

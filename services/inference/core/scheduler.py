@@ -3,11 +3,11 @@
 No clock, no I/O, no randomness: callers pass `now_s`, which never falls, and carry out what `decide` returns.
 The same calls give the same decisions, so a failing simulation replays from its seed.
 
-Who goes next (core/queues.py, core/shares.py): the highest class; in it, the tenant that has had the fewest
-GPU-seconds for its weight; of that tenant, the oldest job. A bounded share of placements goes to those that
-have waited longest (Policy.ageing_s), so that no class starves. Where (core/placement.py): of the
-instances that have the model loaded and a slot free, the one that would be done first. What is loaded (core/residency.py)
-is a plan of its own; nothing is ever sent to an instance that would have to load for it.
+Who goes next (core/turns.py, core/queues.py, core/shares.py): the highest class; in it, the tenant that has
+had the fewest GPU-seconds for its weight; of that tenant, the oldest job. A bounded share of placements goes
+to those that have waited longest (Policy.ageing_s), so that no class starves. Where (core/placement.py): of
+the instances that have the model loaded and a slot free, the one that would be done first. What is loaded
+(core/residency.py) is a plan of its own; nothing is ever sent to an instance that would have to load for it.
 
 Invariants, each asserted by tests/simulation/test_scheduler.py:
   I1  A job is placed only on a free slot of an instance that has its model loaded and that it need not
@@ -40,6 +40,7 @@ from services.inference.core.prefixes import Prefixes
 from services.inference.core.queues import Queue
 from services.inference.core.residency import Residency
 from services.inference.core.shares import Shares
+from services.inference.core.turns import next_aged_turn, next_turn
 from services.inference.core.usage import Usage
 from services.inference.errors import DeadlineUnreachable, QueueFull
 
@@ -74,7 +75,7 @@ class Scheduler:
         self._shares = {priority: Shares(policy) for priority in Priority}
         self._queues: dict[str, Queue] = {}
         self._waiting: dict[int, Job] = {}
-        self._foreseen: dict[int, float] = {}  # The waits that were predicted for them.
+        self._foreseen: dict[int, float] = {}  # The waits that were predicted for them, uncorrected.
         self._expiries = Expiries(self._waiting.__contains__)
         self._hosts: dict[str, Host] = {}
         self._open: dict[str, Host] = {}  # Those with a free slot.
@@ -88,7 +89,6 @@ class Scheduler:
         self._unplanned: set[str] = set()  # Models that nobody may have loaded.
         self._refused: set[str] = set()  # Models whose jobs were refused for the time that loading takes.
         self._plan_at_s = 0.0
-        self._aged_credit = 0.0
 
     # What happens
 
@@ -110,12 +110,13 @@ class Scheduler:
         self._shares[job.priority].enter(job.tenant)
         queue.add(job, self._forecast.cost_s(job))
         self._waiting[job.ticket] = job
-        self._foreseen[job.ticket] = wait_s
+        self._foreseen[job.ticket] = wait_s / self._estimates.wait_correction(job.model)
         self._expiries.add(job.ticket, job.expires_at_s)
         self._unplanned.add(job.model)
 
     def withdraw(self, ticket: int) -> None:
         """Forget a job that waits. Idempotent."""
+        self._displaced = [job for job in self._displaced if job.ticket != ticket]
         if job := self._waiting.get(ticket):
             self._unqueue(job)
 
@@ -265,13 +266,13 @@ class Scheduler:
         policy = self._policy
         batch_max = max(1, int(policy.waiting_max * policy.batch_waiting_share))
         retry_after_s = None if wait_s == inf else max(1.0, wait_s)
-        if job.priority is Priority.BATCH and queue.count(Priority.BATCH) >= batch_max:
-            raise QueueFull(waiting_max=batch_max, retry_after_s=retry_after_s)
-        if len(queue) < policy.waiting_max:
+        batch_full = job.priority is Priority.BATCH and queue.count(Priority.BATCH) >= batch_max
+        if not batch_full and len(queue) < policy.waiting_max:
             return None
         gives_way = queue.displaceable(job)
         if gives_way is None:
-            raise QueueFull(waiting_max=policy.waiting_max, retry_after_s=retry_after_s)
+            bound = batch_max if batch_full else policy.waiting_max
+            raise QueueFull(waiting_max=bound, retry_after_s=retry_after_s)
         return gives_way
 
     def _check_time(self, job: Job, wait_s: float, now_s: float) -> None:
@@ -291,35 +292,22 @@ class Scheduler:
     def _place(self, now_s: float) -> Iterator[Dispatch]:
         hosts_of = self._placement.candidates(self._open.values(), self._queues)
         while hosts_of:
-            job = self._next(hosts_of, now_s)
-            if job is None:
+            turn = next_aged_turn(self._queues, hosts_of, self._policy, now_s) or next_turn(
+                self._queues, hosts_of
+            )
+            if turn is None:
                 return
-            host = self._placement.choose(job, self._queues[job.model], hosts_of[job.model], now_s)
+            host = self._placement.choose(turn.job, self._queues[turn.job.model], turn.hosts, now_s)
             if host is None:
                 continue  # It waits for an instance that holds its prefix.
-            yield self._dispatch(job, host, now_s)
+            host.placed_since_aged_count = 0 if turn.aged else host.placed_since_aged_count + 1
+            yield self._dispatch(turn.job, host, now_s)
             hosts_of = {
                 model: left
                 for model, hosts in hosts_of.items()
                 if model in self._queues
                 and (left := [other for other in hosts if other is not host or host.takes(model)])
             }
-
-    def _next(self, hosts_of: Mapping[str, list[Host]], now_s: float) -> Job | None:
-        """Return whose turn it is, of those for whom one of the hosts will do."""
-        names_of = {model: [host.name for host in hosts] for model, hosts in hosts_of.items()}
-        if self._aged_credit >= 1.0:
-            aged = [
-                job
-                for model, names in names_of.items()
-                if (job := self._queues[model].oldest(names)) is not None
-                and now_s - job.arrived_at_s >= self._policy.ageing_s
-            ]
-            if aged:
-                self._aged_credit -= 1.0
-                return min(aged, key=lambda job: job.ticket)
-        found = [first for model, names in names_of.items() if (first := self._queues[model].first(names))]
-        return min(found, key=lambda first: first[0])[1] if found else None
 
     def _dispatch(self, job: Job, host: Host, now_s: float) -> Dispatch:
         reused = self._placement.reusable(job).get(host.name, 0)
@@ -339,7 +327,6 @@ class Scheduler:
         if job.prefixes:
             self._prefixes.remember(host.name, job.model, job.prefixes)
         self._reopen(host)
-        self._aged_credit = min(1.0, self._aged_credit + self._policy.aged_share)
         return Dispatch(job, host.name)
 
     # Upkeep
@@ -348,13 +335,14 @@ class Scheduler:
         """Look over who should have which model: at once where nobody may have it, else now and then."""
         if now_s >= self._plan_at_s:
             self._unplanned.update(self._queues)
+            self._residency.review()
             self._plan_at_s = now_s + self._policy.plan_every_s
         for model in sorted(self._refused - self._queues.keys()):
             self._residency.prepare(model, now_s)
         self._refused.clear()
-        models = [model for model in self._unplanned if model in self._queues]
+        models = self._residency.by_right(self._unplanned & self._queues.keys(), now_s)
         self._unplanned.clear()
-        for model in sorted(models, key=lambda model: (self._queues[model].best_class(), model)):
+        for model in models:
             queue = self._queues[model]
             self._residency.plan(model, now_s)
             for beside in queue.beside:
