@@ -124,10 +124,21 @@ def test_a_conversation_finds_its_slot_and_a_stranger_takes_the_oldest() -> None
     made.offer(ask(4, prompt=(*talks[2], Block("more", 10))), 110.0)
     made.offer(ask(5, prompt=(Block("stranger", 100),)), 120.0)  # Over talk 0.
     made.offer(ask(6, prompt=talks[1]), 130.0)
-    made.offer(ask(7, prompt=(*talks[3], Block("long", 901))), 140.0)  # Under a tenth: the oldest slot's.
-    made.offer(ask(8, prompt=talks[0]), 150.0)
+    made.offer(ask(7, prompt=(*talks[1], Block("long", 901))), 140.0)  # Under a tenth: over talk 3.
+    made.offer(ask(8, prompt=talks[3]), 150.0)
     ends = finished(drained(made))
-    assert [ends[id_].reused_token_count for id_ in (4, 5, 6, 7, 8)] == [100, 0, 99, 100, 0]
+    assert [ends[id_].reused_token_count for id_ in (4, 5, 6, 7, 8)] == [100, 0, 99, 0, 0]
+
+
+def test_the_slot_that_shares_most_is_taken_and_only_what_comes_first_is_shared() -> None:
+    made = warm(parallel=2)
+    system, one, two = Block("system", 100), Block("one", 50), Block("two", 50)
+    made.offer(ask(1, prompt=(system, one)), 100.0)
+    made.offer(ask(2, prompt=(system, two)), 100.0)
+    made.offer(ask(3, prompt=(system, one, Block("more", 10))), 110.0)
+    made.offer(ask(4, prompt=(Block("else", 100), two)), 120.0)
+    ends = finished(drained(made))
+    assert [ends[id_].reused_token_count for id_ in (3, 4)] == [150, 0]
 
 
 # Leaving
@@ -188,7 +199,7 @@ def test_wedged_it_takes_requests_and_does_nothing_until_it_is_restarted() -> No
     made.offer(ask(1, out=100), 100.0)
     made.advance(100.2)
     made.wedge(100.2)
-    for id_, model in enumerate(("small", "other", "third"), start=2):
+    for id_, model in enumerate(("small", "third", "other"), start=2):
         made.offer(ask(id_, model), 100.3)
     made.leave(1, 100.4)
     made.leave(2, 100.4)

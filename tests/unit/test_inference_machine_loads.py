@@ -53,6 +53,7 @@ def test_a_request_that_brings_a_keep_alive_takes_the_order_to_go_back() -> None
     made.offer(ask(3, keep_alive_s=60), 100.0)
     ends = finished(drained(made))
     assert ends[2].load_s == pytest.approx(ends[3].at_s - 100.0 + 60 + 2.0)
+    assert made.reload_count == 0  # It went by itself.
 
 
 @pytest.mark.parametrize(

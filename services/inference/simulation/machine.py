@@ -240,7 +240,6 @@ class Machine:
         runner.expires_at_s = inf
         if run.request.keep_alive_s is not None:
             runner.keep_alive_s = _lasting(run.request.keep_alive_s)
-            runner.go_cause = UnloadCause.EXPIRED
         if runner.ready:
             self._admit(runner, run)
 
@@ -250,7 +249,7 @@ class Machine:
         if run.request.only_loads:
             run.started_s = run.read_s = self._now_s
             self._finish(runner, run, 0)
-        elif runner.busy_count < runner.parallel and not runner.waiting:
+        elif runner.busy_count < runner.parallel:  # Then nobody is in the line either.
             self._start(runner, run)
         else:
             runner.waiting[run.id] = run
