@@ -9,6 +9,7 @@ import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -21,10 +22,11 @@ from services.inference.core.serving import Serving
 
 log = structlog.get_logger(__name__)
 
-GRACE_S = 5.0  # What it may take to end its runners; a wedged one needs for ever.
+GRACE_S = 5.0  # What it may take to end its runners.
 KILL_WITHIN_S = 10.0  # A process that waits for a broken driver cannot be killed; it is not waited for.
 LINE_BYTES_MAX = 500
 LINES_KEPT = 5
+READ_BYTES = 65_536
 # Asked to end, Ollama also ends its runners; killed, it could not.
 _GUARD = Guard(orphan_signal=signal.SIGTERM)
 
@@ -97,7 +99,7 @@ class _Keeper:
         """Run it once, to its end. Return how it ended, as the end of a sentence, and its last lines."""
         self._wake.clear()
         try:
-            process = await _start(self._binary, self._serving, self._wake)
+            process = _Process(self._binary, self._serving, self._wake)
         except OSError as error:
             return f"could not be started ({error.strerror})", []
         self._restarts.started()
@@ -105,54 +107,95 @@ class _Keeper:
             "owned_instance_started",
             instance=self._serving.name,
             gpu=self._serving.gpu,
-            pid=process.transport.get_pid(),
+            pid=process.pid,
         )
         try:
             await self._wake.wait()
         finally:
-            await process.end()
-        return _how(process.transport.get_returncode()), list(process.lines)
+            # Who is wedged would not listen, and has nothing to save.
+            how = await process.end(grace_s=0.0 if self._restarts.phase is Phase.ENDING else GRACE_S)
+        return how, list(process.lines)
 
 
-class _Process(asyncio.SubprocessProtocol):
-    """A running server: what it writes, and its end."""
+class _Process:
+    """A running server: what it writes, and its end.
 
-    transport: asyncio.SubprocessTransport
+    Not asyncio's own subprocess: on uvloop that is a fork, which runs gRPC's handlers, and a process is reaped before
+    its group can be ended. subprocess.Popen does neither, and must be called by the loop's thread, for the kernel
+    ties the server to the thread that started it.
+    """
 
-    def __init__(self, name: str, wake: asyncio.Event) -> None:
-        self._name = name
+    def __init__(self, binary: str, serving: Serving, wake: asyncio.Event) -> None:
+        """Start it. Raises OSError."""
+        self._name = serving.name
         self._wake = wake
         self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
         self._unfinished = b""
         self.lines: deque[str] = deque(maxlen=LINES_KEPT)
+        self._output, theirs = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            os.set_blocking(theirs, True)
+            self._popen = subprocess.Popen(  # noqa: S603 - The operator's program.
+                _GUARD.command((binary, "serve")),
+                env=dict(serving.variables),
+                stdin=subprocess.DEVNULL,
+                stdout=theirs,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        except BaseException:
+            os.close(self._output)
+            raise
+        finally:
+            os.close(theirs)
+        self.pid = self._popen.pid
+        self._loop.add_reader(self._output, self._read)
+        threading.Thread(target=self._wait, name=f"wait for {self._name}", daemon=True).start()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.SubprocessTransport)
-        self.transport = transport
+    async def end(self, *, grace_s: float) -> str:
+        """End the server and all that it started. Return how it ended, as the end of a sentence.
 
-    def pipe_data_received(self, fd: int, data: bytes) -> None:  # noqa: ARG002 - There is but one.
+        Waits for a bounded time, unless it is cancelled again: then it kills at once.
+        """
+        try:
+            if grace_s and not self._ended.is_set():
+                self._signal_group(signal.SIGTERM)
+                await self._until_ended(grace_s)
+        finally:
+            self._signal_group(signal.SIGKILL)
+        ended = await self._until_ended(KILL_WITHIN_S)
+        self._loop.remove_reader(self._output)
+        os.close(self._output)
+        if not ended:
+            log.error("owned_instance_immortal", instance=self._name, pid=self.pid)
+            return "cannot be ended"
+        status = self._popen.wait()  # From here on its number may be another's.
+        return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+    def _wait(self) -> None:
+        os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT)
+        with suppress(RuntimeError):  # The loop may be closed by now.
+            self._loop.call_soon_threadsafe(self._exited)
+
+    def _exited(self) -> None:
+        self._ended.set()
+        self._wake.set()
+
+    def _read(self) -> None:
+        with suppress(BlockingIOError):
+            if data := os.read(self._output, READ_BYTES):
+                self._take(data)
+            else:
+                self._loop.remove_reader(self._output)
+
+    def _take(self, data: bytes) -> None:
         *lines, self._unfinished = (self._unfinished + data).split(b"\n")
         self._unfinished = self._unfinished[:LINE_BYTES_MAX]  # The rest of an endless line is lost.
         for line in lines:
             text = line[:LINE_BYTES_MAX].decode(errors="replace").rstrip()
             self.lines.append(text)
             log.debug("owned_instance_output", instance=self._name, line=text)
-
-    def process_exited(self) -> None:
-        self._ended.set()
-        self._wake.set()
-
-    async def end(self) -> None:
-        """End the server and all that it started. Idempotent; waits for a bounded time."""
-        try:
-            if not self._ended.is_set():
-                self._signal_group(signal.SIGTERM)
-                await self._until_ended(GRACE_S)
-        finally:
-            self._signal_group(signal.SIGKILL)
-        if not await self._until_ended(KILL_WITHIN_S):
-            log.error("owned_instance_immortal", instance=self._name, pid=self.transport.get_pid())
-        self.transport.close()
 
     async def _until_ended(self, within_s: float) -> bool:
         with suppress(TimeoutError):
@@ -161,25 +204,5 @@ class _Process(asyncio.SubprocessProtocol):
         return self._ended.is_set()
 
     def _signal_group(self, number: int) -> None:
-        # Numbers are handed out in a circle: that of a process that has just ended is not another's yet.
         with suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.transport.get_pid(), number)
-
-
-async def _start(binary: str, serving: Serving, wake: asyncio.Event) -> _Process:
-    _, process = await asyncio.get_running_loop().subprocess_exec(
-        lambda: _Process(serving.name, wake),
-        *_GUARD.command((binary, "serve")),
-        env=dict(serving.variables),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
-    return process
-
-
-def _how(status: int | None) -> str:
-    if status is None:
-        return "cannot be ended"
-    return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+            os.killpg(self.pid, number)
