@@ -119,7 +119,7 @@ class Instance(Protocol):
         `embeds` says that it can do nothing else. Whatever goes wrong is Trouble: no caller asked for this.
         """
 
-    async def unload(self, model: str, *, embeds: bool) -> None:
+    async def unload(self, model: str) -> None:
         """Free a model's memory; return when the instance no longer lists it. Only ever raises Trouble."""
 
     async def probe(

@@ -46,11 +46,9 @@ class Upkeep:
 
     async def unload(self, name: str, model: str) -> None:
         """Free a model's memory, if the instance lets us: a look will show."""
-        view = self._ledger.view(name)
-        card = view.cards.get(model)
-        spelling = card.name if card is not None else model
+        card = self._ledger.view(name).cards.get(model)
         try:
-            await self._instances[name].unload(spelling, embeds=card is not None and _only_embeds(card))
+            await self._instances[name].unload(card.name if card is not None else model)
         except Trouble as trouble:
             log.warning("unload_failed", instance=name, model=model, detail=trouble.detail)
 

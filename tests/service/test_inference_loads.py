@@ -87,13 +87,12 @@ async def test_a_load_has_a_patience_of_its_own() -> None:
     assert failed.value.fault is Fault.STALLED
 
 
-@pytest.mark.parametrize("embeds", [False, True])
-async def test_an_unload_is_over_when_the_instance_lists_the_model_no_more(*, embeds: bool) -> None:
+async def test_an_unload_is_over_when_the_instance_lists_the_model_no_more() -> None:
     async with (
         Backend("tiny:latest", residents=("tiny:latest", "other:latest")).serving() as backend,
         adapter(backend) as instance,
     ):
-        unloading = asyncio.create_task(instance.unload("tiny", embeds=embeds))
+        unloading = asyncio.create_task(instance.unload("tiny"))
         asked = await backend.asked()
         asked.reply({"model": "tiny", "done": True, "done_reason": "unload"})
         done, _ = await asyncio.wait({unloading}, timeout=0.1)
@@ -109,7 +108,7 @@ async def test_an_unload_that_never_happens_is_trouble(monkeypatch: pytest.Monke
         Backend("tiny:latest", residents=("tiny:latest",)).serving() as backend,
         adapter(backend) as instance,
     ):
-        unloading = asyncio.create_task(instance.unload("tiny:latest", embeds=False))
+        unloading = asyncio.create_task(instance.unload("tiny:latest"))
         (await backend.asked()).reply({"done": True})
         with pytest.raises(Trouble) as failed:
             await unloading
@@ -165,7 +164,7 @@ async def test_a_model_comes_and_goes_and_is_not_loaded_again_by_what_follows() 
             await instance.probe(card.name, embeds=embeds, options=options)
             assert [(one.card.name, one.context_length) for one in fake.loaded] == [(card.name, 2048)]
             assert fake.load_count == before + 1
-            await instance.unload(card.name, embeds=embeds)
+            await instance.unload(card.name)
             assert fake.loaded == []
-        await instance.unload(CHAT_MODEL.name, embeds=False)  # What is not loaded need not go.
+        await instance.unload(CHAT_MODEL.name)  # What is not loaded need not go.
         assert fake.load_count == 2

@@ -72,7 +72,7 @@ class FakeInstance:
         self.load_count += 1
         return 0.1
 
-    async def unload(self, model: str, *, embeds: bool) -> None:
+    async def unload(self, model: str) -> None:
         self.unload_count += 1
 
     async def probe(

@@ -118,7 +118,7 @@ class Ollama:
             raise Trouble(Fault.BROKEN, f"it did not load: {(answer.error or '')[:DETAIL_MAX]}")
         return load_s(answer) or loop.time() - began_at_s
 
-    async def unload(self, model: str, *, embeds: bool) -> None:  # noqa: ARG002 - see unload_body.
+    async def unload(self, model: str) -> None:
         path, body = unload_body(model)
         await self._asked("POST", path, Loaded, body, patience=self._listing)
         try:
