@@ -36,6 +36,7 @@ class Gateway:
         self._loading: dict[int, tuple[str, str, float]] = {}  # Instance, model, and since when.
         self._unloading: set[tuple[int, str]] = set()
         self._changed = True
+        self._wakeup_s = inf  # As long as nothing has changed.
         self._models = {model.name: model.vram_bytes for model in world.fleet.models.values()}
         self._slots_of = {
             model.name: model.parallel_max for model in world.fleet.models.values() if model.parallel_max
@@ -109,7 +110,7 @@ class Gateway:
 
     def act(self) -> None:
         now_s = self._world.now_s
-        if not self._changed and self.wakeup_s() > now_s:
+        if not self._changed and self._wakeup_s > now_s:
             return
         self._changed = False
         for decision in self.scheduler.decide(now_s):
@@ -131,10 +132,11 @@ class Gateway:
                     self._unload(self._places[instance], model)
                 case _:
                     assert_never(decision)
+        at_s = self.scheduler.next_wakeup_s()
+        self._wakeup_s = inf if at_s is None else at_s
 
     def wakeup_s(self) -> float:
-        at_s = self.scheduler.next_wakeup_s()
-        return inf if at_s is None else at_s
+        return self._wakeup_s
 
     def _unload(self, place: int, model: str) -> None:
         self._unloading.add((place, model))
