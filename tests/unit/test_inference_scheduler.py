@@ -107,13 +107,14 @@ def test_deadlines_pass_in_order_whatever_comes_and_goes(
     assert all(deadline > 50.0 for deadline in waiting.values())
 
 
-def test_retries_are_a_fifth_of_what_is_asked_in_the_long_run() -> None:
+def test_retries_are_at_most_a_fifth_of_what_is_asked() -> None:
     budget = RetryBudget()
     retried = 0
-    for _ in range(1000):
+    for asked in range(1, 1001):
         budget.earn()
         retried += budget.spend()
-    assert 200 <= retried <= 212
+        assert retried <= max(20, asked / 5)
+    assert retried >= 100
 
 
 def test_an_outage_stops_retries() -> None:

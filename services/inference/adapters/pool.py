@@ -36,6 +36,7 @@ class Pool:
                 broken = trouble.fault is Fault.UNREACHABLE and not connection.answered
                 if not broken or loop.time() - asked_at_s > STALE_WITHIN_S:
                     raise
+                break  # Others may be as old; a new one leaves no doubt whose failure the next is.
         return await self._use(await self._connect(), request, reader, patience)
 
     async def close(self) -> None:

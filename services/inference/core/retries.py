@@ -1,15 +1,15 @@
 """How often a failed attempt may be repeated elsewhere.
 
 A retry is a favour that a healthy fleet can afford. When much fails, retries only add load to what is
-left, so they are paid for by first attempts: one for every five, and a few in hand.
+left, so they are paid for by first attempts: one for every ten, and a few in hand for when few are made.
 """
 
-_EARNED_PER_ATTEMPT = 0.2
+_EARNED_PER_ATTEMPT = 0.1
 _SAVED_MAX = 10.0
 
 
 class RetryBudget:
-    """At most 20 % more attempts than requests in the long run, and ten more in the short."""
+    """Of a hundred requests or more, at most a fifth are repeated; of fewer, at most twenty."""
 
     def __init__(self) -> None:
         self._saved = _SAVED_MAX
