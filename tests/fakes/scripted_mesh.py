@@ -52,7 +52,7 @@ UNARY = {
     "AgentService": ("CreateThread", "StartRun", "CancelRun"),
 }
 STREAMS = {
-    "InferenceService": ("Chat", "PullModel"),
+    "InferenceService": ("Chat", "PullModel", "WatchFleet"),
     "AgentService": ("WatchRun",),
     "SandboxService": ("Execute",),
 }

@@ -35,6 +35,7 @@ ENUMS: list[tuple[EnumDescriptor, Mapping[int, str], set[str]]] = [
     (execution_pb2.Outcome.DESCRIPTOR, executions.OUTCOMES, set()),
     (model_pb2.Capability.DESCRIPTOR, fleet.CAPABILITIES, set()),
     (fleet_pb2.InstanceState.DESCRIPTOR, fleet.STATES, set()),
+    (fleet_pb2.BreakerState.DESCRIPTOR, fleet.BREAKERS, set()),
 ]
 
 

@@ -20,7 +20,7 @@ from ollamesh.client.errors import CallError
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.runs_wire import config_of, event_of, run_of
 from ollamesh.client.tokens import Tokens
-from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest
+from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest, WatchFleetRequest
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from ollamesh.inference.v1.model_pb2 import ListModelsRequest
@@ -117,6 +117,13 @@ class Client:
     async def fleet(self) -> Fleet:
         """Show the instances, what they hold, and who waits."""
         return fleet_of((await self.call(self._inference.GetFleet, GetFleetRequest())).fleet)
+
+    async def watch_fleet(self, *, deadline_s: float | None = None) -> AsyncGenerator[Fleet, None]:
+        """Stream the fleet's state: whole, at first and after each change. It ends when the service does."""
+        stream = self.stream(self._inference.WatchFleet, WatchFleetRequest(), deadline_s=deadline_s)
+        async with aclosing(stream) as responses:
+            async for response in responses:
+                yield fleet_of(response.fleet)
 
     # ---- Agents ------------------------------------------------------------------------------------
 

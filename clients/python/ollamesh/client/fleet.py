@@ -9,6 +9,7 @@ from ollamesh.inference.v1 import fleet_pb2, model_pb2
 
 Capability = Literal["completion", "tools", "embedding", "vision", "thinking", "insert"]
 State = Literal["ready", "stale", "broken", "draining", "unknown"]
+Breaker = Literal["closed", "half_open", "open", "unknown"]
 
 CAPABILITIES: Mapping[int, Capability] = {
     model_pb2.CAPABILITY_COMPLETION: "completion",
@@ -23,6 +24,11 @@ STATES: Mapping[int, State] = {
     fleet_pb2.INSTANCE_STATE_STALE: "stale",
     fleet_pb2.INSTANCE_STATE_BROKEN: "broken",
     fleet_pb2.INSTANCE_STATE_DRAINING: "draining",
+}
+BREAKERS: Mapping[int, Breaker] = {
+    fleet_pb2.BREAKER_STATE_CLOSED: "closed",
+    fleet_pb2.BREAKER_STATE_HALF_OPEN: "half_open",
+    fleet_pb2.BREAKER_STATE_OPEN: "open",
 }
 
 
@@ -48,9 +54,21 @@ class ResidentModel:
     """A model in an instance's memory, of which `vram_bytes` are the accelerator's."""
 
     name: str
+    quantization: str
     size_bytes: int
     vram_bytes: int
     busy_slot_count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gpu:
+    """An accelerator. `utilization` is 0 to 1."""
+
+    name: str
+    memory_bytes: int
+    memory_used_bytes: int
+    utilization: float
+    temperature_celsius: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +82,8 @@ class Instance:
     slot_count: int
     busy_slot_count: int
     resident_models: tuple[ResidentModel, ...]
+    gpus: tuple[Gpu, ...]
+    breaker: Breaker
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,10 +146,22 @@ def _instance_of(instance: fleet_pb2.Instance) -> Instance:
         resident_models=tuple(
             ResidentModel(
                 name=model.name,
+                quantization=model.quantization,
                 size_bytes=model.size_bytes,
                 vram_bytes=model.vram_bytes,
                 busy_slot_count=model.busy_slot_count,
             )
             for model in instance.resident_models
         ),
+        gpus=tuple(
+            Gpu(
+                name=gpu.name,
+                memory_bytes=gpu.memory_bytes,
+                memory_used_bytes=gpu.memory_used_bytes,
+                utilization=gpu.utilization,
+                temperature_celsius=gpu.temperature_celsius,
+            )
+            for gpu in instance.gpus
+        ),
+        breaker=BREAKERS.get(instance.breaker, "unknown"),
     )
