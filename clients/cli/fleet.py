@@ -1,7 +1,7 @@
 """`ollamesh fleet`: instances, what they hold, and who waits."""
 
 import asyncio
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import asdict
 from itertools import zip_longest
 
@@ -24,7 +24,7 @@ AGAIN_AFTER_S = 1.0
 def fleet(settings: Settings, *, watch: bool, as_json: bool) -> None:
     """Show instances, their models and slots, and who waits."""
     if watch:
-        with calling(settings):
+        with calling(settings), suppress(KeyboardInterrupt):
             asyncio.run(_watch(settings, as_json=as_json))
         return
     found = call(settings, lambda client: client.fleet())

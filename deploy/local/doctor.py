@@ -164,7 +164,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
     yield _well("models", f"from: {source.kind}" + (f", at {source.hosts}" if source.hosts else ""))
     taken = False
     for name, port in settings.ports.items():
-        if name == "runtime" and not source.is_part:
+        if name == "runtime" and not source.is_ours:
             continue
         try:
             ports.resolve({name: port}, host=settings.bind)

@@ -121,7 +121,9 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.address(called) for called in CALLS[name]},
     }
     if name == "inference":
-        settings["OLLAMA_HOSTS"] = plan.ollama_hosts
+        settings |= {"OLLAMA_HOSTS": plan.ollama_hosts, "OLLAMA_GPUS": plan.source.gpus}
+        if plan.source.gpus:
+            settings |= _ports(plan, "runtime")
         if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
             settings["OLLAMA_API_KEY"] = key
     if name == "sandbox":

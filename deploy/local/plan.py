@@ -50,15 +50,16 @@ class Plan:
 
     @property
     def ollama_hosts(self) -> str:
-        return self.source.hosts or f"http://127.0.0.1:{self.ports['runtime']}"
+        """For the inference service; empty if it has only instances of its own."""
+        return f"http://127.0.0.1:{self.ports['runtime']}" if self.source.is_part else self.source.hosts
 
 
 def make_plan(settings: Settings) -> Plan:
     """Look at the machine, choose, and write the secrets. Raises StackError."""
     check_folders(settings)
     source = find_models(settings)
-    wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_part}
-    if source.is_part and (port := wanted["runtime"]) != 0 and not is_free(port):
+    wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_ours}
+    if source.is_ours and (port := wanted["runtime"]) != 0 and not is_free(port):
         raise RuntimePortTakenError(port=port, holder=holder(port), variable=port_variable("runtime"))
     ports = resolve(wanted, host=settings.bind)
     plan = Plan(settings=replace(settings, ports=ports), source=source, secrets=SecretFiles(settings.home))

@@ -40,6 +40,7 @@ class Settings:
     bind: str = "127.0.0.1"
     ports: Mapping[str, int] = field(default_factory=lambda: dict(DEFAULT_PORTS))
     ollama_hosts: str = ""  # As given; empty means that the stack looks for one, or brings its own.
+    ollama_gpus: str = ""  # As given; the inference service reads it.
     look_for_ollama: bool = True
     inherited: Mapping[str, str] = field(default_factory=dict, repr=False)  # What parts may need of it.
 
@@ -56,14 +57,10 @@ class Settings:
                 for name, default in DEFAULT_PORTS.items()
             },
             ollama_hosts=env.optional("OLLAMA_HOSTS") or env.optional("OLLAMA_HOST") or "",
+            ollama_gpus=env.optional("OLLAMA_GPUS") or "",
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
             inherited=dict(variables),
         )
-        if env.optional("OLLAMA_GPUS"):
-            raise SettingsError(
-                "OLLAMA_GPUS is not served by this version: start one `ollama serve` for each GPU and name them "
-                "all in OLLAMA_HOSTS"
-            )
         try:
             env.check()
         except ConfigError as error:
@@ -78,6 +75,7 @@ class Settings:
             "OLLAMESH_CACHE": str(self.cache),
             "OLLAMESH_BIND": self.bind,
             "OLLAMA_HOSTS": self.ollama_hosts,
+            "OLLAMA_GPUS": self.ollama_gpus,
             "OLLAMESH_EMBEDDED_MODELS": str(not self.look_for_ollama).lower(),
             **{port_variable(name): str(port) for name, port in self.ports.items()},
         }

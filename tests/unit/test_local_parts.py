@@ -103,6 +103,33 @@ def test_an_ollama_on_path_is_supervised(
     assert runtime.prepare is None
 
 
+def test_gpus_are_the_inference_services_to_serve(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_source, "OLLAMA_PORT", 1)  # Nobody answers there.
+    plan = make_plan(replace(settings, look_for_ollama=True, ollama_gpus="0,1"))
+    parts = by_name(plan)
+    assert plan.source.kind is SourceKind.OWNED
+    assert "runtime" not in parts
+    assert "runtime" not in all_needs(part.node for part in parts.values())["inference"]
+    env = parts["inference"].run.env
+    assert (env["OLLAMA_HOSTS"], env["OLLAMA_GPUS"]) == ("", "0,1")
+    assert env["OLLAMESH_RUNTIME_PORT"] == str(plan.ports["runtime"]) != "0"
+
+
+def test_gpus_come_on_top_of_given_hosts(settings: Settings) -> None:
+    plan = make_plan(replace(settings, ollama_hosts="http://gpu:11434", ollama_gpus="1"))
+    env = by_name(plan)["inference"].run.env
+    assert (env["OLLAMA_HOSTS"], env["OLLAMA_GPUS"]) == ("http://gpu:11434", "1")
+
+
+def test_the_embedded_models_need_no_gpu(settings: Settings) -> None:
+    inherited = {**settings.inherited, "OLLAMA_GPUS": "all"}
+    plan = make_plan(replace(settings, ollama_gpus="all", inherited=inherited))
+    assert plan.source.kind is SourceKind.EMBEDDED
+    assert by_name(plan)["inference"].run.env["OLLAMA_GPUS"] == "", "what is inherited must not get through"
+
+
 @pytest.mark.parametrize(
     ("says", "kind"), [("Ollama is running", SourceKind.OLLAMA), ("nginx", SourceKind.EMBEDDED)]
 )

@@ -15,7 +15,7 @@ def test_an_empty_environment_gives_the_documented_defaults() -> None:
     assert settings.cache == ROOT / ".ollamesh" / "cache"
     assert settings.bind == "127.0.0.1"
     assert settings.ports == DEFAULT_PORTS
-    assert settings.ollama_hosts == ""
+    assert (settings.ollama_hosts, settings.ollama_gpus) == ("", "")
     assert settings.look_for_ollama is True
 
 
@@ -55,6 +55,7 @@ def test_settings_travel_through_an_environment() -> None:
             "OLLAMESH_BIND": "::1",
             "OLLAMESH_EDGE_PORT": "1",
             "OLLAMA_HOST": "http://a",
+            "OLLAMA_GPUS": "0,1",
         }
     )
     again = Settings.from_env(settings.variables())
