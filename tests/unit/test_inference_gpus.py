@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from services.inference.adapters import gpus as adapter
 from services.inference.adapters.gpus import Gpus, count_gpus, load_nvml, read
 from services.inference.core.endpoints import Endpoint, parse_endpoint
 from services.inference.core.gpus import GPUS_MAX, Gpu, alone_here, gpus_of, read_gpus
@@ -217,6 +218,28 @@ async def test_a_driver_that_hangs_holds_up_nothing() -> None:
     running = asyncio.create_task(gpus.run())
     await asyncio.sleep(0)
     assert gpus.latest() == ()
+    running.cancel()
+    await asyncio.wait([running])
+    released.set()
+
+
+async def test_figures_that_are_not_renewed_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(adapter, "FRESH_MIN_S", 0.0)
+    released = threading.Event()
+
+    class Stuck(FakeNvml):
+        def nvmlDeviceGetCount(self) -> int:
+            if self.names.pop() == "second":
+                released.wait(10)
+            return 1
+
+    gpus = Gpus(every_s=0.02, load=lambda: Stuck(names=["first", "second", "third"]))
+    running = asyncio.create_task(gpus.run())
+    async with asyncio.timeout(10):
+        while not gpus.latest():
+            await asyncio.sleep(0.001)
+        while gpus.latest():
+            await asyncio.sleep(0.001)
     running.cancel()
     await asyncio.wait([running])
     released.set()
