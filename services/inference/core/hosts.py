@@ -146,19 +146,21 @@ class Host:
 
     def _confirm(self, capacity: Capacity, now_s: float) -> None:
         """Forget what is not there any more, and learn from it what does not fit together."""
-        evicted: list[str] = []  # For another one.
+        swap = self.swap
+        coming = [swap.model] if swap is not None and self._is_loading and not swap.sure else []
+        evicted: list[str] = []  # For another one: the one that is coming, or that came last.
         for model, resident in list(self.residents.items()):
             if resident.known_at_s > capacity.asked_at_s:
                 continue
             if model in capacity.loaded and model not in capacity.foreign:
                 resident.certain = True
             elif not self.uses({model}):
-                if not resident.certain and model not in capacity.foreign:
+                if (coming or not resident.certain) and model not in capacity.foreign:
                     evicted.append(model)
                 del self.residents[model]
         if evicted:  # One of them was the last to go: with it, the others did not fit.
             last_bytes = max(self._bytes([model]) for model in evicted)
-            self._full_bytes = min(self._full_bytes, self._bytes(self.residents) + last_bytes)
+            self._full_bytes = min(self._full_bytes, self._bytes([*self.residents, *coming]) + last_bytes)
             self._full_until_s = now_s + _FULL_FOR_S
 
     def loaded(self, model: str, now_s: float) -> None:
