@@ -22,6 +22,8 @@ class Policy:
     # and bringing it back would cost, and at least for so long.
     turn_loads: float = 10.0
     turn_min_s: float = 2.0
+    # One that has none any more keeps it for this share of those loads: its callers may be about to ask again.
+    linger_loads: float = 0.1
     # A second instance loads a model if that gives the last in the queue its turn sooner by this factor.
     spread_gain: float = 2.0
     # Waiting for the instance that holds a prompt's prefix must be worth it by this factor, and end soon.

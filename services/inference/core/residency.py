@@ -3,7 +3,7 @@
 Ollama loads whatever the next request names and evicts for it, so two models that alternate evict each other
 for ever. Here a model is loaded where its queue is predicted to start soonest, and one that has work keeps
 its place for a turn that is long against the loads that a change costs (Policy.turn_loads), so that at most
-a fixed share of the time goes into loading. One that has none gives way at once. Of the models that wait for
+a fixed share of the time goes into loading. One that has none gives way almost at once. Of the models that wait for
 a turn to end, the place goes to the one whose class is highest, and then to the one that has waited longest.
 
     (nothing) -> DRAINING -> UNLOADING -> LOADING -> resident        a Swap, one at a time per instance
@@ -25,6 +25,7 @@ from services.inference.core.policy import Policy
 from services.inference.core.queues import Queue
 
 _TURN_OF_A_LOWER_CLASS = 0.2  # Of a turn: somebody more urgent waits, but two loads each time are too many.
+_FORESEEN_FOR_S = 0.1  # How long a prediction is good enough for others who ask.
 _REGRET_S = 300.0  # A model that was used within this time is likely to be wanted again.
 
 
@@ -49,6 +50,7 @@ class Residency:
         self._hosts = hosts
         self._queues = queues
         self._swapping: dict[str, Host] = {}
+        self._foreseen: dict[str, tuple[float, float]] = {}  # When a start was predicted, and when it would be.
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # Count, and when to try again.
         self._claims: dict[str, str] = {}  # For whom an instance is kept until the next review.
 
@@ -115,7 +117,11 @@ class Residency:
         if any(host.swap is not None and host.swap.model == model for host in having):
             return
         warm = [host for host in having if model in host.residents]
+        if sum(host.free for host in warm if host.serves(model)) >= len(self._queues[model]):
+            return  # All who wait are about to be placed.
         cold = [host for host in having if host not in warm and self._may_claim(host, model)]
+        if warm and not self._may_gain(model, len(warm), cold):
+            return
         offer = self._soonest(model, cold, now_s)
         if offer is None:
             return
@@ -167,8 +173,12 @@ class Residency:
         loading = [host for host in having if host.swap is not None and host.swap.model == model]
         if loading:
             return min(self._remaining_s(host, now_s) for host in loading)
-        offer = self._soonest(model, having, now_s)
-        return offer.start_s if offer is not None else inf
+        asked_at_s, start_s = self._foreseen.get(model, (-inf, inf))
+        if now_s - asked_at_s >= _FORESEEN_FOR_S:
+            offer = self._soonest(model, having, now_s)
+            start_s = offer.start_s if offer is not None else inf
+            self._foreseen[model] = now_s, start_s
+        return start_s
 
     def hopeless(self, model: str, now_s: float) -> bool:
         """Whether every instance that could load `model` has just failed to."""
@@ -179,6 +189,13 @@ class Residency:
             and self._blocked(host, model, now_s)
             for host in having
         )
+
+    def _may_gain(self, model: str, warm_count: int, cold: Iterable[Host]) -> bool:
+        """Whether another instance could serve what waits sooner, if it had nothing to do but to load. Most of
+        the time this is the answer, and costs a fraction of it.
+        """
+        soonest_s = min((self._load_s(host, model) for host in cold), default=inf)
+        return self._queues[model].gpu_s / warm_count >= self._policy.spread_gain * soonest_s
 
     def _soonest(self, model: str, hosts: Iterable[Host], now_s: float) -> _Offer | None:
         """Return where `model` would start soonest, counting what bringing others back would cost."""
@@ -203,25 +220,30 @@ class Residency:
 
     def _victims(self, host: Host, model: str) -> tuple[tuple[str, ...], bool]:
         """Return which models must go from `host` for `model`, and whether it is sure that it fits then."""
+        fit = host.fit([*host.residents, model])
+        if fit is not Fit.NO:
+            return (), fit is Fit.YES
+        running = {run.job.model for run in host.running.values()}
         staying = sorted(
             host.residents,
             key=lambda resident: (
                 resident in self._queues,
-                host.uses({resident}),
+                resident in running,
                 host.residents[resident].used_s,
                 resident,
             ),
         )
         victims: list[str] = []
-        while (fit := host.fit([*staying, model])) is Fit.NO:
+        while fit is Fit.NO:
             victims.append(staying.pop(0))
+            fit = host.fit([*staying, model])
         return tuple(victims), fit is Fit.YES
 
     def _turn_left_s(self, host: Host, victim: str, model: str, now_s: float) -> float:
         """Return for how long `victim` may keep its place from `model`."""
-        if victim not in self._queues and not host.uses({victim}):
-            return 0.0
         loads_s = self._load_s(host, victim) + self._load_s(host, model)
+        if victim not in self._queues and not host.uses({victim}):
+            return max(0.0, host.residents[victim].used_s + self._policy.linger_loads * loads_s - now_s)
         turn_s = max(self._policy.turn_min_s, self._policy.turn_loads * loads_s)
         running = min(
             (run.job.priority for run in host.running.values() if run.job.model == victim),

@@ -45,6 +45,7 @@ from services.inference.core.usage import Usage
 from services.inference.errors import DeadlineUnreachable, QueueFull
 
 _PREFIXES_KEPT = 256  # Per instance and model; Ollama keeps what its slots hold, and more in memory.
+_REVIEW_EVERY_S = 0.001
 # Ollama counts a few milliseconds of every request as loading.
 _SURPRISE_S = 0.25
 
@@ -87,8 +88,10 @@ class Scheduler:
         self._placement = Placement(policy, self._forecast, self._prefixes, self._hosts)
         self._displaced: list[Job] = []
         self._unplanned: set[str] = set()  # Models that nobody may have loaded.
+        self._unreviewed: list[str] = []  # Models whose turn to be planned for has come, the next one last.
         self._refused: set[str] = set()  # Models whose jobs were refused for the time that loading takes.
         self._plan_at_s = 0.0
+        self._review_at_s = 0.0
 
     # What happens
 
@@ -200,6 +203,8 @@ class Scheduler:
     def next_wakeup_s(self) -> float | None:
         """Return when `decide` has something to do even if nothing happens until then."""
         times = [at_s for at_s in (self._expiries.next_s(),) if at_s is not None]
+        if self._unreviewed:
+            times.append(self._review_at_s)
         if self._queues:
             times.append(self._plan_at_s)
             times.extend(
@@ -333,10 +338,14 @@ class Scheduler:
 
     def _plan(self, now_s: float) -> Iterator[Fail]:
         """Look over who should have which model: at once where nobody may have it, else now and then."""
-        if now_s >= self._plan_at_s:
-            self._unplanned.update(self._queues)
+        if now_s >= self._plan_at_s and not self._unreviewed:
             self._residency.review()
+            self._unreviewed = self._residency.by_right(self._queues, now_s)[::-1]
             self._plan_at_s = now_s + self._policy.plan_every_s
+        if self._unreviewed and now_s >= self._review_at_s:
+            # One at a time, so that no decision has to wait for the whole fleet's plan.
+            self._unplanned.add(self._unreviewed.pop())
+            self._review_at_s = now_s + _REVIEW_EVERY_S
         for model in sorted(self._refused - self._queues.keys()):
             self._residency.prepare(model, now_s)
         self._refused.clear()
