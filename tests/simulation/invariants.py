@@ -17,8 +17,6 @@ EPSILON_S = 1e-6
 def check(world: World) -> None:
     """I2, I3 and I6 after every decision."""
     assert not world.displaced
-    wakeup_s = world.scheduler.next_wakeup_s()
-    assert wakeup_s is None or wakeup_s > world.now_s, "all that is due was done"
     by_model = Counter(job.model for job in world.waiting.values())
     assert all(number <= world.policy.waiting_max for number in by_model.values()), "I2"
     for job in world.waiting.values():

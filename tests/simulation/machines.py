@@ -32,7 +32,7 @@ class Run:
     def usage(self, now_s: float, *, output_token_count: int) -> Usage:
         """What the instance says that it cost."""
         wall_s, prompt_count = now_s - self.began_s - self.load_s, self.job.prompt_token_count
-        prompt_s = min(prompt_count * PREFILL_TOKEN_S, wall_s / 2)
+        prompt_s = prompt_count * PREFILL_TOKEN_S
         return Usage(
             prompt_token_count=prompt_count,
             prompt_s=prompt_s * self.worked,

@@ -10,16 +10,17 @@ from math import inf
 from typing import Any
 
 from services.common.errors import MeshError
-from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load, Unload
+from services.inference.core.decisions import Dispatch, Displace, Expire, Fail, Load, Unload
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Capacity
-from services.inference.core.jobs import Job, Priority
+from services.inference.core.jobs import Job
 from services.inference.core.policy import Policy
-from services.inference.core.prefixes import Prefix
 from services.inference.core.scheduler import Scheduler
 from services.inference.core.usage import Usage
 from services.inference.errors import DeadlineUnreachable, QueueFull
+from tests.simulation.arrivals import TENANTS, some_job
 from tests.simulation.invariants import check, check_turn, gives_way, is_full, waiting_for
+from tests.simulation.journal import entry
 from tests.simulation.machines import (
     LOAD_BYTES_PER_S,
     PREFILL_TOKEN_S,
@@ -29,25 +30,26 @@ from tests.simulation.machines import (
     Spec,
 )
 
-TENANTS = ("a", "b", "c", "d")
-
 
 class World:
     """Carries out what the scheduler decides, checks it, and tells it what happened."""
 
-    def __init__(
-        self, seed: int, specs: Sequence[Spec], policy: Policy, *, troubles: bool = True, quick: bool = False
-    ) -> None:
+    def __init__(self, seed: int, specs: Sequence[Spec], policy: Policy, *, troubles: bool = True) -> None:
         self.random, self.now_s, self.tickets = random.Random(seed), 0.0, count()
-        self.policy, self.troubles, self.quick = policy, troubles, quick
-        self.scheduler = Scheduler(policy, Estimates())
+        self.policy, self.troubles = policy, troubles
+        self.estimates = Estimates()
+        self.scheduler = Scheduler(policy, self.estimates)
         self.machines = {spec.name: Machine(spec) for spec in specs}
         self.models = sorted({model for spec in specs for model in spec.models})
         self.waiting: dict[int, Job] = {}
         self.running: dict[int, str] = {}
-        self.displaced: list[Job] = []  # Who must give way next: for whom, and what waited then.
+        self.displaced: list[Job] = []  # Who must give way next.
+        self.on_placed: Callable[[Job, Machine], None] = lambda _job, _machine: None
+        self.failed: set[str] = set()  # Models of which a load has failed.
         self.measured: set[str] = set()
         self.counts: Counter[str] = Counter()
+        self.batch_cost = 0.1
+        self.turned_out: list[tuple[str, float, int]] = []  # Models, how long they were there, who waited.
         self.placed: list[tuple[Job, str]] = []
         self.out_of_turn_count = 0
         self.passed_over_s: dict[
@@ -100,29 +102,8 @@ class World:
 
     # Callers
 
-    def job(self, **given: Any) -> Job:
-        """A job of random traits, but for those that are given."""
-        chance = self.random
-        lasting_s = chance.choice([0.0, 1.0, 5.0, 20.0, 120.0]) * chance.uniform(0.5, 1.5)
-        token_count = chance.choice([20, 100, 400])
-        own: dict[str, Any] = {
-            "ticket": next(self.tickets),
-            "tenant": chance.choice(TENANTS),
-            "model": chance.choice(self.models),
-            "priority": chance.choice(list(Priority)),
-            "arrived_at_s": self.now_s,
-            "expires_at_s": self.now_s + lasting_s,
-            "deadline_at_s": self.now_s + lasting_s + 30 if chance.random() < 0.3 else inf,
-            "prompt_token_count": token_count,
-            "output_token_max": chance.choice([0, 10, 100, 300]),
-        }
-        if chance.random() < 0.3:
-            talk = f"talk {chance.randrange(6)}"
-            own["prefixes"] = (Prefix(key=talk, token_count=token_count - 10),)
-        return Job(**own | given)
-
     def arrive(self, **given: Any) -> bool:
-        return self.submit(self.job(**given))
+        return self.submit(some_job(self.random, next(self.tickets), self.now_s, self.models, **given))
 
     def burst(self) -> None:
         tenant, model = self.random.choice(TENANTS), self.random.choice(self.models)
@@ -157,7 +138,7 @@ class World:
     def refused(self, error: MeshError) -> None:
         assert error.retry_after_s is None or error.retry_after_s > 0
         self.counts[error.reason] += 1
-        self.log.append(f"{self.now_s!r} {error.reason} {error.retry_after_s!r} {error.facts}")
+        self.log.append(entry(self.now_s, error))
 
     def leave(self) -> None:
         if everyone := [*self.waiting, *self.running]:
@@ -245,11 +226,18 @@ class World:
 
     # What is decided
 
-    def settle(self) -> list[Decision]:
-        self.calls.append(("decide", (self.now_s,), {}))
-        decisions = self.scheduler.decide(self.now_s)
-        for decision in decisions:
-            self.log.append(f"{self.now_s!r} {decision}")
+    def settle(self) -> None:
+        """Decide until nothing more is due."""
+        for _ in range(2 + len(self.models)):
+            self._decide()
+            wakeup_s = self.scheduler.next_wakeup_s()
+            if wakeup_s is None or wakeup_s > self.now_s:
+                return check(self)
+        raise AssertionError("it is never done")
+
+    def _decide(self) -> None:
+        for decision in self.tell("decide", self.now_s):
+            self.log.append(entry(self.now_s, decision))
             self.counts[type(decision).__name__] += 1
             match decision:
                 case Displace(job):
@@ -260,15 +248,13 @@ class World:
                     assert job.expires_at_s <= self.now_s, "I6: expired too early"
                 case Fail(job):
                     assert self.waiting.pop(job.ticket) == job, "I6"
-                    assert self.troubles
+                    assert job.model in self.failed
                 case Dispatch(job, name):
                     self._dispatch(job, self.machines[name])
                 case Load(name, model, _):
                     self._load(self.machines[name], model)
                 case Unload(name, model):
                     self._unload(self.machines[name], model)
-        check(self)
-        return decisions
 
     def _dispatch(self, job: Job, machine: Machine) -> None:
         assert self.waiting[job.ticket] == job, "I6"  # KeyError: decided twice, or after leaving.
@@ -277,6 +263,7 @@ class World:
         assert machine.spec.name not in job.avoid, "I1: to be avoided"
         assert job.model not in machine.unloading
         check_turn(self, job, machine)
+        self.on_placed(job, machine)
         del self.waiting[job.ticket]
         self.passed_over_s.pop(job.ticket, None)
         self.running[job.ticket] = machine.spec.name
@@ -303,11 +290,11 @@ class World:
         self.at(lasts_s, lambda: self._finish(job.ticket, machine, run))
 
     def work_s(self, job: Job, batch: int) -> float:
-        output_s = self.output_count(job) * TOKEN_S * (0.9 + 0.1 * batch)
+        output_s = self.output_count(job) * TOKEN_S * (1 + self.batch_cost * (batch - 1))
         return job.prompt_token_count * PREFILL_TOKEN_S + output_s
 
     def output_count(self, job: Job) -> int:
-        count = 5 if self.quick else 20 + job.ticket * 7919 % 150
+        count = 20 + job.ticket * 7919 % 150
         return min(count, job.output_token_max or count)
 
     def _finish(self, ticket: int, machine: Machine, run: Run) -> None:
@@ -375,14 +362,18 @@ class World:
             machine.foreign.discard(model)
             machine.sure.add(model)
             self.measured.add(model)
-        elif model in machine.resident:
-            machine.untold[model] = self.now_s
+        else:
+            self.failed.add(model)
+            if model in machine.resident:
+                machine.untold[model] = self.now_s
         self.tell("loaded", machine.spec.name, model, ok=ok, load_s=took_s, now_s=self.now_s)
 
     def _unload(self, machine: Machine, model: str) -> None:
         assert not machine.uses(model), "I7: it still runs"
         assert model in machine.resident or model in machine.gone, "nothing to unload"
         assert not machine.loading
+        stayed_s = self.now_s - machine.since.get(model, 0.0)
+        self.turned_out.append((model, stayed_s, len(waiting_for(self, model))))
         machine.unloading.add(model)
         machine.victims.add(model)
         machine.sure.discard(model)

@@ -1,0 +1,77 @@
+"""The same calls give the same decisions, byte for byte, in whatever order dicts and sets come."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+
+from services.common.errors import MeshError
+from services.inference.core.estimates import Estimates
+from services.inference.core.hosts import Capacity
+from services.inference.core.scheduler import Scheduler
+from tests.simulation.journal import entry
+from tests.simulation.machines import Spec
+from tests.simulation.test_scheduler import DARK, POLICY, ROOMY, TIGHT
+from tests.simulation.world import World
+
+HASHED_SEEDS = 3
+
+
+def lived(seed: int, specs: list[Spec]) -> World:
+    world = World(seed, specs, POLICY)
+    for _ in range(100):
+        world.step()
+    return world
+
+
+def replayed(world: World) -> list[str]:
+    """The log of the same calls, with what has no order in another order."""
+    scheduler = Scheduler(POLICY, Estimates())
+    log: list[str] = []
+    first = len(world.machines)
+    for method, args, named in [*reversed(world.calls[:first]), *world.calls[first:]]:
+        given = [turned(arg) if isinstance(arg, Capacity) else arg for arg in args]
+        try:
+            returned = getattr(scheduler, method)(*given, **named)
+        except MeshError as error:
+            log.append(entry(args[1], error))
+        else:
+            log += [entry(args[0], decision) for decision in returned] if method == "decide" else []
+    return log
+
+
+def turned(capacity: Capacity) -> Capacity:
+    return replace(
+        capacity,
+        models=dict(reversed(list(capacity.models.items()))),
+        loaded=dict(reversed(list(capacity.loaded.items()))),
+    )
+
+
+@pytest.mark.parametrize("specs", [ROOMY, TIGHT, DARK], ids=["roomy", "tight", "dark"])
+def test_no_decision_depends_on_the_order_of_what_has_none(seed: int, specs: list[Spec]) -> None:
+    world = lived(seed, specs)
+    assert len(world.log) > 50
+    assert replayed(world) == world.log
+
+
+def digest() -> str:
+    logs = ["\n".join(lived(seed, specs).log) for seed in range(HASHED_SEEDS) for specs in (TIGHT, DARK)]
+    return sha256("\n".join(logs).encode()).hexdigest()
+
+
+def test_no_decision_depends_on_hashes() -> None:
+    program = "from tests.simulation.test_determinism import digest; print(digest())"
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={"PYTHONHASHSEED": hash_seed, "PYTHONPATH": ":".join(sys.path)},
+            capture_output=True,
+            check=True,
+            text=True,
+        ).stdout.strip()
+        for hash_seed in ("1", "2")
+    }
+    assert digests == {digest()}
