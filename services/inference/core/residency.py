@@ -121,7 +121,7 @@ class Residency:
             return  # All who wait are about to be placed.
         cold = [host for host in having if host not in warm and self._may_claim(host, model)]
         if warm and not self._may_gain(model, len(warm), cold):
-            return
+            cold = []
         offer = self._soonest(model, cold, now_s)
         if offer is None:
             return

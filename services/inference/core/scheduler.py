@@ -45,7 +45,7 @@ from services.inference.core.usage import Usage
 from services.inference.errors import DeadlineUnreachable, QueueFull
 
 _PREFIXES_KEPT = 256  # Per instance and model; Ollama keeps what its slots hold, and more in memory.
-_REVIEW_EVERY_S = 0.001
+_REVIEW_EVERY_S = 0.001  # Between two models: what is due at one moment must come to an end.
 # Ollama counts a few milliseconds of every request as loading.
 _SURPRISE_S = 0.25
 
