@@ -5,6 +5,7 @@ import contextlib
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 
 import aiohttp
 import grpc
@@ -40,7 +41,7 @@ class Gateway:
         request = ChatRequest(
             model=ask.model,
             messages=[Message(role=Role.ROLE_USER, content=ask.text)],
-            options=Options(temperature=0, output_token_count_max=ask.output_max),
+            options=Options(temperature=0, output_token_count_max=ask.output_max or None),
             priority=ask.priority,  # type: ignore[arg-type]
         )
         timeout_s = max(0.001, left_s) if self._tells_deadline else LONGEST_S
@@ -66,7 +67,6 @@ class Ollama:
             "model": ask.model,
             "messages": [{"role": "user", "content": ask.text}],
             "options": {"temperature": 0, "num_predict": ask.output_max},
-            "keep_alive": -1,
         }
         first_s, end = -1.0, b""
         try:
@@ -95,17 +95,21 @@ class Generator:
         self._start_s = time.monotonic() + 0.05
         async with asyncio.TaskGroup() as tasks:
             for loop in self._plan.loops:
-                for _ in range(loop.caller_count):
-                    tasks.create_task(self._again_and_again(loop))
+                left = iter(range(loop.request_count_max))
+                for number in range(loop.caller_count):
+                    tasks.create_task(self._again_and_again(loop, number, left))
             for ask in self._plan.asks:
                 await asyncio.sleep(self._start_s + ask.at_s - time.monotonic())
                 tasks.create_task(self._ask(ask, ask.at_s))
         return Record(began_at_s=self._start_s, answers=self._answers)
 
-    async def _again_and_again(self, loop: Loop) -> None:
-        await asyncio.sleep(self._start_s + loop.ask.at_s - time.monotonic())
-        while (now_s := time.monotonic() - self._start_s) < loop.until_s:
-            await self._ask(loop.ask, now_s)
+    async def _again_and_again(self, loop: Loop, number: int, left: Iterator[int]) -> None:
+        turns = itertools.cycle(
+            [*loop.asks[number % len(loop.asks) :], *loop.asks[: number % len(loop.asks)]]
+        )
+        await asyncio.sleep(self._start_s + loop.asks[0].at_s - time.monotonic())
+        while (now_s := time.monotonic() - self._start_s) < loop.until_s and next(left, None) is not None:
+            await self._ask(next(turns), now_s)
 
     async def _ask(self, ask: Ask, at_s: float) -> None:
         began_s = time.monotonic() - self._start_s

@@ -39,11 +39,12 @@ class Ask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loop:
-    """So many callers that ask the same again and again, until a time."""
+    """So many callers, each of which asks `asks` in turns, again and again, the n-th of them from the n-th on."""
 
-    ask: Ask
+    asks: Sequence[Ask]  # From the time of the first one on.
     caller_count: int
-    until_s: float
+    until_s: float = 1e9
+    request_count_max: int = 1_000_000  # Of all its callers.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
