@@ -124,4 +124,4 @@ def gives_way(world: World, loser: Job, winner: Job) -> bool:
     counts = Counter(
         job.tenant for job in waiting_for(world, winner.model) if job.priority == winner.priority
     )
-    return counts[loser.tenant] > counts[winner.tenant] + 1
+    return counts[loser.tenant] > 2 * (counts[winner.tenant] + 1)

@@ -160,7 +160,7 @@ class QueueMachine(RuleBasedStateMachine):
         counts = Counter(job.tenant for job in self.jobs.values() if job.priority == lowest)
         most = max(counts.values())
         nobody = lowest < newcomer.priority or (
-            lowest == newcomer.priority and most <= counts[newcomer.tenant] + 1
+            lowest == newcomer.priority and most <= 2 * (counts[newcomer.tenant] + 1)
         )
         if loser is None or nobody:
             return loser is None and nobody

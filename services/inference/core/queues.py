@@ -18,6 +18,7 @@ from services.inference.core.policy import Policy
 from services.inference.core.shares import Shares
 
 _SLACK_COUNT = 64
+_MORE_THAN = 2  # Times as many as somebody else a tenant must have waiting to lose a place to them.
 
 _Entry = tuple[float, int, str]  # Virtual time, the first ticket, the tenant.
 Rank = tuple[Priority, float, int]  # Class, the tenant's virtual time, ticket: the smallest goes first.
@@ -169,7 +170,8 @@ class Queue:
         """Return who should give way to `newcomer`, if anybody should.
 
         Somebody of a lower class; or, of its own class, of the tenant that takes up most, if that is more
-        than the newcomer's would then. The youngest, who has waited least; what tenants are called has no say.
+        than twice what the newcomer's would then: among equals who was accepted stays accepted. The
+        youngest, who has waited least; what tenants are called has no say.
         """
         lowest = max(priority for priority in Priority if self._class_counts[priority])
         if lowest < newcomer.priority:
@@ -178,7 +180,7 @@ class Queue:
         tenant, lane = max(lanes.items(), key=lambda item: (item[1].count, next(reversed(item[1].jobs), 0)))
         if lowest == newcomer.priority:
             own = lanes.get(newcomer.tenant)
-            if lane.count <= (own.count if own else 0) + 1:
+            if lane.count <= _MORE_THAN * ((own.count if own else 0) + 1):
                 return None
         if lane.jobs:
             return next(reversed(lane.jobs.values()))
