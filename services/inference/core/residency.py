@@ -3,8 +3,8 @@
 Ollama loads whatever the next request names and evicts for it, so two models that alternate evict each other
 for ever. Here a model is loaded where its queue is predicted to start soonest, and one that has work keeps
 its place for a turn that is long against the loads that a change costs (Policy.turn_loads), so that at most
-a fixed share of the time goes into loading. One that has none gives way almost at once. Of the models that wait for
-a turn to end, the place goes to the one whose class is highest, and then to the one that has waited longest.
+a fixed share of the time goes into loading. One that has none gives way soon. Of the models that wait for a
+turn to end, the place goes to the one whose class is highest, and then to the one that has waited longest.
 
     (nothing) -> DRAINING -> UNLOADING -> LOADING -> resident        a Swap, one at a time per instance
                     |           nothing    |
@@ -139,14 +139,24 @@ class Residency:
         self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
 
     def prepare(self, model: str, now_s: float) -> None:
-        """Begin to load `model`, for which nobody waits only because it is not loaded, if that disturbs nobody."""
+        """Begin to load `model`, jobs for which are refused, where that disturbs nobody.
+
+        Who is refused does not wait, so no queue shows their demand: without this, a model whose jobs have little
+        time, or whose queue is always full of short ones, would never get another instance.
+        """
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
-        if any(model in host.residents or host.swap is not None for host in having):
+        if any(host.swap is not None and host.swap.model == model for host in having):
             return
-        idle = [host for host in having if not host.running and self._may_claim(host, model)]
+        warm = any(model in host.residents for host in having)
+        idle = [
+            host
+            for host in having
+            if model not in host.residents and not host.running and self._may_claim(host, model)
+        ]
         offer = self._soonest(model, idle, now_s)
-        if offer is not None and offer.turn_s <= 0:
-            self._begin(offer.host, model, Cause.DEMAND, now_s)
+        if offer is None or offer.turn_s > 0 or (warm and offer.regret_s > 0):
+            return
+        self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
 
     def _begin(self, host: Host, model: str, cause: Cause, now_s: float) -> None:
         victims, sure = self._victims(host, model)
