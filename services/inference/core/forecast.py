@@ -40,9 +40,13 @@ class Forecast:
             job.model, instance, batch=batch
         )
 
+    def answer_s(self, job: Job) -> float:
+        """Predict how long `job` takes once it has a slot, beside as many others as an instance takes."""
+        return self.slot_s(job, "", reused_token_count=0, batch=self._slots)
+
     def cost_s(self, job: Job) -> float:
-        """Predict what `job` costs in GPU-seconds, beside as many others as an instance takes."""
-        return self.slot_s(job, "", reused_token_count=0, batch=self._slots) / self._slots
+        """Predict what `job` costs in GPU-seconds in such company."""
+        return self.answer_s(job) / self._slots
 
     def wait_s(self, job: Job, queue: Queue, now_s: float) -> float:
         """Predict how long `job` would wait if it came now; inf if nothing can be said."""

@@ -16,16 +16,19 @@ class Policy:
     # whatever their class, the oldest first.
     ageing_s: float = 30.0
     aged_share: float = 0.1
-    # Admission: of the time left until its deadline, how much a job may be expected to wait.
-    wait_share_max: float = 0.5
+    # Admission: of the time that its deadline leaves beside the answer itself, how much a job may be expected
+    # to wait.
+    wait_share_max: float = 0.3
     # Residency: a model that has work keeps its place for as long as so many of the loads that replacing it
     # and bringing it back would cost, and at least for so long.
     turn_loads: float = 10.0
     turn_min_s: float = 2.0
     # One that has none any more keeps it for this share of those loads: its callers may be about to ask again.
     linger_loads: float = 0.1
-    # A second instance loads a model if that gives the last in the queue its turn sooner by this factor.
-    spread_gain: float = 2.0
+    # A second instance loads a model if that gives the last in the queue its turn sooner by this factor, and
+    # so much more waits for it than for the one that must go, if that is waited for too.
+    spread_gain: float = 1.0
+    rival_gain: float = 2.0
     # Waiting for the instance that holds a prompt's prefix must be worth it by this factor, and end soon.
     hold_gain: float = 1.25
     hold_max_s: float = 5.0

@@ -283,7 +283,7 @@ class Residency:
         if queue is None:
             return False
         warm_count = sum(victim in host.residents for host in self._hosts.values())
-        return queue.gpu_s / warm_count * self._policy.spread_gain > queued_s
+        return queue.gpu_s / warm_count * self._policy.rival_gain > queued_s
 
     def _remaining_s(self, host: Host, now_s: float) -> float:
         assert host.swap is not None

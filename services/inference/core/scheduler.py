@@ -89,7 +89,7 @@ class Scheduler:
         self._displaced: list[Job] = []
         self._unplanned: set[str] = set()  # Models that nobody may have loaded.
         self._unreviewed: list[str] = []  # Models whose turn to be planned for has come, the next one last.
-        self._refused: set[str] = set()  # Models whose jobs were refused for the time that loading takes.
+        self._refused: set[str] = set()  # Models whose jobs were refused since the last plan.
         self._plan_at_s = 0.0
         self._review_at_s = 0.0
 
@@ -274,6 +274,7 @@ class Scheduler:
         batch_full = job.priority is Priority.BATCH and queue.count(Priority.BATCH) >= batch_max
         if not batch_full and len(queue) < policy.waiting_max:
             return None
+        self._refused.add(job.model)
         gives_way = queue.displaceable(job)
         if gives_way is None:
             bound = batch_max if batch_full else policy.waiting_max
@@ -283,7 +284,8 @@ class Scheduler:
     def _check_time(self, job: Job, wait_s: float, now_s: float) -> None:
         """Refuse what would be late, by what was measured: nobody is refused for a guess."""
         remaining_s = job.deadline_at_s - now_s
-        limit_s = min(self._policy.wait_share_max * remaining_s, job.expires_at_s - now_s)
+        spare_s = max(0.0, remaining_s - self._forecast.answer_s(job))
+        limit_s = min(self._policy.wait_share_max * spare_s, job.expires_at_s - now_s)
         if 0 < wait_s < inf and wait_s > limit_s and self._estimates.known(job.model):
             self._refused.add(job.model)
             raise DeadlineUnreachable(
@@ -346,7 +348,7 @@ class Scheduler:
             # One at a time, so that no decision has to wait for the whole fleet's plan.
             self._unplanned.add(self._unreviewed.pop())
             self._review_at_s = now_s + _REVIEW_EVERY_S
-        for model in sorted(self._refused - self._queues.keys()):
+        for model in sorted(self._refused):
             self._residency.prepare(model, now_s)
         self._refused.clear()
         models = self._residency.by_right(self._unplanned & self._queues.keys(), now_s)
