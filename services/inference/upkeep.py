@@ -9,11 +9,14 @@ from services.common.errors import MeshError
 from services.inference.core.catalog import Catalog
 from services.inference.core.ledger import Card, Ledger
 from services.inference.errors import InstanceFailed
-from services.inference.ports import Instance, Trouble
+from services.inference.ports import Fault, Instance, Trouble
 
 log = structlog.get_logger(__name__)
 
 IDLE_WAIT_MAX_S = 120.0  # Longest that a prompt which nobody waits for is believed to be read.
+# How long a probe may take: generous, as the watchdog of first tokens is, and for the same reasons.
+PROBE_S = 20.0
+_PROBE_PROMPTS = 10.0
 
 
 class Upkeep:
@@ -56,30 +59,37 @@ class Upkeep:
         """Have an instance generate one token with a model that it has loaded, or at least answer."""
         view = self._ledger.view(name)
         models = [model for model in sorted(view.residents) if model in view.cards]
-        return await self._probed(name, models[0] if models else None)
+        return await self._probed(name, models[0] if models else None, within_s=PROBE_S)
 
     async def until_idle(self, name: str, model: str, *, after_s: float) -> Trouble | None:
         """Return when an instance answers for a model again, asking once it should be done with a prompt."""
         await asyncio.sleep(min(after_s, IDLE_WAIT_MAX_S))
-        return await self._probed(name, model)
+        return await self._probed(name, model, within_s=PROBE_S + _PROBE_PROMPTS * after_s)
 
     def failure(self, model: str) -> MeshError:
         """Return what to tell those whose model could not be loaded."""
         return self._load_failures.get(model) or InstanceFailed(instance="")
 
-    async def _probed(self, name: str, model: str | None) -> Trouble | None:
-        card = None if model is None else self._ledger.view(name).cards.get(model)
+    async def _probed(self, name: str, model: str | None, *, within_s: float) -> Trouble | None:
         try:
-            if card is None or model is None:
-                await self._instances[name].probe(None)
-            else:
-                await self._instances[name].probe(
-                    card.name, embeds=_only_embeds(card), options=self._catalog.runner(model)
-                )
-        except Trouble as trouble:
-            log.warning("probe_failed", instance=name, fault=trouble.fault.name, detail=trouble.detail)
-            return trouble
-        return None
+            async with asyncio.timeout(within_s):
+                await self._ask(name, model)
+        except TimeoutError:
+            trouble = Trouble(Fault.STALLED, f"a probe was not answered within {within_s:g} s")
+        except Trouble as caught:
+            trouble = caught
+        else:
+            return None
+        log.warning("probe_failed", instance=name, fault=trouble.fault.name, detail=trouble.detail)
+        return trouble
+
+    async def _ask(self, name: str, model: str | None) -> None:
+        card = None if model is None else self._ledger.view(name).cards.get(model)
+        if card is None or model is None:
+            await self._instances[name].probe(None)
+        else:
+            options = self._catalog.runner(model)
+            await self._instances[name].probe(card.name, embeds=_only_embeds(card), options=options)
 
 
 def _only_embeds(card: Card) -> bool:

@@ -268,6 +268,8 @@ async def test_metrics_tell_waits_first_tokens_and_failures() -> None:
     for expected in (
         'ollamesh_queue_wait_seconds_count{model="tiny:latest",priority="default"} 3.0',
         'ollamesh_queue_depth{model="tiny:latest",priority="default"} 0.0',
+        "ollamesh_cancel_to_idle_seconds_count 1.0",
+        'ollamesh_admission_refusals_total{reason="MODEL_NOT_FOUND"} 1.0',
         f"gen_ai_server_time_to_first_token_seconds_count{{{model}}} 1.0",
         f"gen_ai_server_time_per_output_token_seconds_count{{{model}}} 1.0",
         f'gen_ai_server_request_duration_seconds_count{{error_type="",{model}}} 1.0',

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.inference import upkeep
 from services.inference.completion import Completion
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
+from services.inference.core.breaker import BreakerState
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
 from services.inference.core.jobs import Priority
@@ -91,6 +93,7 @@ class FakeInstance:
 @dataclass(frozen=True)
 class Rig:
     engine: Engine
+    ledger: Ledger
 
     def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion]:
         completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
@@ -110,13 +113,14 @@ async def until(holds: Callable[[], bool]) -> None:
 @asynccontextmanager
 async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
     names = [f"gpu-{number}" for number, _ in enumerate(instances)]
+    ledger = Ledger()
     engine = Engine(
         controls=Controls(
             instances=dict(zip(names, instances, strict=True)),
             doubt=lambda _: None,
             restart=lambda _name, _reason: False,
         ),
-        ledger=Ledger(),
+        ledger=ledger,
         scheduler=Scheduler(Policy(waiting_max=10), Estimates()),
         catalog=Catalog(),
         metrics=Metrics(CollectorRegistry()),
@@ -125,7 +129,7 @@ async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
         engine.observe(InstanceView(name=name, slots=1, report=REPORT))
     task = asyncio.create_task(engine.run())
     try:
-        yield Rig(engine)
+        yield Rig(engine, ledger)
     finally:
         for instance in instances:
             instance.may_stop.set()
@@ -239,3 +243,22 @@ async def test_who_runs_out_of_time_is_told_and_the_slot_waits_for_the_instance(
         await rig.until_busy(1)
         instance.may_answer_probes.set()
         await rig.until_busy(0)
+
+
+async def test_an_instance_that_never_answers_again_is_broken_and_its_slot_free(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(upkeep, "PROBE_S", 0.05)
+    instance, other = FakeInstance(), FakeInstance(answers=True)
+    instance.may_stop.set()
+    other.may_stop.set()
+    async with running(instance, other) as rig:
+        ticket, _ = rig.open()
+        await until(lambda: instance.running_count == 1)
+        rig.engine.abandon(ticket)
+        await rig.until_busy(0)
+        assert instance.probe_count == 1
+        assert rig.ledger.view("gpu-0").breaker is BreakerState.OPEN
+        _, completion = rig.open()
+        await whole(completion)
+        assert (instance.running_count_max, other.running_count_max) == (1, 1)
