@@ -53,9 +53,12 @@ class Placement:
             if queue.may_run_on(job, host.name)
         ]
         (done_s, _, _), chosen = min(ranks, key=lambda ranked: ranked[0])
+        at_hand = reusable.get(chosen.name, 0)
         for name, token_count in sorted(reusable.items()):
             holder = self._hosts[name]
-            if self._worth_holding(job, queue, holder, token_count, done_s=done_s, now_s=now_s):
+            if token_count > at_hand and self._worth_holding(
+                job, queue, holder, token_count, done_s=done_s, now_s=now_s
+            ):
                 queue.hold(job.ticket, name, now_s + 2 * holder.free_in_s(now_s) + _HOLD_SLACK_S)
                 return None
         return chosen

@@ -115,7 +115,8 @@ class Scheduler:
         self._waiting[job.ticket] = job
         self._foreseen[job.ticket] = wait_s / self._estimates.wait_correction(job.model)
         self._expiries.add(job.ticket, job.expires_at_s)
-        self._unplanned.add(job.model)
+        if len(queue) == 1 or job.avoid:  # What waits already is looked over soon.
+            self._unplanned.add(job.model)
 
     def withdraw(self, ticket: int) -> None:
         """Forget a job that waits. Idempotent."""
