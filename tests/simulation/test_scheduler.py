@@ -22,7 +22,7 @@ DARK = [
     Spec(name="gpu-0", slots=2, models=SIZES, vram_bytes=8, known=False),
     Spec(name="gpu-1", slots=1, models=SIZES, vram_bytes=11, known=False),
 ]
-STEPS = 250
+STEPS = 150
 POLICY = Policy(waiting_max=6, ageing_s=8.0, turn_min_s=1.0, turn_loads=2.0)
 
 

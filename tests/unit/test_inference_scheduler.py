@@ -215,3 +215,16 @@ def test_retries_are_at_most_a_fifth_of_what_is_asked() -> None:
 def test_an_outage_stops_retries() -> None:
     budget = RetryBudget()
     assert sum(budget.spend() for _ in range(100)) == 10
+
+
+def test_a_refund_brings_a_turn_forward() -> None:
+    """A job that cost less than predicted; its tenant was in line behind one that had less until then."""
+    made = scheduler()
+    dear, cheap = [job("dear") for _ in range(2)], [job("cheap", output_token_max=50) for _ in range(2)]
+    for waiting in (*dear, *cheap):
+        made.submit(waiting, 0.0)
+    assert placed(made.decide(0.0)) == [dear[0]]
+    made.observe(Capacity(instance="gpu", slots=2, models={"tiny": 1}, loaded={"tiny": 1}), 0.0)
+    assert placed(made.decide(0.0)) == [cheap[0]]
+    made.end(dear[0].ticket, Usage(output_token_count=1, output_s=0.001), 0.01)
+    assert placed(made.decide(0.01)) == [dear[1]]
