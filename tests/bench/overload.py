@@ -177,21 +177,7 @@ def figures(peaks: Sequence[float], rounds: dict[str, list[Overloaded]]) -> list
                 at_least=True,
             )
         )
-    own, alone = rounds["gateway"], rounds["Ollama alone"]
-    late, late_alone = (median(one.late_share for one in some) * 100 for some in (own, alone))
-    p99, p99_alone = (median(one.admitted_p99_s for one in some) for some in (own, alone))
-    refusals = [one.refusals_s for one in own if len(one.refusals_s) > 1]
-    found += [
-        Figure(name="admitted, and too late", value=late, unit="%", baseline=late_alone, goal=0.0),
-        Figure(name="admitted: p99", value=p99, unit="s", baseline=p99_alone, goal=0.7 * DEADLINE_S),
-        Figure(name="refusal: median", value=median(map(median, refusals)) * 1e3, unit="ms", goal=50.0),
-        Figure(
-            name="refusal: p99",
-            value=median(percentile(one, 99) for one in refusals) * 1e3,
-            unit="ms",
-            goal=150.0,
-        ),
-    ]
+    found += admitted_and_refused(rounds["gateway"], rounds["Ollama alone"])
     for name, all_of_it in rounds.items():
         goal = float(PROBES) if name == "gateway" else None
         value = median(one.probe_count for one in all_of_it)
@@ -203,12 +189,33 @@ def figures(peaks: Sequence[float], rounds: dict[str, list[Overloaded]]) -> list
     found += [
         Figure(
             name="generator's own lateness: p99",
-            value=median(one.generator_late_s for one in own) * 1e3,
+            value=median(one.generator_late_s for one in rounds["gateway"]) * 1e3,
             unit="ms",
         ),
-        Figure(name="gateway's processor", value=median(one.gateway_busy for one in own) * 100, unit="%"),
+        Figure(
+            name="gateway's processor",
+            value=median(one.gateway_busy for one in rounds["gateway"]) * 100,
+            unit="%",
+        ),
     ]
     return found
+
+
+def admitted_and_refused(own: Sequence[Overloaded], alone: Sequence[Overloaded]) -> list[Figure]:
+    late, late_alone = (median(one.late_share for one in some) * 100 for some in (own, alone))
+    p99, p99_alone = (median(one.admitted_p99_s for one in some) for some in (own, alone))
+    refusals = [one.refusals_s for one in own if len(one.refusals_s) > 1]
+    return [
+        Figure(name="admitted, and too late", value=late, unit="%", baseline=late_alone, goal=0.0),
+        Figure(name="admitted: p99", value=p99, unit="s", baseline=p99_alone, goal=0.7 * DEADLINE_S),
+        Figure(name="refusal: median", value=median(map(median, refusals)) * 1e3, unit="ms", goal=50.0),
+        Figure(
+            name="refusal: p99",
+            value=median(percentile(one, 99) for one in refusals) * 1e3,
+            unit="ms",
+            goal=150.0,
+        ),
+    ]
 
 
 async def main() -> None:

@@ -8,7 +8,8 @@ time of this thread, and a loop of fixed work beside it shows what the machine i
 import asyncio
 import gc
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from statistics import fmean, median
 from time import perf_counter_ns, process_time
@@ -37,14 +38,69 @@ SIMULATOR_GOAL_PER_MIN, ACCURACY_GOAL = 100_000, 15.0
 TRACE = "poisson:rate=12,duration=60,model=tiny,prompt=200,output=30,tenants=5,timeout=60"
 
 
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What is told of the samples."""
+
+    title: str
+    of: Callable[[Sample], float]
+    percent: int
+    goal_s: float | None = None
+
+
+SAMPLED = (
+    Row("decision, median", lambda one: one.decision_s, 50, DECISION_GOAL_S),
+    Row("decision, median, processor time", lambda one: one.decision_busy_s, 50, DECISION_GOAL_S),
+    Row("decision, p99", lambda one: one.decision_s, 99, DECISION_P99_GOAL_S),
+    Row("decision, p99, processor time", lambda one: one.decision_busy_s, 99, DECISION_P99_GOAL_S),
+    Row("queueing one, median", lambda one: one.submit_s, 50),
+)
+
+SMALL = ModelSpec(
+    name="", vram_bytes=GIB, load_s=0.1, prefill_tokens_per_s=10_000, token_s=0.005, batch_cost=0.1
+)
+
 # Decisions
 
 
 def decisions(model_count: int) -> list[Figure]:
+    samples, machine_s = timed(model_count)
+    few, many = ([rounds_of(name, samples[count]) for name in SAMPLED] for count in (FEW, MANY))
+    name = f"{MANY:,} wait for {model_count} model{'s' if model_count > 1 else ''}"
+    return [
+        *(
+            Figure(
+                name=f"{name}: {row.title}",
+                value=at_many_s * 1e6,
+                unit="us",
+                baseline=at_few_s * 1e6,
+                goal=None if row.goal_s is None else row.goal_s * 1e6,
+            )
+            for row, at_many_s, at_few_s in zip(SAMPLED, many, few, strict=True)
+        ),
+        Figure(name=f"{name}: median, against {FEW:,}", value=many[0] / few[0], unit="x", goal=FLAT_GOAL),
+        Figure(
+            name=f"{name}: the machine's own p99 over its median",
+            value=median(percentile(some, 99) / median(some) for some in machine_s),
+            unit="x",
+        ),
+    ]
+
+
+def rounds_of(row: Row, rounds: Sequence[Sequence[Sample]]) -> float:
+    """Return the median of a row's value over the rounds."""
+    return median(percentile([row.of(sample) for sample in some], row.percent) for some in rounds)
+
+
+def timed(model_count: int) -> tuple[Mapping[int, list[list[Sample]]], list[list[float]]]:
+    """Return the samples of every round by how many wait, and those of fixed work beside them."""
     sizes = {
         count: BusyFleet(
             Shape(
-                waiting_count=count, tenant_count=TENANTS, instance_count=INSTANCES, model_count=model_count
+                waiting_count=count,
+                tenant_count=TENANTS,
+                instance_count=INSTANCES,
+                model_count=model_count,
             ),
             seed=count,
         )
@@ -63,54 +119,7 @@ def decisions(model_count: int) -> list[Figure]:
         machine_s.append([fixed_work_s() for _ in range(STEPS)])
     gc.enable()
     gc.unfreeze()
-    few, many = (
-        {
-            "median": median(median(one.decision_s for one in some) for some in rounds),
-            "p99": median(percentile([one.decision_s for one in some], 99) for some in rounds),
-            "busy median": median(median(one.decision_busy_s for one in some) for some in rounds),
-            "busy p99": median(percentile([one.decision_busy_s for one in some], 99) for some in rounds),
-            "submit": median(median(one.submit_s for one in some) for some in rounds),
-        }
-        for rounds in samples.values()
-    )
-    name = f"{MANY:,} wait for {model_count} model{'s' if model_count > 1 else ''}"
-    goals = {
-        "median": DECISION_GOAL_S,
-        "busy median": DECISION_GOAL_S,
-        "p99": DECISION_P99_GOAL_S,
-        "busy p99": DECISION_P99_GOAL_S,
-        "submit": None,
-    }
-    titles = {
-        "median": "decision, median",
-        "busy median": "decision, median, processor time",
-        "p99": "decision, p99",
-        "busy p99": "decision, p99, processor time",
-        "submit": "queueing one, median",
-    }
-    return [
-        *(
-            Figure(
-                name=f"{name}: {titles[key]}",
-                value=many[key] * 1e6,
-                unit="us",
-                baseline=few[key] * 1e6,
-                goal=None if goal is None else goal * 1e6,
-            )
-            for key, goal in goals.items()
-        ),
-        Figure(
-            name=f"{name}: against {FEW:,}, median",
-            value=many["busy median"] / few["busy median"],
-            unit="x",
-            goal=FLAT_GOAL,
-        ),
-        Figure(
-            name=f"{name}: the machine's own p99 over its median",
-            value=median(percentile(some, 99) / median(some) for some in machine_s),
-            unit="x",
-        ),
-    ]
+    return samples, machine_s
 
 
 def fixed_work_s() -> float:
@@ -127,17 +136,7 @@ def fixed_work_s() -> float:
 
 async def alternating_over_sockets() -> list[Figure]:
     """Two callers, each of whom asks its model again when it has its answer: Ollama finds a model idle each time."""
-    models = [
-        ModelSpec(
-            name=f"{name}:latest",
-            vram_bytes=GIB,
-            load_s=0.1,
-            prefill_tokens_per_s=10_000,
-            token_s=0.005,
-            batch_cost=0.1,
-        )
-        for name in ("left", "right")
-    ]
+    models = [replace(SMALL, name=f"{name}:latest") for name in ("left", "right")]
     asks = [
         Ask(
             at_s=0,
@@ -149,39 +148,38 @@ async def alternating_over_sockets() -> list[Figure]:
         )
         for model in models
     ]
-    loop = Loop(asks=asks, caller_count=2, request_count_max=ALTERNATING)
+    loops = [Loop(asks=[ask], caller_count=1, request_count_max=ALTERNATING // 2) for ask in asks]
     async with (
         fake_fleet(*models, count=1, slots=4, vram_gib=1) as fleet,
         service(fleet.urls, instance_slots=4) as gateway,
     ):
-        plan = Plan(address=gateway.address, tokens={TENANT: gateway.token(TENANT)}, loops=[loop])
+        plan = Plan(address=gateway.address, tokens={TENANT: gateway.token(TENANT)}, loops=loops)
         own = await drive(plan)
         own_count = fleet.load_count
-        alone = await drive(Plan(urls=fleet.urls, loops=[loop]))
+        alone = await drive(Plan(urls=fleet.urls, loops=loops))
         alone_count = fleet.load_count - own_count
-    name = f"{ALTERNATING:,} requests, two models in turns"
+    return alternating_figures((own_count, own), (alone_count, alone))
+
+
+def alternating_figures(own: tuple[int, Record], alone: tuple[int, Record]) -> list[Figure]:
+    """Compare loads, answers and latencies."""
+    name = f"{ALTERNATING:,} requests, a caller for each of two models"
+    own_s, alone_s = ([answer.total_s for answer in record.answers] for _, record in (own, alone))
+    answered, answered_alone = (
+        sum(answer.verdict == OK for answer in record.answers) for _, record in (own, alone)
+    )
     return [
-        Figure(name=f"{name}: loads", value=own_count, unit="", baseline=alone_count, goal=alone_count / 10),
+        Figure(name=f"{name}: loads", value=own[0], unit="", baseline=alone[0], goal=alone[0] / 10),
         Figure(
             name=f"{name}: answered",
-            value=sum(answer.verdict == OK for answer in own.answers),
+            value=answered,
             unit="",
-            baseline=sum(answer.verdict == OK for answer in alone.answers),
+            baseline=answered_alone,
             goal=ALTERNATING,
             at_least=True,
         ),
-        Figure(
-            name=f"{name}: mean",
-            value=fmean(answer.total_s for answer in own.answers),
-            unit="s",
-            baseline=fmean(answer.total_s for answer in alone.answers),
-        ),
-        Figure(
-            name=f"{name}: p99",
-            value=percentile([answer.total_s for answer in own.answers], 99),
-            unit="s",
-            baseline=percentile([answer.total_s for answer in alone.answers], 99),
-        ),
+        Figure(name=f"{name}: mean", value=fmean(own_s), unit="s", baseline=fmean(alone_s)),
+        Figure(name=f"{name}: p99", value=percentile(own_s, 99), unit="s", baseline=percentile(alone_s, 99)),
     ]
 
 

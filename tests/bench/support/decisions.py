@@ -22,6 +22,7 @@ from services.inference.core.usage import Usage
 SLOTS = 4
 GIB = 2**30
 SERVICE_S = 4.0
+TALKING, TURNS = 0.5, 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +51,8 @@ class BusyFleet:
         self._shape = shape
         self._random = Random(seed)
         self._tickets = count()
+        self._talk_numbers = count()
+        self._talks: dict[tuple[int, str], list[int]] = {}  # Number and turn of those that go on.
         self._now_s = 0.0
         self._step_s = SERVICE_S / (shape.instance_count * SLOTS)
         self._running: list[int] = []
@@ -76,7 +79,7 @@ class BusyFleet:
         """Take a decision, one job ends and whoever is next gets its slot, and queue the next job."""
         self._now_s += self._step_s
         ended = self._running.pop(self._random.randrange(len(self._running)))
-        usage = Usage(prompt_token_count=200, prompt_s=0.1, output_token_count=100, output_s=SERVICE_S - 0.1)
+        usage = Usage(prompt_token_count=300, prompt_s=0.1, output_token_count=100, output_s=SERVICE_S - 0.1)
         job = self._job()
         began_ns, began_busy_ns = perf_counter_ns(), thread_time_ns()
         self.scheduler.end(ended, usage, self._now_s)
@@ -96,12 +99,16 @@ class BusyFleet:
         self._running += [one.job.ticket for one in decisions if isinstance(one, Dispatch)]
 
     def _job(self) -> Job:
-        """One in four goes on from what its tenant asked before; all of a tenant begin alike."""
+        """All of a tenant begin alike, and every second one goes on with a conversation."""
         tenant, model = self._random.randrange(self._shape.tenant_count), self._random.choice(self._models)
         prefixes = [Prefix(key=f"system {tenant} {model}", token_count=50)]
-        if self._random.random() < 0.25:
-            talk = self._random.randrange(4)
-            prefixes.insert(0, Prefix(key=f"talk {tenant} {model} {talk}", token_count=150))
+        if self._random.random() < TALKING:
+            talk = self._talks.setdefault((tenant, model), [next(self._talk_numbers), 0])
+            talk[1] += 1
+            said = range(talk[1], 0, -1)
+            prefixes[:0] = [Prefix(key=f"talk {talk[0]} {turn}", token_count=50 + 50 * turn) for turn in said]
+            if talk[1] == TURNS:
+                del self._talks[tenant, model]
         return Job(
             ticket=next(self._tickets),
             tenant=f"tenant-{tenant}",
@@ -110,7 +117,7 @@ class BusyFleet:
             arrived_at_s=self._now_s,
             expires_at_s=self._now_s + self._random.uniform(600, 3600),
             deadline_at_s=inf,
-            prompt_token_count=200,
+            prompt_token_count=300,
             output_token_max=200,
             prefixes=tuple(prefixes),
         )
