@@ -1,4 +1,25 @@
-"""A fleet's bad days in virtual time."""
+"""A fleet's bad days in virtual time: bursts, walk-aways, failures, instances that flap, load, evict, and are used
+by others; with memory for all models, for some, and unknown. Replay: -k seed17.
+
+World keeps its own books: a checker that asked the scheduler would believe its mistakes. These mutants of
+services/inference/core were planted one by one, and each was caught by the simulations in this folder:
+
+  places: a slot too many; a finished job keeps its slot; failed instances are not avoided; a model's own slots are
+    ignored; what an unsure load may have evicted counts as loaded; a model on its way out still gets jobs
+  turns: the worst right goes first; priorities of jobs beside their lane are ignored; weights are ignored;
+    predictions are not corrected; the aged always go first, use up no share, or everybody or nobody ages; the
+    oldest, for whom no instance will do, hides the others
+  bounds: a waiting place too many; no bound for batch; a lower class pushes out a higher one; withdrawn jobs are
+    served; jobs expire a moment late
+  loads: two at once; victims are unloaded while they run; loads do not wait for unloads; nobody keeps its turn;
+    known memory is not looked at; what did not fit is not learned
+  books: each job is charged the whole instance
+
+and these by tests/unit/test_inference_{scheduler,queues,shares,hosts,residency,placement}.py: the oldest gives way;
+the idle save up their share; the present never moves; a refund brings no turn forward; failed loads are
+repeated at once; the first in the alphabet is loaded first; a look that began before a load, or an unload,
+counts; who was pushed out and left is decided about.
+"""
 
 import pytest
 

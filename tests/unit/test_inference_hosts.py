@@ -46,3 +46,13 @@ def test_one_that_expires_while_another_that_fits_is_loaded_teaches_nothing() ->
     host.observe(seen(at_s=1.0), 1.0)
     host.loaded("c", 2.0)
     assert host.fit(["a", "c"]) is Fit.UNKNOWN
+
+
+def test_a_look_that_began_before_an_unload_says_nothing_about_it() -> None:
+    host = Host("gpu")
+    host.observe(seen("a", at_s=0.0), 0.0)
+    host.unloaded("a", 2.0)
+    host.observe(seen("a", at_s=1.0), 2.1)
+    assert not host.serves("a")
+    host.observe(seen("a", at_s=3.0), 3.1)
+    assert host.serves("a"), "it did not work"
