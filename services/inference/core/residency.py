@@ -50,7 +50,9 @@ class Residency:
         self._hosts = hosts
         self._queues = queues
         self._swapping: dict[str, Host] = {}
-        self._foreseen: dict[str, tuple[float, float]] = {}  # When a start was predicted, and when it would be.
+        self._foreseen: dict[
+            str, tuple[float, float]
+        ] = {}  # When a start was predicted, and when it would be.
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # Count, and when to try again.
         self._claims: dict[str, str] = {}  # For whom an instance is kept until the next review.
 
@@ -219,14 +221,17 @@ class Residency:
 
     def _offer(self, host: Host, model: str, now_s: float) -> _Offer:
         victims, _ = self._victims(host, model)
-        turn_s = max((self._turn_left_s(host, victim, model, now_s) for victim in victims), default=0.0)
+        turns_s = {victim: self._turn_left_s(host, victim, model, now_s) for victim in victims}
+        turn_s = max(turns_s.values(), default=0.0)
+        # Who has no more to do gives way before that.
+        stays_s = max((self._stay_s(*turn) for turn in turns_s.items()), default=0.0)
         drain_s = host.free_in_s(now_s, victims) if victims else 0.0
         regret_s = sum(
             self._load_s(host, victim)
             for victim in victims
             if now_s - host.residents[victim].used_s < _REGRET_S
         )
-        return _Offer(host, max(turn_s, drain_s) + self._load_s(host, model), turn_s, regret_s)
+        return _Offer(host, max(stays_s, drain_s) + self._load_s(host, model), turn_s, regret_s)
 
     def _victims(self, host: Host, model: str) -> tuple[tuple[str, ...], bool]:
         """Return which models must go from `host` for `model`, and whether it is sure that it fits then."""
@@ -265,6 +270,11 @@ class Residency:
         if urgency > rival:
             turn_s *= _TURN_OF_A_LOWER_CLASS
         return max(0.0, host.residents[victim].since_s + turn_s - now_s)
+
+    def _stay_s(self, victim: str, turn_s: float) -> float:
+        """Predict how much of its turn `victim` has work for."""
+        queue = self._queues.get(victim)
+        return turn_s if queue is None or turn_s == inf else min(turn_s, queue.gpu_s)
 
     def _urgency(self, model: str, now_s: float) -> Priority:
         """Return the class that `model` is waited for as: if for too long, as the highest one."""
