@@ -207,3 +207,10 @@ def test_a_long_queue_spreads_to_an_idle_instance_and_a_short_one_does_not() -> 
         ask(made, "a", 4.0)
     at_s = until(made, Load, 4.0, 5.0)
     assert at_s is not None
+
+
+def test_what_is_being_loaded_is_not_loaded_elsewhere_too() -> None:
+    made = fleet(Policy(), names=("gpu-0", "gpu-1"))
+    ask(made, "a", 0.0)
+    assert made.decide(0.0) == [Load("gpu-0", "a", Cause.DEMAND)]
+    assert until(made, Load, 0.1, 1.5) is None
