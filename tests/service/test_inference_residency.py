@@ -127,7 +127,8 @@ async def test_where_nobody_can_load_it_all_who_wait_are_told(way: str) -> None:
         calls = [service.chat() for _ in range(3)]
         for call in calls:
             await until_event(call, "queued")
-        FAILED_LOADS[way](await backend.asked())
+        for _ in range(2):  # Once may be an accident.
+            FAILED_LOADS[way](await backend.asked())
         for call in calls:
             answer = await refused(call)
             assert (answer.code, answer.reason) == (Code.UNAVAILABLE, "INSTANCE_FAILED")

@@ -34,6 +34,7 @@ class Policy:
     hold_max_s: float = 5.0
     holds_max: int = 16  # Jobs per model that may wait for one instance alone.
     plan_every_s: float = 0.25  # How often the plan of who has which model is looked over while jobs wait.
+    load_failures_max: int = 2  # In a row, everywhere: then those who wait are told.
     load_retry_s: float = 1.0  # After a failed load, doubling up to the maximum.
     load_retry_max_s: float = 60.0
 

@@ -50,9 +50,7 @@ class Residency:
         self._hosts = hosts
         self._queues = queues
         self._swapping: dict[str, Host] = {}
-        self._foreseen: dict[
-            str, tuple[float, float]
-        ] = {}  # When a start was predicted, and when it would be.
+        self._foreseen: dict[str, tuple[float, float]] = {}  # When a start was predicted, and in how long.
         self._failures: dict[tuple[str, str], tuple[int, float]] = {}  # Count, and when to try again.
         self._claims: dict[str, str] = {}  # For whom an instance is kept until the next review.
 
@@ -193,12 +191,13 @@ class Residency:
         return start_s
 
     def hopeless(self, model: str, now_s: float) -> bool:
-        """Whether every instance that could load `model` has just failed to."""
+        """Whether every instance that could load `model` has failed to, and not only once."""
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
         return bool(having) and all(
             model not in host.residents
             and (host.swap is None or host.swap.model != model)
             and self._blocked(host, model, now_s)
+            and self._failures[host.name, model][0] >= self._policy.load_failures_max
             for host in having
         )
 
