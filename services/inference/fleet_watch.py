@@ -7,8 +7,8 @@ change, and otherwise every ten seconds.
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 
 from ollamesh.inference.v1.fleet_pb2 import Fleet
 
@@ -25,7 +25,7 @@ class FleetWatch:
         self._look_at = look
         self.every_s = every_s
         self._refresh_s = refresh_s
-        self._reader_count = 0
+        self._readers: set[Reader] = set()
         self._looked_at_s = self._news_at_s = float("-inf")
         self._signature = b""
         self._arrived = asyncio.Event()  # News; another one for the next.
@@ -36,7 +36,7 @@ class FleetWatch:
     async def run(self, stop: asyncio.Event) -> None:
         """Look, while anybody watches, until `stop`; then end all readers."""
         while not stop.is_set():
-            if self._reader_count:
+            if self._readers:
                 self._look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.every_s):
@@ -44,16 +44,16 @@ class FleetWatch:
         self.ended = True
         self._announce()
 
-    @contextmanager
-    def reading(self) -> "Iterator[Reader]":
-        """Watch while inside."""
+    def reader(self) -> "Reader":
+        """Watch from now on. Whoever has it must close it, however reading ends."""
         if _now_s() - self._looked_at_s >= self.every_s:
             self._look()
-        self._reader_count += 1
-        try:
-            yield Reader(self)
-        finally:
-            self._reader_count -= 1
+        reader = Reader(self)
+        self._readers.add(reader)
+        return reader
+
+    def leave(self, reader: "Reader") -> None:
+        self._readers.discard(reader)
 
     async def news(self) -> None:
         """Return at the next change, or at the end."""
@@ -80,6 +80,10 @@ class Reader:
         self._watch = watch
         self._version = -1
         self._again_at_s = 0.0
+
+    def close(self) -> None:
+        """Watch no longer. Idempotent and synchronous."""
+        self._watch.leave(self)
 
     async def read(self) -> Fleet | None:
         """Return the first state at once and each next when there is one; None at the end."""

@@ -73,9 +73,10 @@ class InferenceServicer(InferenceServiceServicer):
     async def WatchFleet(
         self, request: WatchFleetRequest, context: Context
     ) -> AsyncIterator[WatchFleetResponse]:
-        with self._fleet_watch.reading() as reader:
-            while (state := await reader.read()) is not None:
-                yield WatchFleetResponse(fleet=state)
+        reader = self._fleet_watch.reader()
+        context.add_done_callback(lambda _: reader.close())  # type: ignore[arg-type]
+        while (state := await reader.read()) is not None:
+            yield WatchFleetResponse(fleet=state)
 
     def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context

@@ -21,6 +21,7 @@ _FIRST_TOKEN_BUCKETS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08),
     *(0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
 )
+_TOKEN_BUCKETS = tuple(4.0**step for step in range(14))
 _PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 
 
@@ -55,6 +56,13 @@ class Metrics:
             "Between tokens, after the first",
             _GEN_AI,
             buckets=_PER_TOKEN_BUCKETS_S,
+            registry=registry,
+        )
+        self._tokens = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of whole answers, read and written",
+            (*_GEN_AI, "gen_ai_token_type"),
+            buckets=_TOKEN_BUCKETS,
             registry=registry,
         )
         self._duration = Histogram(
@@ -123,6 +131,9 @@ class Metrics:
         duration_s = (summary.ended_at_s or now_s) - job.arrived_at_s
         error_type = "CANCELLED" if summary.ended_at_s is None else _error_type(summary.error)
         self._duration.labels(*labels, error_type).observe(duration_s)
+        for kind, count in (("input", summary.prompt_token_count), ("output", summary.output_token_count)):
+            if count:
+                self._tokens.labels(*labels, kind).observe(count)
         if summary.first_token_at_s is None:
             return
         first_token_s = summary.first_token_at_s - job.arrived_at_s

@@ -33,6 +33,7 @@ class Summary:
     operation: str  # gen_ai.operation.name
     ended_at_s: float | None  # None if its caller did not wait for the end.
     first_token_at_s: float | None = None
+    prompt_token_count: int = 0
     output_token_count: int = 0
     error: Exception | None = None
 
@@ -112,6 +113,7 @@ class Answering:
             operation="chat" if isinstance(self._order.ask, Chat) else "text_completion",
             ended_at_s=self._completion.ended_at_s,
             first_token_at_s=self._completion.first_piece_at_s,
+            prompt_token_count=ending.outcome.prompt_token_count if isinstance(ending, Finished) else 0,
             output_token_count=ending.outcome.output_token_count if isinstance(ending, Finished) else 0,
             error=ending if isinstance(ending, Exception) else None,
         )
@@ -164,4 +166,9 @@ class Embedding:
         return self._usage
 
     def summary(self) -> Summary:
-        return Summary(operation="embeddings", ended_at_s=self._ended_at_s, error=self._error)
+        return Summary(
+            operation="embeddings",
+            ended_at_s=self._ended_at_s,
+            prompt_token_count=self._usage.prompt_token_count if self._usage is not None else 0,
+            error=self._error,
+        )

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 
 import grpc.aio
 from ollamesh.inference.v1 import fleet_pb2 as pb
@@ -100,7 +100,7 @@ async def test_many_readers_share_one_look() -> None:
     fleet = Fleet()
     watch = FleetWatch(fleet.look, every_s=600)
     async with running(watch):
-        with watch.reading() as one, watch.reading() as two, watch.reading() as three:
+        with closing(watch.reader()) as one, closing(watch.reader()) as two, closing(watch.reader()) as three:
             states = [await each.read() for each in (one, two, three)]
         assert states[0] is states[1] is states[2]
         assert fleet.look_count <= 2, "the first reader's, and perhaps the clock's"
@@ -110,7 +110,7 @@ async def test_nobody_watching_costs_no_look() -> None:
     fleet = Fleet()
     watch = FleetWatch(fleet.look, every_s=0.001)
     async with running(watch):
-        with watch.reading() as reader:
+        with closing(watch.reader()) as reader:
             await reader.read()
         count = fleet.look_count
         await asyncio.sleep(0.01)
@@ -121,7 +121,7 @@ async def test_what_moves_by_itself_is_no_change() -> None:
     fleet = Fleet()
     watch = FleetWatch(fleet.look, every_s=0.001, refresh_s=600)
     async with running(watch):
-        with watch.reading() as reader:
+        with closing(watch.reader()) as reader:
             await reader.read()
             fleet.state.instances[0].seen_time.GetCurrentTime()
             fleet.state.instances[0].gpus[0].utilization = 0.5
@@ -139,7 +139,7 @@ async def test_figures_are_refreshed_now_and_then() -> None:
     fleet = Fleet()
     watch = FleetWatch(fleet.look, every_s=0.001, refresh_s=0.01)
     async with running(watch):
-        with watch.reading() as reader:
+        with closing(watch.reader()) as reader:
             for _ in range(3):
                 assert await asyncio.wait_for(reader.read(), WITHIN_S) is not None
 
@@ -148,7 +148,7 @@ async def test_a_slow_reader_gets_the_newest_state_and_no_backlog() -> None:
     fleet = Fleet()
     watch = FleetWatch(fleet.look, every_s=0.001, refresh_s=600)
     async with running(watch):
-        with watch.reading() as slow:
+        with closing(watch.reader()) as slow:
             await slow.read()
             for busy in range(1, 6):
                 before = watch.version
@@ -167,10 +167,10 @@ async def test_a_slow_reader_gets_the_newest_state_and_no_backlog() -> None:
 async def test_the_end_reaches_those_who_wait_and_those_who_come() -> None:
     watch = FleetWatch(Fleet().look, every_s=0.001)
     async with running(watch) as stop:
-        with watch.reading() as reader:
+        with closing(watch.reader()) as reader:
             await reader.read()
             stop.set()
             while await asyncio.wait_for(reader.read(), WITHIN_S) is not None:
                 pass
-    with watch.reading() as late:
+    with closing(watch.reader()) as late:
         assert await late.read() is None

@@ -194,3 +194,18 @@ def test_what_an_instance_fails_at_is_trouble(status: int) -> None:
 @pytest.mark.parametrize("status", [400, 404])
 def test_a_server_that_is_no_ollama_is_trouble(status: int) -> None:
     assert isinstance(refusal(status, b"<html>", None), Trouble)
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ("error parsing tool call: raw='my secret diary'", "status 500"),
+        ("llama runner process has terminated: exit status 2 while reading my secret diary", None),
+        ("CUDA error: out of memory", "status 500: out of memory"),
+    ],
+)
+def test_of_a_server_s_words_only_those_that_quote_nobody_are_told(said: str, told: str | None) -> None:
+    failure = refusal(500, msgspec.json.encode({"error": said}), "tiny")
+    assert isinstance(failure, Trouble)
+    assert "diary" not in failure.detail
+    assert told in {None, failure.detail}

@@ -118,6 +118,9 @@ def test_where_an_instance_is(text: str, name: str, *, secure: bool) -> None:
         "http://[::1",
         "http://gpu\r\nx-1",
         "http://gpu 1",
+        "http://a..b",
+        f"http://{'a' * 64}.example",
+        f"http://{'a.' * 127}",
     ],
 )
 def test_what_is_no_instance(text: str) -> None:

@@ -91,7 +91,7 @@ def test_a_deadline_that_passes_is_a_miss_and_frees_the_slot() -> None:
 
 def test_what_cannot_be_done_in_time_is_refused() -> None:
     warm = [arrival(at_s) for at_s in (0.0, 6.0, 10.0)]
-    late = [arrival(20.0 + number / 10, deadline_s=8.0) for number in range(6)]
+    late = [arrival(20.0 + number / 10, deadline_s=18.0) for number in range(6)]
     result, told = ran(fleet(), [*warm, *late])
     verdicts = [call.verdict for call in result.calls[3:]]
     assert verdicts[:2] == [Verdict.COMPLETED, Verdict.COMPLETED]

@@ -32,7 +32,7 @@ from services.inference.adapters.bodies import (
 )
 from services.inference.adapters.connection import Patience
 from services.inference.adapters.pool import Pool
-from services.inference.adapters.readers import DETAIL_MAX, StreamReader, WholeReader
+from services.inference.adapters.readers import StreamReader, WholeReader, known_words
 from services.inference.core.admission import Order
 from services.inference.core.asks import Embed
 from services.inference.core.endpoints import Endpoint
@@ -115,7 +115,7 @@ class Ollama:
         path, body = load_body(model, embeds=embeds, options=options, keep_alive_s=keep_alive_s)
         answer = await self._asked("POST", path, Loaded, body, patience=self._loading)
         if answer.error is not None or not (embeds or answer.done):
-            raise Trouble(Fault.BROKEN, f"it did not load: {(answer.error or '')[:DETAIL_MAX]}")
+            raise Trouble(Fault.BROKEN, f"it did not load{known_words(answer.error or '')}")
         return load_s(answer) or loop.time() - began_at_s
 
     async def unload(self, model: str) -> None:

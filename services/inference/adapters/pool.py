@@ -59,6 +59,9 @@ class Pool:
                 _, connection = await loop.create_connection(
                     Connection, self._endpoint.host, self._endpoint.port, ssl=self._tls
                 )
-        except OSError as error:  # Timeouts and TLS errors are such, too.
+        except (
+            OSError,
+            UnicodeError,
+        ) as error:  # Timeouts and TLS errors are such, too; the latter for no name.
             raise Trouble(Fault.UNREACHABLE, f"cannot connect: {type(error).__name__}") from error
         return connection

@@ -12,7 +12,12 @@ from services.inference.ports import Fault, Sink, Trouble
 
 LINE_BYTES_MAX = 4 * 1024 * 1024
 ERROR_BYTES_MAX = 64 * 1024
-DETAIL_MAX = 200
+# What Ollama says of itself. Its other words may quote the request or the answer, and go nowhere.
+_KNOWN = re.compile(
+    r"server busy|out of memory|requires more system memory|runner process has terminated"
+    r"|timed out waiting for llama runner to start|error loading model|no such file|context canceled"
+    r"|request canceled|unable to load model|not found|unauthorized"
+)
 _UNSUPPORTED = re.compile(
     r"does not support (chat|generate|completion|embeddings?|thinking|tools|vision|insert)"
 )
@@ -62,7 +67,7 @@ class StreamReader:
         except NOT_OF_THE_SHAPE:
             return self._broken("a malformed line")
         if line.error is not None:
-            return self._broken(f"it says: {line.error[:DETAIL_MAX]}")
+            return self._broken(f"it reports an error{known_words(line.error)}")
         if (found := piece(line)) is not None:
             self.phase = Phase.FLOWING
             if not self._sink.write(found):
@@ -108,6 +113,12 @@ class WholeReader:
             raise refusal(self._status, bytes(self._body), model)
 
 
+def known_words(text: str) -> str:
+    """Return what may be told of a server's words, for the log: those known to quote nobody."""
+    found = _KNOWN.search(text)
+    return f": {found[0]}" if found else ""
+
+
 def refusal(status: int, body: bytes, model: str | None) -> Exception:
     """Return what a status other than 200 means: the request's fault, or the instance's. A request about no
     model cannot be at fault.
@@ -120,7 +131,7 @@ def refusal(status: int, body: bytes, model: str | None) -> Exception:
     except NOT_OF_THE_SHAPE:
         words = ""
     if model is None or status not in {400, 404}:
-        return Trouble(Fault.BROKEN, f"status {status}: {words[:DETAIL_MAX]}")
+        return Trouble(Fault.BROKEN, f"status {status}{known_words(words)}")
     if status == 404:
         return ModelNotFound(model=model)
     if (found := _UNSUPPORTED.search(words)) is not None:

@@ -37,6 +37,12 @@ class Endpoint:
         return f"{self.authority}{self.prefix}"
 
 
+def _is_host(name: str) -> bool:
+    """Whether `name` is an address, or a name whose labels DNS allows (RFC 1035: 1 to 63 octets, 253 in all)."""
+    labels = name.removesuffix(".").split(".")
+    return ":" in name or (len(name) <= 253 and all(1 <= len(label) <= 63 for label in labels))
+
+
 def parse_endpoint(text: str) -> Endpoint | None:
     """Return what `[http[s]://]host[:port][/prefix]` means, or None if it is not that.
 
@@ -57,6 +63,7 @@ def parse_endpoint(text: str) -> Endpoint | None:
         or parts.query
         or parts.fragment
         or port == 0
+        or not _is_host(parts.hostname)
     ):
         return None
     default = _PORTS[scheme.lower()] if found else OLLAMA_PORT
