@@ -218,3 +218,26 @@ def test_what_is_being_loaded_is_not_loaded_elsewhere_too() -> None:
     ask(made, "a", 0.0)
     assert made.decide(0.0) == [Load("gpu-0", "a", Cause.DEMAND)]
     assert until(made, Load, 0.1, 1.5) is None
+
+
+def test_a_load_that_is_overdue_does_not_keep_the_model_from_another_instance() -> None:
+    made = fleet(Policy(turn_min_s=0.0, turn_loads=0.0), "b", names=("gpu-0", "gpu-1"))
+    ask(made, "a", 0.0)
+    began_s = until(made, Unload, 0.0, 5.0)
+    assert began_s is not None
+    made.unloaded("gpu-0", "b", 50.0)  # The time that making room took is not the load's.
+    assert made.decide(50.0) == [Load("gpu-0", "a", Cause.SWAP)]
+    overdue_s = 50.0 + 3 * LOAD_S + 10.0
+    assert until(made, Unload, 50.0, overdue_s) is None
+    assert made.decide(overdue_s + 0.3) == [Unload("gpu-1", "b")]
+    made.unloaded("gpu-1", "b", overdue_s + 0.4)
+    assert made.decide(overdue_s + 0.4) == [Load("gpu-1", "a", Cause.SWAP)]
+    assert until(made, Load, overdue_s + 0.5, overdue_s + 2.0) is None, "now it is coming again"
+
+
+def test_a_wait_for_a_load_that_is_overdue_cannot_be_foreseen() -> None:
+    made = fleet(Policy())
+    ask(made, "a", 0.0)
+    made.decide(0.0)
+    assert [place.wait_s for place in made.places("a", 0.5)] == [LOAD_S - 0.5]
+    assert [place.wait_s for place in made.places("a", 100.0)] == [inf]

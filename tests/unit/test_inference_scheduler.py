@@ -13,6 +13,7 @@ from services.inference.core.expiries import Expiries
 from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.policy import Policy
+from services.inference.core.prefixes import Prefix
 from services.inference.core.retries import RetryBudget
 from services.inference.core.scheduler import Scheduler
 from services.inference.core.usage import Usage
@@ -66,6 +67,20 @@ def test_batch_takes_idle_slots_only() -> None:
         order.append(running)
         one_slot.end(running.ticket, None, float(now_s))
     assert order == jobs[::-1]
+
+
+def test_how_long_a_prompt_is_read_counts_what_may_be_reused_and_is_no_guess() -> None:
+    made = scheduler()
+    asked = [
+        job(prompt_token_count=1000, prefixes=(Prefix(key="system", token_count=900),)) for _ in range(3)
+    ]
+    expected_s = []
+    for now_s, waiting in enumerate(asked):
+        made.submit(waiting, float(now_s))
+        made.decide(float(now_s))
+        expected_s.append(made.reading_s(waiting.ticket))
+        made.end(waiting.ticket, MEASURED if now_s == 0 else None, float(now_s))
+    assert expected_s == [inf, pytest.approx(5.0), pytest.approx(5.0)]
 
 
 @given(st.integers(1, 8), st.floats(0.0, 1.0))

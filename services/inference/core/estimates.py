@@ -116,6 +116,10 @@ class Estimates:
         known = self._prefill_token_s.find(model, instance)
         return token_count * (known.value if known else PREFILL_TOKEN_S)
 
+    def reads(self, model: str, instance: str) -> bool:
+        """Return whether it was measured how fast this very instance reads for the model."""
+        return (model, instance) in self._prefill_token_s.rows
+
     def token_s(self, model: str, instance: str, *, batch: float) -> float:
         """Return a request's time per output token where `batch` requests decode together, itself included."""
         known = self._token_s.find(model, instance)

@@ -26,6 +26,9 @@ from services.inference.core.queues import Queue
 
 _TURN_OF_A_LOWER_CLASS = 0.2  # Of a turn: somebody more urgent waits, but two loads each time are too many.
 _FORESEEN_FOR_S = 0.1  # How long a prediction is good enough for others who ask.
+# A load that takes so many times as long as predicted, and so much longer, is not counted on any more.
+_OVERDUE_LOADS = 3.0
+_OVERDUE_S = 10.0
 _REGRET_S = 300.0  # A model that was used within this time is likely to be wanted again.
 
 
@@ -84,7 +87,7 @@ class Residency:
         """Return models that are waited for, the one first that has the best right to be loaded."""
         return sorted(models, key=lambda model: (self._urgency(model, now_s), self._oldest_ticket(model)))
 
-    def advance(self) -> Iterable[Load | Unload]:
+    def advance(self, now_s: float) -> Iterable[Load | Unload]:
         """Yield the next steps of the swaps that have begun."""
         for host in list(self._swapping.values()):
             swap = host.swap
@@ -105,6 +108,7 @@ class Residency:
                     continue
                 swap.sure = fit is Fit.YES
                 swap.phase = Phase.LOADING
+                swap.began_s = now_s
                 yield Load(host.name, swap.model, swap.cause)
 
     def plan(self, model: str, now_s: float, *, avoid: Container[str] = ()) -> None:
@@ -114,7 +118,7 @@ class Residency:
             for host in self._hosts.values()
             if model in host.models and host.slots and host.name not in avoid
         ]
-        if any(host.swap is not None and host.swap.model == model for host in having):
+        if any(self._is_coming(host, model, now_s) for host in having):
             return
         warm = [host for host in having if model in host.residents]
         if sum(host.free for host in warm if host.serves(model)) >= len(self._queues[model]):
@@ -145,7 +149,7 @@ class Residency:
         time, or whose queue is always full of short ones, would never get another instance.
         """
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
-        if any(host.swap is not None and host.swap.model == model for host in having):
+        if any(self._is_coming(host, model, now_s) for host in having):
             return
         warm = any(model in host.residents for host in having)
         idle = [
@@ -180,7 +184,7 @@ class Residency:
     def start_s(self, model: str, now_s: float) -> float:
         """Predict how long it takes until a model that no instance has loaded can start; inf if none can."""
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
-        loading = [host for host in having if host.swap is not None and host.swap.model == model]
+        loading = [host for host in having if self._is_coming(host, model, now_s)]
         if loading:
             return min(self._remaining_s(host, now_s) for host in loading)
         asked_at_s, start_s = self._foreseen.get(model, (-inf, inf))
@@ -299,6 +303,14 @@ class Residency:
         return max(0.0, host.swap.began_s + self._load_s(host, host.swap.model) - now_s)
 
     def _load_s(self, host: Host, model: str) -> float:
+    def _is_coming(self, host: Host, model: str, now_s: float) -> bool:
+        """Whether `model` is on its way into an instance, and not overdue: that load may hang."""
+        swap = host.swap
+        if swap is None or swap.model != model:
+            return False
+        overdue_s = _OVERDUE_LOADS * self._load_s(host, model) + _OVERDUE_S
+        return swap.phase is not Phase.LOADING or now_s - swap.began_s <= overdue_s
+
         return self._estimates.load_s(model, host.name, vram_bytes=host.models.get(model, 0))
 
     def _blocked(self, host: Host, model: str, now_s: float) -> bool:

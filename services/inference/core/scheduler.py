@@ -194,7 +194,7 @@ class Scheduler:
             decisions.append(Expire(job))
         self._release(now_s)
         decisions.extend(self._plan(now_s))
-        for step in self._residency.advance():
+        for step in self._residency.advance(now_s):
             if isinstance(step, Load):
                 self._meter.load_began(step.instance, now_s)
             decisions.append(step)
@@ -225,6 +225,16 @@ class Scheduler:
         return max(0.0, self._running[ticket].running[ticket].prompt_read_at_s - now_s)
 
     def load_s(self, instance: str, model: str) -> float:
+    def reading_s(self, ticket: int) -> float:
+        """Predict how long an instance takes to read the whole prompt of a job that runs there; inf unless it was
+        seen to read for that model.
+        """
+        host = self._running[ticket]
+        job = host.running[ticket].job
+        if not self._estimates.reads(job.model, host.name):
+            return inf
+        return self._estimates.prefill_s(job.model, host.name, job.prompt_token_count)
+
         """Predict how long an instance would take to load a model."""
         need_bytes = self._hosts[instance].models.get(model, 0)
         return self._estimates.load_s(model, instance, vram_bytes=need_bytes)
