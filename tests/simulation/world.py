@@ -34,11 +34,19 @@ from tests.simulation.machines import (
 class World:
     """Carries out what the scheduler decides, checks it, and tells it what happened."""
 
-    def __init__(self, seed: int, specs: Sequence[Spec], policy: Policy, *, troubles: bool = True) -> None:
+    def __init__(
+        self,
+        seed: int,
+        specs: Sequence[Spec],
+        policy: Policy,
+        *,
+        troubles: bool = True,
+        made: Callable[[Policy, Estimates], Scheduler] = Scheduler,
+    ) -> None:
         self.random, self.now_s, self.tickets = random.Random(seed), 0.0, count()
         self.policy, self.troubles = policy, troubles
         self.estimates = Estimates()
-        self.scheduler = Scheduler(policy, self.estimates)
+        self.scheduler = made(policy, self.estimates)
         self.machines = {spec.name: Machine(spec) for spec in specs}
         self.models = sorted({model for spec in specs for model in spec.models})
         self.waiting: dict[int, Job] = {}

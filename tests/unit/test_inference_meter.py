@@ -176,3 +176,14 @@ def test_watching_again_does_not_begin_again() -> None:
     meter.watch("gpu", 0.0)
     meter.watch("gpu", 5.0)
     assert meter.books(6.0)["gpu"].wall_s == 6.0
+
+
+def test_who_asks_for_the_books_changes_no_charge() -> None:
+    asked, alone = Meter(), Meter()
+    for meter in (asked, alone):
+        for ticket in range(3):
+            meter.start("gpu", ticket, "a", 0.1)
+    for step in range(1, 1000):
+        asked.books(0.1 + step / 700)
+    assert asked.stop(0, 1.9, work_s=None) == alone.stop(0, 1.9, work_s=None)
+    assert asked.books(2.3) == alone.books(2.3)

@@ -14,7 +14,7 @@ from services.inference.adapters.recorder import Recorder
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job, Priority
-from services.inference.core.policy import Policy
+from services.inference.core.policy import Policy, read_weights
 from services.inference.core.prefixes import Prefix
 from services.inference.core.recording import RecordingScheduler, keyed
 from services.inference.core.usage import Usage
@@ -86,14 +86,31 @@ def test_what_is_changed_is_found() -> None:
     assert f"line {place + 1} is" in verdict.difference
 
 
+def test_a_decision_that_the_replay_has_not_is_a_difference() -> None:
+    lines = recorded()
+    verdict = verify([*lines[:2], '{"instance":"one","kind":"dispatch","ticket":1}\n', *lines[2:]])
+    assert verdict.line_count == 2
+    assert verdict.difference.startswith("line 3 is")
+    assert "the replay has nothing there" in verdict.difference
+
+
+def test_weights_are_recorded_as_they_are_read_back() -> None:
+    text: list[str] = []
+    weights, _ = read_weights('{"Acme": 2}')
+    story(
+        RecordingScheduler(Policy(waiting_max=1, weights=weights), Estimates(), write=text.append, alias=str)
+    )
+    assert not verify("".join(text).splitlines(keepends=True)).difference
+
+
 def test_an_input_that_makes_no_sense_is_named() -> None:
     lines = recorded()
     with pytest.raises(Malformed, match="line 3: the scheduler cannot be told this end"):
         verify([*lines[:2], '{"at_s":1.5,"kind":"end","ticket":77,"usage":null}\n'])
     with pytest.raises(Malformed, match="line 3: ticket is missing"):
         verify([*lines[:2], '{"kind":"withdraw"}\n'])
-    with pytest.raises(Malformed, match="line 3: kind is not that of an input, but 'dispatch'"):
-        verify([*lines[:2], '{"kind":"dispatch"}\n'])
+    with pytest.raises(Malformed, match="line 3: kind is not that of an input, but 'header'"):
+        verify([*lines[:2], '{"kind":"header"}\n'])
     with pytest.raises(Malformed, match="line 1: there is none"):
         verify([])
     with pytest.raises(Malformed, match="arrivals only"):

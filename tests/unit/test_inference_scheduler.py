@@ -111,6 +111,22 @@ def test_who_takes_up_most_gives_way_within_a_class() -> None:
     for priority in Priority:
         made = scheduler(Policy(waiting_max=8), slots=0)
         greedy = [job("greedy", priority=priority) for _ in range(4 if priority is Priority.BATCH else 8)]
+def test_a_review_of_many_models_is_no_reason_to_be_busy() -> None:
+    """One that takes longer than its period, as one model is looked over at a time."""
+    models = [f"model-{number:03}" for number in range(300)]
+    made = Scheduler(Policy(plan_every_s=0.25), Estimates())
+    made.observe(Capacity(instance="gpu", slots=1, models=dict.fromkeys(models, 1), asked_at_s=0.0), 0.0)
+    for model in models:
+        made.submit(job(model=model), 0.0)
+    now_s = 0.0
+    for _ in range(1000):
+        made.decide(now_s)
+        wakeup_s = made.next_wakeup_s()
+        assert wakeup_s is not None
+        now_s = max(now_s, wakeup_s)
+    assert now_s > 0.9, "it asks again at once, for nothing"
+
+
         for waiting in greedy:
             made.submit(waiting, 0.0)
         made.submit(job("light", priority=priority), 0.0)

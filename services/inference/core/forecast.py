@@ -50,19 +50,20 @@ class Forecast:
 
     def wait_s(self, job: Job, queue: Queue, now_s: float) -> float:
         """Predict how long `job` would wait if it came now; inf if nothing can be said."""
-        start_s, rate = self.service(job, now_s)
+        start_s, rate = self.service(job, now_s, remember=True)
         if start_s == inf:
             return inf
         ahead = queue.ahead(job)
         return (start_s + ahead.gpu_s / rate) * self._estimates.wait_correction(job.model)
 
-    def service(self, job: Job, now_s: float) -> tuple[float, float]:
+    def service(self, job: Job, now_s: float, *, remember: bool = False) -> tuple[float, float]:
         """Return when the next job for the model of `job` could start, and how many GPU-seconds jobs for it are
-        given per second then: an instance gives one, to all of its models together.
+        given per second then: an instance gives one, to all of its models together. `remember`: as in
+        `Residency.start_s`.
         """
         warm = [host for host in self._hosts.values() if host.slots and host.serves(job.model)]
         if not warm:
-            return self._residency.start_s(job.model, now_s), 1.0
+            return self._residency.start_s(job.model, now_s, remember=remember), 1.0
         # Exactly rounded, or the order in which instances were first seen would show.
         rate = fsum(1.0 / (1 + self._rival_count(host, job.model)) for host in warm)
         if any(host.free > 0 for host in warm):

@@ -8,7 +8,7 @@ For every instance: tenants + idle + load == wall.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 TENANTS_MAX = 10_000
 OTHER = "other"  # Who has what tenants beyond the maximum had.
@@ -111,14 +111,18 @@ class Meter:
         account.load_count = max(0, account.load_count - 1)
 
     def books(self, now_s: float) -> Mapping[str, Books]:
-        """Return the books of every instance. O(tenants), for reports."""
+        """Return the books of every instance. O(tenants), for reports.
+
+        It changes nothing: a clock that is read more often is rounded otherwise, and so would be later charges.
+        """
+        accounts = {instance: replace(account) for instance, account in self._accounts.items()}
         tenants = {}
-        for instance, account in self._accounts.items():
+        for instance, account in accounts.items():
             account.advance(now_s)
             tenants[instance] = dict(account.tenants)
         for run in self._runs.values():
             own = tenants[run.instance]
-            share_s = self._accounts[run.instance].share_s - run.started_at_share_s
+            share_s = accounts[run.instance].share_s - run.started_at_share_s
             own[run.tenant] = own.get(run.tenant, 0.0) + share_s
         return {
             instance: Books(
@@ -127,7 +131,7 @@ class Meter:
                 load_s=account.load_s,
                 wall_s=account.seen_at_s - account.watched_from_s,
             )
-            for instance, account in self._accounts.items()
+            for instance, account in accounts.items()
         }
 
     def _account(self, instance: str, now_s: float) -> _Account:

@@ -51,4 +51,6 @@ def read_weights(text: str) -> tuple[Mapping[str, float], list[str]]:
     """Return the weights that a JSON table gives tenants, and every mistake in it."""
     tables = Tables()
     row = tables.top(text)
-    return tables.settings(row, {tenant: Number(0.01, 1000) for tenant in row}, where="it"), tables.mistakes
+    weights = tables.settings(row, {tenant: Number(0.01, 1000) for tenant in row}, where="it")
+    # 2 is 2.0, as it is when a recording is read back.
+    return {tenant: float(weight) for tenant, weight in weights.items()}, tables.mistakes

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from math import inf
 
 from services.common.errors import MeshError
-from services.inference.core.decisions import Decision, Dispatch, Load, Unload
+from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load, Unload
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job
@@ -25,6 +25,14 @@ from services.inference.core.usage import Usage
 
 VERSION = 1
 STOPPED = "stopped"  # The kind of the last line of a recording that has reached its bound.
+# The kinds of lines that a call gives beside its own.
+OUTPUTS = frozenset(
+    {
+        "refuse",
+        "settled",
+        *(kind.__name__.lower() for kind in (Dispatch, Displace, Expire, Fail, Load, Unload)),
+    }
+)
 _ALIAS_BYTES = 8
 Alias = Callable[[str], str]
 Write = Callable[[str], None]

@@ -181,8 +181,12 @@ class Residency:
         claimant = self._claims.get(host.name, model)
         return claimant == model or claimant not in self._queues
 
-    def start_s(self, model: str, now_s: float) -> float:
-        """Predict how long it takes until a model that no instance has loaded can start; inf if none can."""
+    def start_s(self, model: str, now_s: float, *, remember: bool = False) -> float:
+        """Predict how long it takes until a model that no instance has loaded can start; inf if none can.
+
+        What is remembered is good enough for those who ask next, and changes what they are told: only for what
+        is recorded (core/recording.py), or a replay would differ.
+        """
         having = [host for host in self._hosts.values() if model in host.models and host.slots]
         loading = [host for host in having if self._is_coming(host, model, now_s)]
         if loading:
@@ -191,7 +195,8 @@ class Residency:
         if now_s - asked_at_s >= _FORESEEN_FOR_S:
             offer = self._soonest(model, having, now_s)
             start_s = offer.start_s if offer is not None else inf
-            self._foreseen[model] = now_s, start_s
+            if remember:
+                self._foreseen[model] = now_s, start_s
         return start_s
 
     def hopeless(self, model: str, now_s: float) -> bool:

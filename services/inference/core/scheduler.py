@@ -206,8 +206,9 @@ class Scheduler:
         times = [at_s for at_s in (self._expiries.next_s(),) if at_s is not None]
         if self._unreviewed:
             times.append(self._review_at_s)
+        elif self._queues:
+            times.append(self._plan_at_s)  # No review begins while another one is under way.
         if self._queues:
-            times.append(self._plan_at_s)
             times.extend(
                 beside.until_s for queue in self._queues.values() for beside in queue.beside if beside.only
             )

@@ -10,7 +10,7 @@ from services.common.errors import MeshError
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job
-from services.inference.core.recording import STOPPED, RecordingScheduler
+from services.inference.core.recording import OUTPUTS, STOPPED, RecordingScheduler
 from services.inference.core.usage import Usage
 from services.inference.simulation.fields import Fields, Malformed
 from services.inference.simulation.policies import read_policy
@@ -40,6 +40,9 @@ def verify(lines: Iterable[str]) -> Verdict:
                 return Verdict(line_count=count - 1, note=f"it was stopped: {row.text('reason', '')}")
             if scheduler is None:
                 scheduler = _scheduler(row, expected)
+            elif row.text("kind") in OUTPUTS:
+                difference = f"line {count} is\n  {line.strip()}\nand the replay has nothing there"
+                return Verdict(line_count=count - 1, difference=difference)
             else:
                 _feed(scheduler, row)
         if line != expected[0]:
