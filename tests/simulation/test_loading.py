@@ -1,12 +1,24 @@
 """Which model is loaded where: no thrash, a turn for each, and an end to all waiting once a fleet is well."""
 
+import random
+from dataclasses import replace
 from itertools import pairwise
 from math import inf
 
 import pytest
 
+from services.inference.core.decisions import Cause
+from services.inference.core.estimates import Estimates
+from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.policy import Policy
+from services.inference.core.scheduler import Scheduler
+from services.inference.simulation import world as simulated
+from services.inference.simulation.calls import Verdict
+from services.inference.simulation.fleet_spec import GIB, FleetSpec, InstanceGroup
+from services.inference.simulation.fronts import Gateway
+from services.inference.simulation.parts import MachineSpec, ModelSpec
+from services.inference.simulation.trace import Arrival
 from tests.simulation.arrivals import patient
 from tests.simulation.machines import PREFILL_TOKEN_S, TOKEN_S, Machine, Spec
 from tests.simulation.test_scheduler import DARK, POLICY, ROOMY, TIGHT
@@ -133,3 +145,40 @@ def test_tokens_of_which_there_are_no_more_are_not_loaded_for() -> None:
     world.settle()
     world.advance(10.0)
     assert world.counts["Load"] == 0
+
+
+class Unaware(Scheduler):
+    """One that is not told how much memory there is."""
+
+    def observe(self, capacity: Capacity, now_s: float) -> None:
+        super().observe(replace(capacity, vram_bytes=0), now_s)
+
+
+@pytest.mark.parametrize("kind", [Scheduler, Unaware])
+def test_a_bound_of_ollamas_own_on_the_number_of_models_is_found_out(
+    seed: int, kind: type[Scheduler]
+) -> None:
+    """Five small models on a large GPU, of which Ollama keeps three if it is not told otherwise."""
+    model = ModelSpec(
+        name="", vram_bytes=4 * GIB, load_s=2.0, prefill_tokens_per_s=8_000.0, token_s=0.008, batch_cost=0.1
+    )
+    machine = MachineSpec(name="", vram_bytes=80 * GIB, parallel=4)
+    fleet = FleetSpec(
+        groups=(InstanceGroup(name="gpu", count=1, speed=1.0, machine=machine),),
+        models={f"m{n}:latest": replace(model, name=f"m{n}:latest") for n in range(5)},
+        policy=Policy(),
+    )
+    chance = random.Random(seed)
+    arrivals = [
+        Arrival(
+            at_s=n / 2 + chance.random() / 2, model=f"m{n % 5}:latest", prompt_tokens=50, output_tokens=20
+        )
+        for n in range(400)
+    ]
+    world = simulated.World(fleet, arrivals)
+    gateway = Gateway(world)
+    gateway.scheduler = kind(fleet.policy, Estimates())
+    world.run(gateway)
+    assert gateway.loads[Cause.SURPRISE] <= 8, "until it is known, and again when that may be outdated"
+    assert world.machines[0].load_count <= 0.3 * len(arrivals), "as many as Ollama alone needs, or fewer"
+    assert all(call.verdict is Verdict.COMPLETED for call in world.calls)

@@ -13,6 +13,7 @@ from services.inference.core.decisions import Cause
 from services.inference.core.jobs import Job
 
 _FULL_FOR_S = 600.0
+_KEPT_FOR_S = 60.0  # A model that was used within this time has hardly gone because its keep-alive ran out.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +89,13 @@ class Host:
         self.swap: Swap | None = None
         self._vram_bytes = 0
         self._room_bytes = 0  # The most that was seen to fit,
-        self._full_bytes = inf  # and the least that was seen not to, lately: it may have been a coincidence.
-        self._full_until_s = 0.0
+        # and, by the number of models, the least that was seen not to, and until when that is believed: it may
+        # have been a coincidence.
+        self._full: dict[int, tuple[int, float]] = {}
         self._loaded_at_s = -inf
+        self._came = (
+            ""  # A model that was known to fit and has been loaded, until a look tells who survived it.
+        )
         self._left_at_s: dict[str, float] = {}  # When models were unloaded, for looks that began before.
 
     @property
@@ -134,8 +139,7 @@ class Host:
         self.models, self._vram_bytes = capacity.models, capacity.vram_bytes
         if not capacity.slots:
             return  # It has not been seen: what it holds is not known either.
-        if now_s >= self._full_until_s:
-            self._full_bytes = inf
+        self._full = {count: full for count, full in self._full.items() if full[1] > now_s}
         # Ollama lists a model from the moment that it begins to load it, and a load makes room for itself.
         if not self._is_loading and capacity.asked_at_s >= self._loaded_at_s:
             for model in sorted(capacity.loaded.keys() - self.residents.keys() - capacity.foreign):
@@ -143,34 +147,56 @@ class Host:
                     self.residents[model] = Resident(now_s, capacity.asked_at_s, now_s)
             self._room_bytes = max(self._room_bytes, self._bytes(capacity.loaded))
         self._confirm(capacity, now_s)
+        if capacity.asked_at_s >= self._loaded_at_s:
+            self._came = ""
 
     def _confirm(self, capacity: Capacity, now_s: float) -> None:
         """Forget what is not there any more, and learn from it what does not fit together."""
         swap = self.swap
-        coming = [swap.model] if swap is not None and self._is_loading and not swap.sure else []
+        coming = swap.model if swap is not None and self._is_loading else ""
+        doubted = swap is not None and bool(coming) and not swap.sure
+        # Models that were known to fit go only if the instance has a bound of its own on their number.
+        crowded = coming in capacity.loaded or bool(self._came and capacity.loaded)
         evicted: list[str] = []  # For another one: the one that is coming, or that came last.
+        surplus: list[str] = []
         for model, resident in list(self.residents.items()):
             if resident.known_at_s > capacity.asked_at_s:
                 continue
             if model in capacity.loaded and model not in capacity.foreign:
                 resident.certain = True
-            elif not self.uses({model}):
-                if (coming or not resident.certain) and model not in capacity.foreign:
-                    evicted.append(model)
+                continue
+            used = self.uses({model})  # If so, the instance will load it again.
+            if model in capacity.foreign:
+                pass
+            elif doubted or not resident.certain:
+                evicted += [] if used else [model]
+            elif crowded and now_s - resident.used_s < _KEPT_FOR_S:
+                surplus.append(model)
+            if not used:
                 del self.residents[model]
+        together = {*self.residents, coming} - {""}
         if evicted:  # One of them was the last to go: with it, the others did not fit.
             last_bytes = max(self._bytes([model]) for model in evicted)
-            self._full_bytes = min(self._full_bytes, self._bytes([*self.residents, *coming]) + last_bytes)
-            self._full_until_s = now_s + _FULL_FOR_S
+            self._note_full(len(together) + 1, self._bytes(together) + last_bytes, now_s)
+        elif surplus:
+            self._note_full(len(together.union(surplus)), 0, now_s)
+
+    def _note_full(self, count: int, needed: int, now_s: float) -> None:
+        """Believe for a while that so many models that need so many bytes do not fit."""
+        least, _ = self._full.get(count, (needed, 0.0))
+        self._full[count] = min(least, needed), now_s + _FULL_FOR_S
 
     def loaded(self, model: str, now_s: float) -> None:
         """Note that `model` is in memory."""
+        sure = self.swap is not None and self.swap.sure
         self.load_ended(now_s)
+        self._came = model if sure else ""
         self.residents[model] = Resident(now_s, now_s, now_s)
 
     def load_ended(self, now_s: float) -> None:
         """Unless the model was known to fit, doubt the others: they may have had to go, even if it failed."""
         sure = self.swap is None or self.swap.sure
+        self._came = ""
         self.swap, self._loaded_at_s = None, now_s
         for resident in self.residents.values():
             if not sure:
@@ -188,7 +214,9 @@ class Host:
         if len(wanted) <= 1:
             return Fit.YES  # Or it would not run at all; the instance knows best.
         needed = self._bytes(wanted)
-        if needed >= self._full_bytes or 0 < self._vram_bytes < needed:
+        if 0 < self._vram_bytes < needed or any(
+            len(wanted) >= count and needed >= least for count, (least, _) in self._full.items()
+        ):
             return Fit.NO
         if all(self.models.get(model) for model in wanted) and needed <= max(
             self._vram_bytes, self._room_bytes
