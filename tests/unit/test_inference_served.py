@@ -76,10 +76,16 @@ def test_each_has_a_port_and_an_environment_without_secrets() -> None:
         "OLLAMA_MODELS": "/m",
         "OLLAMA_HOST": "127.0.0.1:20001",
         "OLLAMA_NUM_PARALLEL": "2",
+        "OLLAMA_MAX_LOADED_MODELS": "64",
         "CUDA_VISIBLE_DEVICES": "GPU-1",
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
     assert not any(name.endswith(("_KEY", "_SECRET", "_PASSWORD", "_URL")) for name in PASSED_ON)
+
+
+def test_how_many_models_ollama_keeps_is_the_operators_to_bound() -> None:
+    (serving,) = plan_servings(["0"], port=1, slots=2, inherited={"OLLAMA_MAX_LOADED_MODELS": "2"})
+    assert serving.variables["OLLAMA_MAX_LOADED_MODELS"] == "2"
 
 
 async def test_all_run_until_the_end(tmp_path: Path) -> None:

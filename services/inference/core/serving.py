@@ -14,6 +14,8 @@ PASSED_ON = (
     *("OLLAMA_FLASH_ATTENTION", "OLLAMA_KV_CACHE_TYPE", "OLLAMA_CONTEXT_LENGTH", "OLLAMA_LOAD_TIMEOUT"),
     *("OLLAMA_GPU_OVERHEAD", "OLLAMA_LLM_LIBRARY", "OLLAMA_NOPRUNE", "OLLAMA_NEW_ENGINE"),
 )
+# Which models are in memory is the scheduler's to decide: of itself Ollama keeps three on a GPU, whatever their size.
+DEFAULTS = {"OLLAMA_MAX_LOADED_MODELS": "64"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ def plan_servings(
 
 
 def _serving(endpoint: Endpoint, gpu: str, slots: int, inherited: Mapping[str, str]) -> Serving:
-    variables = {name: inherited[name] for name in PASSED_ON if name in inherited}
+    variables = DEFAULTS | {name: inherited[name] for name in PASSED_ON if name in inherited}
     variables |= {
         "OLLAMA_HOST": endpoint.authority,
         "OLLAMA_NUM_PARALLEL": str(slots),

@@ -4,6 +4,7 @@
 count = 4
 slots = 8                       # OLLAMA_NUM_PARALLEL and OLLAMESH_INSTANCE_SLOTS
 vram_gib = 80
+loaded_max = 64                 # OLLAMA_MAX_LOADED_MODELS; without it Ollama's own, three.
 
 [models."llama3.2:3b"]
 vram_gib = 4
