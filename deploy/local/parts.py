@@ -35,6 +35,9 @@ SECRETS = {
     "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
     "agent": {"DATABASE_URL": "agent_database_url"},
 }
+# What the inference service takes for granted of an Ollama; Ollama's own defaults are 1, and 3 for each GPU.
+DEFAULT_SLOTS = 4
+LOADED_MAX = 64
 
 
 def all_parts(plan: Plan) -> tuple[Part, ...]:
@@ -89,7 +92,7 @@ def _runtime(plan: Plan) -> Part:
         prepare = _python(plan, "deploy.local.models", models, settings=index)
         run = _python(plan, RUNTIME_MODULE, "--listen", listen, "--models", models)
     else:
-        env = for_programs(plan.settings.inherited, {"OLLAMA_HOST": listen}, {})
+        env = for_programs(plan.settings.inherited, {"OLLAMA_HOST": listen, **_limits(plan)}, {})
         # Asked to end, it also ends the runners that hold the models.
         run = Command(argv=(plan.source.program, "serve"), env=env, guard=Guard(orphan_signal=signal.SIGTERM))
     return Part(
@@ -100,6 +103,16 @@ def _runtime(plan: Plan) -> Part:
         port=port,
         port_variable=port_variable("runtime"),
     )
+
+
+def _limits(plan: Plan) -> dict[str, object]:
+    """What our Ollama takes at once, unless a person said so: as much as the inference service sends it."""
+    inherited = plan.settings.inherited
+    limits = {
+        "OLLAMA_NUM_PARALLEL": inherited.get("OLLAMESH_INSTANCE_SLOTS") or DEFAULT_SLOTS,
+        "OLLAMA_MAX_LOADED_MODELS": LOADED_MAX,
+    }
+    return {name: inherited.get(name) or limit for name, limit in limits.items()}
 
 
 def _migrate(plan: Plan) -> Part:

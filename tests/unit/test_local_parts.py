@@ -17,6 +17,8 @@ from deploy.local.parts import all_parts
 from deploy.local.plan import Plan, make_plan
 from deploy.local.ports import resolve
 from deploy.local.settings import DEFAULT_PORTS, Settings
+from services.common.config import Environment
+from services.inference.config import Config
 
 
 @pytest.fixture
@@ -101,6 +103,26 @@ def test_an_ollama_on_path_is_supervised(
     assert runtime.run.argv == (str(program), "serve")
     assert runtime.run.env["OLLAMA_HOST"] == f"127.0.0.1:{plan.ports['runtime']}"
     assert runtime.prepare is None
+
+
+@pytest.mark.parametrize(
+    ("given", "parallel"),
+    [
+        ({}, str(Config.read(Environment({"OLLAMA_HOSTS": "gpu"})).slots_per_instance)),
+        ({"OLLAMESH_INSTANCE_SLOTS": "8"}, "8"),
+        ({"OLLAMESH_INSTANCE_SLOTS": "8", "OLLAMA_NUM_PARALLEL": "2"}, "2"),
+    ],
+)
+def test_a_supervised_ollama_takes_as_many_requests_as_it_is_sent(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], parallel: str
+) -> None:
+    monkeypatch.setattr(model_source, "OLLAMA_PORT", 1)  # Nobody answers there.
+    (tmp_path / "ollama").touch(mode=0o755)
+    inherited = {"PATH": str(tmp_path), **given}
+    plan = make_plan(replace(settings, look_for_ollama=True, inherited=inherited))
+    env = by_name(plan)["runtime"].run.env
+    assert env["OLLAMA_NUM_PARALLEL"] == parallel
+    assert env["OLLAMA_MAX_LOADED_MODELS"] == "64", "which models are in memory is ours to decide"
 
 
 def test_gpus_are_the_inference_services_to_serve(
