@@ -26,7 +26,7 @@ from services.inference.errors import (
     StreamStalled,
     TimeExceeded,
 )
-from services.inference.health import Health
+from services.inference.health import Failure, Health
 from services.inference.places import Places
 from services.inference.ports import Fault, Instance, Trouble
 from services.inference.telemetry import Metrics
@@ -35,7 +35,8 @@ from services.inference.work import Seat, Work
 
 log = structlog.get_logger(__name__)
 
-# How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer.
+# How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer. As long
+# as nothing was, configuration alone decides.
 _FIRST_TOKEN_BASE_S = 20.0
 _FIRST_TOKEN_PROMPTS = 10.0
 _FIRST_TOKEN_LOADS = 3.0  # Should the instance have given the model up meanwhile.
@@ -101,6 +102,7 @@ class Engine:
         self._retries = RetryBudget()
         self._tickets = count()
         self._calls: dict[int, _Call] = {}
+        self._loading: set[str] = set()  # Instances; each loads one model at a time.
         self._changed = asyncio.Event()
 
     # For callers
@@ -145,7 +147,7 @@ class Engine:
 
     def observe(self, view: InstanceView) -> None:
         """Take note of what an instance is and has."""
-        self._believe(self._health.observe(view, self._now_s()))
+        self._believe(self._health.observe(view, self._now_s(), idle=self._is_idle(view.name)))
 
     def busy(self, instance: str) -> Mapping[str, int]:
         """Return the slots in use on an instance, by model."""
@@ -176,6 +178,7 @@ class Engine:
                 self._places.changed(job.model)
                 self._start(tasks, self._calls[job.ticket], instance)
             case Load(instance, model, cause):
+                self._loading.add(instance)
                 loading = tasks.create_task(self._upkeep.load(instance, model))
                 loading.add_done_callback(partial(self._loaded, instance, model))
                 log.info("model_load", instance=instance, model=model, cause=cause.value)
@@ -185,9 +188,9 @@ class Engine:
                 unloading.add_done_callback(partial(self._unloaded, instance, model))
             case Expire(job):
                 self._give_up(job, QueueTimeout())
-            case Displace(job):
+            case Displace(job, waiting_max):
                 self._metrics.refused("QUEUE_FULL")
-                self._give_up(job, QueueFull())
+                self._give_up(job, QueueFull(waiting_max=waiting_max))
             case Fail(job):
                 self._give_up(job, self._upkeep.failure(job.model))
             case _:
@@ -203,7 +206,7 @@ class Engine:
             instance=self._instances[name],
             card=self._ledger.view(name).cards[job.model],
             first_token_s=_FIRST_TOKEN_BASE_S
-            + _FIRST_TOKEN_PROMPTS * self._scheduler.prompt_left_s(job.ticket, self._now_s())
+            + _FIRST_TOKEN_PROMPTS * self._scheduler.reading_s(job.ticket)
             + _FIRST_TOKEN_LOADS * self._scheduler.load_s(name, job.model),
         )
         call.task = tasks.create_task(self._work(call, seat))
@@ -222,8 +225,12 @@ class Engine:
             if call.left_at_s is None or call.work.begun:
                 raise
             # It may go on reading the prompt, deaf to the connection's end (ollama#11889).
-            left_s = self._scheduler.prompt_left_s(call.job.ticket, self._now_s())
-            return await self._upkeep.until_idle(seat.name, call.job.model, after_s=left_s)
+            return await self._upkeep.until_idle(
+                seat.name,
+                call.job.model,
+                after_s=self._scheduler.prompt_left_s(call.job.ticket, self._now_s()),
+                reading_s=self._scheduler.reading_s(call.job.ticket),
+            )
         except Exception as error:  # noqa: BLE001 - its own caller learns of it; the others go on.
             call.work.fail(error)
         return None
@@ -241,7 +248,7 @@ class Engine:
         if call.left_at_s is not None:
             self._metrics.idle_again(now_s - call.left_at_s)
         if trouble is not None:
-            self._blame(name, trouble, now_s)
+            self._blame(name, trouble, now_s, begun=call.work.begun)
             if self._retry(call, name):
                 return
             call.work.fail(_failure(call.work, name, trouble))
@@ -249,10 +256,12 @@ class Engine:
             self._health.succeeded(name, now_s)
         self._forget(call)
 
-    def _blame(self, name: str, trouble: Trouble, now_s: float) -> None:
-        """Draw the conclusions from an instance's trouble."""
-        alone = not self._scheduler.busy(name)
-        self._health.failed(name, now_s, wedged=alone and trouble.fault is Fault.STALLED)
+    def _blame(self, name: str, trouble: Trouble, now_s: float, *, begun: bool) -> None:
+        """Draw the conclusions from an instance's trouble with a request, whose answer had `begun` or not."""
+        failure = Failure.ORDINARY
+        if trouble.fault is Fault.STALLED and self._is_idle(name):
+            failure = Failure.WEDGED if begun else Failure.SILENT
+        self._health.failed(name, now_s, failure)
         if trouble.fault is Fault.UNREACHABLE:
             self._believe(self._health.doubt(name, "it broke a connection", now_s))
             self._doubt(name)
@@ -261,7 +270,8 @@ class Engine:
 
     def _retry(self, call: _Call, name: str) -> bool:
         """Queue a call again that failed on `name`, if another instance can have it and may."""
-        job = replace(call.job, avoid=call.job.avoid | {name})
+        # It has begun to wait for its answer: what bounds the wait for a slot bounds it no longer.
+        job = replace(call.job, avoid=call.job.avoid | {name}, expires_at_s=call.job.deadline_at_s)
         elsewhere = any(
             view.ready and job.model in view.cards and view.name not in job.avoid
             for view in self._ledger.views()
@@ -283,12 +293,16 @@ class Engine:
         self._places.changed(job.model)
         return True
 
-    def _loaded(self, name: str, model: str, task: asyncio.Task[float | None]) -> None:
-        load_s = None if task.cancelled() else task.result()
+    def _loaded(self, name: str, model: str, task: asyncio.Task[float | Trouble]) -> None:
         now_s = self._now_s()
+        self._loading.discard(name)
+        ended = None if task.cancelled() else task.result()
+        load_s = ended if isinstance(ended, float) else None
         self._scheduler.loaded(name, model, ok=load_s is not None, load_s=load_s or 0.0, now_s=now_s)
-        if load_s is None and not task.cancelled():
-            self._health.failed(name, now_s, wedged=False)
+        # An answer tells of the model, not of the instance; the scheduler sees to it that it is not tried at once.
+        if isinstance(ended, Trouble) and ended.fault is not Fault.BROKEN:
+            wedged = ended.fault is Fault.STALLED and self._is_idle(name)
+            self._health.failed(name, now_s, Failure.WEDGED if wedged else Failure.ORDINARY)
             self._believe(self._health.view(name, now_s))
         self._doubt(name)
         self._changed.set()
@@ -302,10 +316,13 @@ class Engine:
         if task.cancelled():
             return
         now_s = self._now_s()
-        if task.result() is None:
+        trouble = task.result()
+        if trouble is None:
             self._health.succeeded(name, now_s)
         else:
-            self._health.failed(name, now_s, wedged=True)
+            # It may have waited for others. A connection that broke is a process that ended, or will be seen to.
+            wedged = trouble.fault is not Fault.UNREACHABLE and self._is_idle(name)
+            self._health.failed(name, now_s, Failure.WEDGED if wedged else Failure.SILENT)
         self._believe(self._health.view(name, now_s))
 
     def _out_of_time(self, call: _Call) -> None:
@@ -327,6 +344,10 @@ class Engine:
         self._metrics.settled(call.job, call.work.summary(), now_s=self._now_s())
         self._places.changed(call.job.model)
         self._changed.set()
+
+    def _is_idle(self, name: str) -> bool:
+        """Whether an instance has nothing to do, so that nothing of ours can be what it is slow with."""
+        return name not in self._loading and not self._scheduler.busy(name)
 
     def _believe(self, view: InstanceView) -> None:
         self._scheduler.observe(capacity(view, self._catalog), self._now_s())

@@ -57,7 +57,7 @@ class Fleet:
         try:
             report = await self._instances[view.name].report()
         except Trouble as trouble:
-            return view.doubted(_REASONS[trouble.fault])
+            return view.doubted(_REASONS[trouble.fault], silent=trouble.fault is Fault.STALLED)
         return InstanceView(
             name=view.name,
             slots=view.slots,

@@ -2,13 +2,16 @@
 
 Two things keep work from an instance: it did not answer the last look, or what it was given failed too often
 (core/breaker.py). The first ends with the next look, the second with a probe: one token, asked for on
-nobody's behalf, so that no caller's request is the test. An instance that falls silent with all that it had
-is wedged: it is not waited for, and where the gateway runs it itself, it is started anew.
+nobody's behalf, so that no caller's request is the test. An instance that fails a probe, stops in the middle of
+all that it had, or is asked again and again what it is while it has nothing to do and does not answer, is wedged:
+where the gateway runs it itself, it is started anew.
 """
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from enum import Enum
 
 import structlog
 
@@ -19,7 +22,16 @@ log = structlog.get_logger(__name__)
 
 _JITTER = 0.2
 _BROKEN = "what it was given failed; nothing is sent to it until a probe succeeds"
-_WEDGED = "it fell silent; nothing is sent to it until a probe succeeds"
+_SILENT = "it fell silent; nothing is sent to it until a probe succeeds"
+SILENT_LOOKS_MAX = 3  # In a row.
+
+
+class Failure(Enum):
+    """What a failure says of an instance."""
+
+    ORDINARY = "ordinary"  # Little: it takes several.
+    SILENT = "silent"  # It may only be slow: a probe is to tell.
+    WEDGED = "wedged"  # It will not get better by itself.
 
 
 class Health:
@@ -30,13 +42,18 @@ class Health:
         self._breakers = {name: Breaker() for name in names}
         self._reasons: dict[str, str] = {}
         self._seen: dict[str, InstanceView] = {}
+        self._silent_looks: Counter[str] = Counter()  # In a row.
         self._ledger = ledger
         self._restart = restart
         self._jitter = random.Random().random  # noqa: S311 - spreads probes; no secret.
 
-    def observe(self, view: InstanceView, now_s: float) -> InstanceView:
-        """Take note of a look; return what is to be believed."""
+    def observe(self, view: InstanceView, now_s: float, *, idle: bool) -> InstanceView:
+        """Take note of a look; return what is to be believed. `idle`: the instance had nothing else to do."""
         self._seen[view.name] = view
+        self._silent_looks[view.name] = self._silent_looks[view.name] + 1 if view.silent and idle else 0
+        if self._silent_looks[view.name] >= SILENT_LOOKS_MAX:
+            self._silent_looks[view.name] = 0
+            self._start_anew(view.name)
         return self.view(view.name, now_s)
 
     def view(self, name: str, now_s: float) -> InstanceView:
@@ -50,17 +67,20 @@ class Health:
 
     def doubt(self, name: str, reason: str, now_s: float) -> InstanceView:
         """Believe nothing of an instance until it is seen again."""
-        return self.observe(self._seen[name].doubted(reason), now_s)
+        self._seen[name] = self._seen[name].doubted(reason)
+        return self.view(name, now_s)
 
-    def failed(self, name: str, now_s: float, *, wedged: bool) -> None:
+    def failed(self, name: str, now_s: float, failure: Failure) -> None:
         """Take note that an instance failed at what it was given."""
         breaker = self._breakers[name]
         was_closed = breaker.state(now_s) is BreakerState.CLOSED
-        breaker.failed(now_s, wedged=wedged, jitter=_JITTER * self._jitter())
+        enough = failure is not Failure.ORDINARY
+        breaker.failed(now_s, enough=enough, jitter=_JITTER * self._jitter())
         if was_closed and breaker.state(now_s) is not BreakerState.CLOSED:
-            self._reasons[name] = _WEDGED if wedged else _BROKEN
-            restarted = wedged and self._restart(name, "it fell silent")
-            log.warning("breaker_opened", instance=name, wedged=wedged, restarted=restarted)
+            self._reasons[name] = _SILENT if enough else _BROKEN
+            log.warning("breaker_opened", instance=name, failure=failure.value)
+        if failure is Failure.WEDGED:  # Whatever opened the breaker, and however long ago.
+            self._start_anew(name)
 
     def succeeded(self, name: str, now_s: float) -> None:
         """Take note that an instance did what it was given."""
@@ -86,6 +106,10 @@ class Health:
             if (at_s := breaker.next_probe_s()) is not None and self._seen_ready(name)
         ]
         return min(times, default=None)
+
+    def _start_anew(self, name: str) -> None:
+        restarted = self._restart(name, "it was wedged")
+        log.warning("instance_wedged", instance=name, restarted=restarted)
 
     def _seen_ready(self, name: str) -> bool:
         return name in self._seen and self._seen[name].ready

@@ -105,7 +105,7 @@ class Instance(Protocol):
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         """Answer a Chat or Generate into `sink`. `model` is the instance's own spelling.
 
-        Silence for `first_token_s` at the beginning is Trouble; configuration may allow less.
+        Silence for `first_token_s` (inf: any time) at the beginning is Trouble; configuration may allow less.
         """
 
     async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from math import inf
 
 import structlog
 
@@ -28,11 +29,11 @@ class Upkeep:
         self._catalog = catalog
         self._load_failures: dict[str, MeshError] = {}  # The last by model: bounded by the fleet's models.
 
-    async def load(self, name: str, model: str) -> float | None:
-        """Load a model; return how many seconds that took, None if it failed."""
+    async def load(self, name: str, model: str) -> float | Trouble:
+        """Load a model; return how many seconds that took, or why it failed."""
         card = self._ledger.view(name).cards.get(model)
-        if card is None:  # Deleted since.
-            return None
+        if card is None:
+            return Trouble(Fault.BROKEN, "it does not have the model any more")
         try:
             load_s = await self._instances[name].load(
                 card.name,
@@ -43,7 +44,7 @@ class Upkeep:
         except Trouble as trouble:
             log.warning("load_failed", instance=name, model=model, detail=trouble.detail)
             self._load_failures[model] = InstanceFailed(instance=name)
-            return None
+            return trouble
         self._load_failures.pop(model, None)
         return load_s
 
@@ -61,10 +62,14 @@ class Upkeep:
         models = [model for model in sorted(view.residents) if model in view.cards]
         return await self._probed(name, models[0] if models else None, within_s=PROBE_S)
 
-    async def until_idle(self, name: str, model: str, *, after_s: float) -> Trouble | None:
-        """Return when an instance answers for a model again, asking once it should be done with a prompt."""
+    async def until_idle(self, name: str, model: str, *, after_s: float, reading_s: float) -> Trouble | None:
+        """Return when an instance answers for a model again, asking once it should be done with a prompt.
+
+        `reading_s`: how long it takes to read all of that prompt; inf if nobody knows, and then the instance's own
+        timeout decides.
+        """
         await asyncio.sleep(min(after_s, IDLE_WAIT_MAX_S))
-        return await self._probed(name, model, within_s=PROBE_S + _PROBE_PROMPTS * after_s)
+        return await self._probed(name, model, within_s=PROBE_S + _PROBE_PROMPTS * reading_s)
 
     def failure(self, model: str) -> MeshError:
         """Return what to tell those whose model could not be loaded."""
@@ -72,7 +77,7 @@ class Upkeep:
 
     async def _probed(self, name: str, model: str | None, *, within_s: float) -> Trouble | None:
         try:
-            async with asyncio.timeout(within_s):
+            async with asyncio.timeout(within_s if within_s < inf else None):
                 await self._ask(name, model)
         except TimeoutError:
             trouble = Trouble(Fault.STALLED, f"a probe was not answered within {within_s:g} s")

@@ -215,6 +215,15 @@ async def test_a_wedged_one_is_started_anew(bench: Bench) -> None:
         assert bench.running()["0"] != wedged
 
 
+async def test_one_that_hangs_with_nothing_to_do_is_started_anew(bench: Bench) -> None:
+    async with owning(bench, "1") as (_, service):
+        await service.until_fleet(_ready(1))
+        hanging = bench.running()["0"]
+        os.kill(hanging.process.pid, signal.SIGSTOP)
+        await until(lambda: not is_alive(hanging.process) and not is_alive(hanging.runner))
+        await service.until_fleet(_ready(1))
+
+
 async def test_nothing_is_left_when_the_service_is_killed(bench: Bench) -> None:
     async with owning(bench, "2") as (process, service):
         await service.until_fleet(_ready(2))

@@ -10,13 +10,13 @@ CLOSED, HALF_OPEN, OPEN = BreakerState.CLOSED, BreakerState.HALF_OPEN, BreakerSt
 
 
 def breaker() -> Breaker:
-    return Breaker(failures_max=3, open_s=2.0, open_max_s=10.0)
+    return Breaker(failures_max=3, open_s=2.0, open_max_s=10.0, streak_s=5.0)
 
 
 def opened(*, times: int, now_s: float = 0.0) -> tuple[Breaker, float]:
     """A breaker that has opened so often in a row, the last time at the time returned."""
     made = breaker()
-    made.failed(now_s, wedged=True)
+    made.failed(now_s, enough=True)
     for _ in range(times - 1):
         due_s = made.next_probe_s()
         assert due_s is not None
@@ -33,7 +33,8 @@ class Table:
         self.close()
 
     def close(self) -> None:
-        self.name, self.failures, self.openings, self.until_s, self.probed = CLOSED, 0, 0, 0.0, False
+        self.name, self.openings, self.until_s, self.probed = CLOSED, 0, 0.0, False
+        self.failed_at_s: list[float] = []
 
     def see(self, now_s: float) -> BreakerState:
         if self.name is OPEN and now_s >= self.until_s:
@@ -45,9 +46,11 @@ class Table:
         self.name = OPEN
         self.until_s = now_s + min(10.0, 2.0 * 2 ** (self.openings - 1)) * (1 + jitter)
 
-    def fail(self, now_s: float, jitter: float, *, wedged: bool) -> None:
-        self.failures += self.name is CLOSED
-        if self.name is HALF_OPEN or (self.name is CLOSED and (wedged or self.failures == 3)):
+    def fail(self, now_s: float, jitter: float, *, enough: bool) -> None:
+        if self.name is CLOSED:
+            close = self.failed_at_s and now_s - self.failed_at_s[-1] <= 5.0
+            self.failed_at_s = [*(self.failed_at_s if close else []), now_s]
+        if self.name is HALF_OPEN or (self.name is CLOSED and (enough or len(self.failed_at_s) == 3)):
             self.open(now_s, jitter)
 
     def succeed(self) -> None:
@@ -57,7 +60,7 @@ class Table:
 
 steps = st.lists(
     st.tuples(
-        st.sampled_from(("failed", "failed", "wedged", "succeeded", "probe", "look")),
+        st.sampled_from(("failed", "failed", "enough", "succeeded", "probe", "look")),
         st.sampled_from((0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 20.0)),
         st.sampled_from((0.0, 0.25)),
     ),
@@ -72,9 +75,9 @@ def test_states_are_those_of_the_table(happenings: list[tuple[str, float, float]
         now_s += passed_s
         assert tested.state(now_s) is table.see(now_s)
         match happening:
-            case "failed" | "wedged":
-                tested.failed(now_s, wedged=happening == "wedged", jitter=jitter)
-                table.fail(now_s, jitter, wedged=happening == "wedged")
+            case "failed" | "enough":
+                tested.failed(now_s, enough=happening == "enough", jitter=jitter)
+                table.fail(now_s, jitter, enough=happening == "enough")
             case "succeeded":
                 tested.succeeded(now_s)
                 table.succeed()
@@ -95,9 +98,9 @@ def test_failures_count_only_in_a_row() -> None:
     assert tested.state(0.0) is OPEN
 
 
-def test_one_wedged_failure_opens() -> None:
+def test_one_failure_that_says_enough_opens() -> None:
     tested = breaker()
-    tested.failed(5.0, wedged=True)
+    tested.failed(5.0, enough=True)
     assert tested.state(6.9) is OPEN
     assert not tested.take_probe(6.9)
     assert tested.state(7.0) is HALF_OPEN
@@ -124,7 +127,7 @@ def test_closing_makes_the_next_opening_short_again() -> None:
     tested.succeeded(now_s + 10.0)
     assert tested.state(now_s + 10.0) is CLOSED
     assert tested.next_probe_s() is None
-    tested.failed(now_s + 10.0, wedged=True)
+    tested.failed(now_s + 10.0, enough=True)
     assert tested.next_probe_s() == now_s + 12.0
 
 
@@ -138,5 +141,13 @@ def test_what_was_sent_before_it_opened_changes_nothing() -> None:
 
 def test_jitter_makes_it_longer() -> None:
     tested = breaker()
-    tested.failed(0.0, wedged=True, jitter=0.5)
+    tested.failed(0.0, enough=True, jitter=0.5)
     assert tested.next_probe_s() == 3.0
+
+
+@pytest.mark.parametrize(("apart_s", "state"), [(5.0, OPEN), (5.1, CLOSED)])
+def test_failures_count_together_only_if_they_are_close(apart_s: float, state: BreakerState) -> None:
+    tested = breaker()
+    for number in range(3):
+        tested.failed(number * apart_s)
+    assert tested.state(2 * apart_s) is state

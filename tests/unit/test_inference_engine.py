@@ -4,15 +4,18 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from math import isfinite
 
 import pytest
 from prometheus_client import CollectorRegistry
 
-from services.inference import upkeep
+from services.common.errors import MeshError
+from services.inference import health, upkeep
 from services.inference.completion import Completion
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
-from services.inference.core.breaker import BreakerState
+from services.inference.core.breaker import Breaker, BreakerState
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
 from services.inference.core.jobs import Priority
@@ -20,14 +23,17 @@ from services.inference.core.ledger import Card, InstanceView, Ledger, Report
 from services.inference.core.options import Value
 from services.inference.core.policy import Policy
 from services.inference.core.scheduler import Scheduler
+from services.inference.core.usage import Usage
 from services.inference.engine import Controls, Engine, Terms
-from services.inference.errors import InstanceFailed, TimeExceeded
+from services.inference.errors import InstanceFailed, StreamStalled, TimeExceeded
 from services.inference.ports import Description, EndReason, Fault, Outcome, Piece, Sink, Trouble, Vectors
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
 
 WITHIN_S = 20.0
 ORDER = Order(ask=Chat(model="tiny", messages=()), model="tiny:latest", options={}, keep_alive_s=300.0)
+READ = Usage(prompt_token_count=1000, prompt_s=0.001)
+STALLED, BROKEN = Trouble(Fault.STALLED, "silent"), Trouble(Fault.BROKEN, "it said so")
 REPORT = Report(cards=(Card(name="tiny:latest"),))
 
 
@@ -45,11 +51,19 @@ class FakeInstance:
     unload_count: int = 0
     probe_count: int = 0
     may_answer_probes: asyncio.Event = field(default_factory=asyncio.Event)
+    load_failure: Trouble | None = None
+    probe_failure: Trouble | None = None
+    stalls_after_a_token: bool = False
+    first_token_s: list[float] = field(default_factory=list)
 
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         self.running_count += 1
         self.running_count_max = max(self.running_count_max, self.running_count)
+        self.first_token_s.append(first_token_s)
         try:
+            if self.stalls_after_a_token:
+                sink.write(Piece(text="a"))
+                raise STALLED
             if self.failure is not None:
                 raise self.failure
             if self.answers:
@@ -72,6 +86,8 @@ class FakeInstance:
         self, model: str, *, embeds: bool, options: Mapping[str, Value], keep_alive_s: float
     ) -> float:
         self.load_count += 1
+        if self.load_failure is not None:
+            raise self.load_failure
         return 0.1
 
     async def unload(self, model: str) -> None:
@@ -81,6 +97,8 @@ class FakeInstance:
         self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
     ) -> None:
         self.probe_count += 1
+        if self.probe_failure is not None:
+            raise self.probe_failure
         await self.may_answer_probes.wait()
 
     async def report(self) -> Report:
@@ -94,6 +112,7 @@ class FakeInstance:
 class Rig:
     engine: Engine
     ledger: Ledger
+    restarts: list[str]
 
     def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion]:
         completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
@@ -111,25 +130,34 @@ async def until(holds: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def running(*instances: FakeInstance) -> AsyncIterator[Rig]:
+async def running(*instances: FakeInstance, slots: int = 1, measured: bool = False) -> AsyncIterator[Rig]:
+    """`measured`: it is known how fast they read."""
     names = [f"gpu-{number}" for number, _ in enumerate(instances)]
-    ledger = Ledger()
+    ledger, estimates = Ledger(), Estimates()
+    restarts: list[str] = []
+
+    def restart(name: str, _reason: str) -> bool:
+        restarts.append(name)
+        return True
+
+    for name in names if measured else ():
+        estimates.learn_work("tiny:latest", name, "a", usage=READ, reused_token_count=0, batch=1.0)
     engine = Engine(
         controls=Controls(
             instances=dict(zip(names, instances, strict=True)),
             doubt=lambda _: None,
-            restart=lambda _name, _reason: False,
+            restart=restart,
         ),
         ledger=ledger,
-        scheduler=Scheduler(Policy(waiting_max=10), Estimates()),
+        scheduler=Scheduler(Policy(waiting_max=10), estimates),
         catalog=Catalog(),
         metrics=Metrics(CollectorRegistry()),
     )
     for name in names:
-        engine.observe(InstanceView(name=name, slots=1, report=REPORT))
+        engine.observe(InstanceView(name=name, slots=slots, report=REPORT))
     task = asyncio.create_task(engine.run())
     try:
-        yield Rig(engine, ledger)
+        yield Rig(engine, ledger, restarts)
     finally:
         for instance in instances:
             instance.may_stop.set()
@@ -252,7 +280,7 @@ async def test_an_instance_that_never_answers_again_is_broken_and_its_slot_free(
     instance, other = FakeInstance(), FakeInstance(answers=True)
     instance.may_stop.set()
     other.may_stop.set()
-    async with running(instance, other) as rig:
+    async with running(instance, other, measured=True) as rig:
         ticket, _ = rig.open()
         await until(lambda: instance.running_count == 1)
         rig.engine.abandon(ticket)
@@ -262,3 +290,125 @@ async def test_an_instance_that_never_answers_again_is_broken_and_its_slot_free(
         _, completion = rig.open()
         await whole(completion)
         assert (instance.running_count_max, other.running_count_max) == (1, 1)
+
+
+async def fail(rig: Rig, count: int = 1) -> None:
+    """Have so many calls fail, one after the other."""
+    for _ in range(count):
+        _, completion = rig.open()
+        with pytest.raises(MeshError):
+            await whole(completion)
+
+
+def probe_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "Breaker", partial(Breaker, open_s=0.01))
+
+
+async def test_one_that_stalls_in_the_middle_of_all_it_had_is_started_anew() -> None:
+    """Although the first of several, beside which others ran, opened the breaker."""
+    instance = FakeInstance(stalls_after_a_token=True)
+    async with running(instance, slots=4) as rig:
+        calls = [rig.open()[1] for _ in range(4)]
+        await until(lambda: instance.running_count == 4)
+        instance.may_stop.set()
+        for completion in calls:
+            with pytest.raises(StreamStalled):
+                await whole(completion)
+        assert rig.restarts == ["gpu-0"]
+
+
+@pytest.mark.parametrize(("answer", "restarted"), [(STALLED, True), (None, False)])
+async def test_after_silence_before_the_first_tokens_a_probe_decides(
+    monkeypatch: pytest.MonkeyPatch, answer: Trouble | None, *, restarted: bool
+) -> None:
+    probe_soon(monkeypatch)
+    instance = FakeInstance(failure=STALLED, probe_failure=answer)
+    instance.may_answer_probes.set()
+    async with running(instance, slots=4) as rig:
+        calls = [rig.open()[1] for _ in range(4)]
+        await until(lambda: instance.running_count == 4)
+        assert rig.restarts == []
+        instance.may_stop.set()
+        for completion in calls:
+            with pytest.raises(InstanceFailed):
+                await whole(completion)
+        await until(lambda: bool(rig.restarts) if restarted else rig.ledger.view("gpu-0").ready)
+        assert instance.probe_count == 1
+        assert rig.restarts == (["gpu-0"] if restarted else [])
+
+
+async def test_a_probe_that_fails_beside_others_restarts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    probe_soon(monkeypatch)
+    instance = FakeInstance(probe_failure=STALLED)
+    async with running(instance, slots=2) as rig:
+        rig.open()
+        await until(lambda: instance.running_count == 1)
+        instance.failure = BROKEN
+        instance.may_stop.set()
+        await fail(rig, 3)
+        await until(lambda: instance.probe_count == 2)
+        assert rig.restarts == []
+
+
+async def test_requests_that_are_answered_with_errors_keep_an_instance_for_one_probe(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    probe_soon(monkeypatch)
+    instance = FakeInstance(failure=BROKEN)
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        await fail(rig, 3)
+        assert not rig.ledger.view("gpu-0").ready
+        instance.may_answer_probes.set()
+        instance.failure, instance.answers = None, True
+        await until(lambda: rig.ledger.view("gpu-0").ready)
+        _, completion = rig.open()
+        await whole(completion)
+        assert (instance.probe_count, rig.restarts) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("failure", "state", "restarts"),
+    [(BROKEN, BreakerState.CLOSED, []), (STALLED, BreakerState.OPEN, ["gpu-0"])],
+)
+async def test_a_load_that_fails_tells_of_the_model_and_one_that_hangs_of_the_instance(
+    failure: Trouble, state: BreakerState, restarts: list[str]
+) -> None:
+    instance = FakeInstance(load_failure=failure)
+    async with running(instance) as rig:
+        _, completion = rig.open()
+        await until(lambda: instance.load_count == 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert rig.ledger.view("gpu-0").breaker is state
+        assert rig.restarts == restarts
+        assert completion.ending is None
+
+
+@pytest.mark.parametrize("measured", [False, True])
+async def test_the_first_token_is_timed_only_by_what_was_measured(*, measured: bool) -> None:
+    instance = FakeInstance(answers=True)
+    instance.may_stop.set()
+    async with running(instance, measured=measured) as rig:
+        _, completion = rig.open()
+        await whole(completion)
+        assert [isfinite(limit_s) for limit_s in instance.first_token_s] == [measured]
+
+
+async def test_who_left_an_instance_that_was_never_measured_makes_nobody_call_it_silent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may be reading the prompt for as long as its own timeout allows."""
+    monkeypatch.setattr(upkeep, "PROBE_S", 0.01)
+    instance = FakeInstance()
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        ticket, _ = rig.open()
+        await until(lambda: instance.running_count == 1)
+        rig.engine.abandon(ticket)
+        await until(lambda: instance.probe_count == 1)
+        await asyncio.sleep(0.05)
+        await rig.until_busy(1)
+        assert rig.ledger.view("gpu-0").ready
+        instance.may_answer_probes.set()
+        await rig.until_busy(0)

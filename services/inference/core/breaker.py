@@ -4,8 +4,9 @@
     ---------  -------------------------------------  -----------------------------------------------------
     CLOSED     a success                              CLOSED, and failures count from 0 again
     CLOSED     a failure, not yet the last allowed    CLOSED
+    CLOSED     a failure, `streak_s` after the last   CLOSED, and it counts as the first
     CLOSED     the last allowed failure in a row,     OPEN, for `open_s`
-               or one because it is wedged
+               or one that says enough by itself
     OPEN       its time has passed                    HALF_OPEN
     OPEN       a success or a failure                 OPEN: of what was sent before, it says nothing new
     HALF_OPEN  `take_probe`                           HALF_OPEN; true for the first only
@@ -16,10 +17,12 @@ Work goes to an instance only while CLOSED. Whoever takes the probe must report 
 """
 
 from enum import Enum
+from math import inf
 
 FAILURES_MAX = 3
 OPEN_S = 2.0
 OPEN_MAX_S = 60.0
+STREAK_S = 60.0  # Failures that are further apart have nothing to do with each other.
 
 
 class BreakerState(Enum):
@@ -37,14 +40,17 @@ class Breaker:
         failures_max: int = FAILURES_MAX,
         open_s: float = OPEN_S,
         open_max_s: float = OPEN_MAX_S,
+        streak_s: float = STREAK_S,
     ) -> None:
         assert failures_max > 0
         assert 0 < open_s <= open_max_s
         self._failures_max = failures_max
         self._open_s = open_s
         self._open_max_s = open_max_s
+        self._streak_s = streak_s
         self._next_open_s = open_s
         self._failure_count = 0  # In a row.
+        self._failed_at_s = -inf
         self._opens_until_s: float | None = None  # None while closed.
         self._probing = False
 
@@ -53,10 +59,10 @@ class Breaker:
             return BreakerState.CLOSED
         return BreakerState.OPEN if now_s < self._opens_until_s else BreakerState.HALF_OPEN
 
-    def failed(self, now_s: float, *, wedged: bool = False, jitter: float = 0.0) -> None:
+    def failed(self, now_s: float, *, enough: bool = False, jitter: float = 0.0) -> None:
         """Something that the instance was to do failed through its own fault.
 
-        `wedged`: it will not get better by itself, so do not wait for more. `jitter`: by which fraction to stay
+        `enough`: do not wait for more of them. `jitter`: by which fraction to stay
         open for longer, so that not all that opened together are probed together.
         """
         match self.state(now_s):
@@ -65,8 +71,11 @@ class Breaker:
             case BreakerState.HALF_OPEN:
                 self._open(now_s, jitter=jitter)
             case BreakerState.CLOSED:
+                if now_s - self._failed_at_s > self._streak_s:
+                    self._failure_count = 0
                 self._failure_count += 1
-                if wedged or self._failure_count >= self._failures_max:
+                self._failed_at_s = now_s
+                if enough or self._failure_count >= self._failures_max:
                     self._open(now_s, jitter=jitter)
 
     def succeeded(self, now_s: float) -> None:

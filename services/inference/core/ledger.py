@@ -58,6 +58,7 @@ class InstanceView:
     name: str
     slots: int = 0
     unready_reason: str = ""  # Empty: ready.
+    silent: bool = False  # Whether that look was not answered in time.
     seen_at: datetime | None = None
     report: Report = Report()
     asked_at_s: float = 0.0  # When that look began, on the event loop's clock.
@@ -75,9 +76,9 @@ class InstanceView:
     def ready(self) -> bool:
         return not self.unready_reason
 
-    def doubted(self, reason: str) -> "InstanceView":
+    def doubted(self, reason: str, *, silent: bool = False) -> "InstanceView":
         """Return the same instance, to which nothing is sent until it has been seen again."""
-        return replace(self, unready_reason=reason)
+        return replace(self, unready_reason=reason, silent=silent)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
