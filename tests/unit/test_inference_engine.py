@@ -18,7 +18,7 @@ from services.inference.core.asks import Chat
 from services.inference.core.breaker import Breaker, BreakerState
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
-from services.inference.core.jobs import Priority
+from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import Card, InstanceView, Ledger, Report
 from services.inference.core.options import Value
 from services.inference.core.policy import Policy
@@ -227,6 +227,28 @@ async def test_a_failure_ends_its_own_call_and_no_other(failure: Exception) -> N
         await rig.until_busy(0)
 
 
+async def test_what_comes_back_may_wait_for_as_long_as_it_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may fail long after the time in which it had to start."""
+    submitted: list[Job] = []
+    submit = Scheduler.submit
+
+    def noted(scheduler: Scheduler, job: Job, now_s: float) -> None:
+        submitted.append(job)
+        submit(scheduler, job, now_s)
+
+    monkeypatch.setattr(Scheduler, "submit", noted)
+    failing = [FakeInstance(failure=Trouble(Fault.STALLED, "silent")) for _ in range(2)]
+    for instance in failing:
+        instance.may_stop.set()
+    async with running(*failing) as rig:
+        _, completion = rig.open(total_max_s=600.0)
+        with pytest.raises(InstanceFailed):
+            await whole(completion)
+    first, again = submitted
+    assert first.expires_at_s < first.deadline_at_s
+    assert again.expires_at_s == again.deadline_at_s == first.deadline_at_s
+
+
 async def test_who_has_left_is_not_tried_again_elsewhere() -> None:
     """Even if the instance answers the cancellation with a failure."""
     instance, other = FakeInstance(fails_when_stopped=True), FakeInstance()
@@ -372,8 +394,9 @@ async def test_requests_that_are_answered_with_errors_keep_an_instance_for_one_p
     [(BROKEN, BreakerState.CLOSED, []), (STALLED, BreakerState.OPEN, ["gpu-0"])],
 )
 async def test_a_load_that_fails_tells_of_the_model_and_one_that_hangs_of_the_instance(
-    failure: Trouble, state: BreakerState, restarts: list[str]
+    monkeypatch: pytest.MonkeyPatch, failure: Trouble, state: BreakerState, restarts: list[str]
 ) -> None:
+    monkeypatch.setattr(health, "Breaker", partial(Breaker, failures_max=1))
     instance = FakeInstance(load_failure=failure)
     async with running(instance) as rig:
         _, completion = rig.open()
