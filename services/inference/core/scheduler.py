@@ -225,7 +225,6 @@ class Scheduler:
         """Predict for how long an instance goes on reading the prompt of a job that runs."""
         return max(0.0, self._running[ticket].running[ticket].prompt_read_at_s - now_s)
 
-    def load_s(self, instance: str, model: str) -> float:
     def reading_s(self, ticket: int) -> float:
         """Predict how long an instance takes to read the whole prompt of a job that runs there; inf unless it was
         seen to read for that model.
@@ -236,6 +235,7 @@ class Scheduler:
             return inf
         return self._estimates.prefill_s(job.model, host.name, job.prompt_token_count)
 
+    def load_s(self, instance: str, model: str) -> float:
         """Predict how long an instance would take to load a model."""
         need_bytes = self._hosts[instance].models.get(model, 0)
         return self._estimates.load_s(model, instance, vram_bytes=need_bytes)
