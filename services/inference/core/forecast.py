@@ -26,10 +26,10 @@ class Forecast:
         self._residency = residency
         self._hosts = hosts
         self._queues = queues
-        self._slots = 1  # Of the largest instance.
+        self._slots: dict[str, int] = {}  # By model, until instances change.
 
     def hosts_changed(self) -> None:
-        self._slots = max((host.slots for host in self._hosts.values()), default=0) or 1
+        self._slots.clear()
 
     def slot_s(self, job: Job, instance: str, *, reused_token_count: int, batch: int) -> float:
         """Predict for how long `job` takes a slot of `instance` (any, if empty), `batch` of them busy."""
@@ -41,12 +41,12 @@ class Forecast:
         )
 
     def answer_s(self, job: Job) -> float:
-        """Predict how long `job` takes once it has a slot, beside as many others as an instance takes."""
-        return self.slot_s(job, "", reused_token_count=0, batch=self._slots)
+        """Predict how long `job` takes once it has a slot, beside as many for its model as an instance takes."""
+        return self.slot_s(job, "", reused_token_count=0, batch=self._slots_for(job.model))
 
     def cost_s(self, job: Job) -> float:
         """Predict what `job` costs in GPU-seconds in such company."""
-        return self.answer_s(job) / self._slots
+        return self.answer_s(job) / self._slots_for(job.model)
 
     def wait_s(self, job: Job, queue: Queue, now_s: float) -> float:
         """Predict how long `job` would wait if it came now; inf if nothing can be said."""
@@ -65,13 +65,25 @@ class Forecast:
         if not warm:
             return self._residency.start_s(job.model, now_s, remember=remember), 1.0
         # Exactly rounded, or the order in which instances were first seen would show.
-        rate = fsum(1.0 / (1 + self._rival_count(host, job.model)) for host in warm)
-        if any(host.free > 0 for host in warm):
+        rate = fsum(self._rate(host, job.model) for host in warm)
+        if any(host.free_for(job.model) > 0 for host in warm):
             return 0.0, rate
-        slots = sum(host.slots for host in warm)
+        slots = sum(host.slots_for(job.model) for host in warm)
         if slots <= _SLOTS_EXACT_MAX:
-            return min(host.free_in_s(now_s) for host in warm), rate
-        return self.slot_s(job, "", reused_token_count=0, batch=self._slots) / (slots + 1), rate
+            return min(host.free_in_s(job.model, now_s) for host in warm), rate
+        return self.answer_s(job) / (slots + 1), rate
+
+    def _rate(self, host: Host, model: str) -> float:
+        """Predict what `model` is given of an instance: an equal part of its slots, if it may use so many."""
+        return min(1.0, host.slots / (host.slots_for(model) * (1 + self._rival_count(host, model))))
+
+    def _slots_for(self, model: str) -> int:
+        """Return how many jobs for `model` an instance runs at once: the largest of those that have it."""
+        slots = self._slots.get(model, 0)
+        if not slots:
+            having = (host.slots_for(model) for host in self._hosts.values() if model in host.models)
+            slots = self._slots[model] = max(having, default=0) or 1
+        return slots
 
     def _rival_count(self, host: Host, model: str) -> int:
         return sum(other != model and other in self._queues for other in host.residents)

@@ -102,12 +102,19 @@ class Host:
     def free(self) -> int:
         return self.slots - len(self.running)
 
+    def slots_for(self, model: str) -> int:
+        """Return how many jobs for `model` it runs at once, if no others."""
+        return min(self.slots, self.slots_of.get(model, self.slots))
+
+    def free_for(self, model: str) -> int:
+        """Return for how many jobs for `model` a slot is free."""
+        if model not in self.slots_of or self.free <= 0:
+            return self.free
+        return min(self.free, self.slots_for(model) - self._count(model))
+
     def takes(self, model: str) -> bool:
         """Whether a job for `model` may be sent here now."""
-        if self.free <= 0 or not self.serves(model):
-            return False
-        slots = self.slots_of.get(model)
-        return slots is None or sum(run.job.model == model for run in self.running.values()) < slots
+        return self.serves(model) and self.free_for(model) > 0
 
     def serves(self, model: str) -> bool:
         """Whether a job for `model` may be sent here, a free slot provided."""
@@ -125,12 +132,16 @@ class Host:
         """Whether any of `models` runs here."""
         return any(running.job.model in models for running in self.running.values())
 
-    def free_in_s(self, now_s: float, models: Container[str] | None = None) -> float:
-        """Predict when the first slot is free; of `models`, when the last one is."""
-        if models is None:
-            if self.free > 0:
-                return 0.0
-            return max(0.0, min((run.ends_at_s for run in self.running.values()), default=now_s) - now_s)
+    def free_in_s(self, model: str, now_s: float) -> float:
+        """Predict when the first slot is free for a job for `model`."""
+        if self.free_for(model) > 0:
+            return 0.0
+        own = self._count(model) >= self.slots_for(model)  # Then another model's slot does not help.
+        ends = (run.ends_at_s for run in self.running.values() if not own or run.job.model == model)
+        return max(0.0, min(ends, default=now_s) - now_s)
+
+    def drained_in_s(self, models: Container[str], now_s: float) -> float:
+        """Predict when the last job for one of `models` has ended."""
         ends = (run.ends_at_s for run in self.running.values() if run.job.model in models)
         return max(0.0, max(ends, default=now_s) - now_s)
 
@@ -227,6 +238,9 @@ class Host:
     @property
     def _is_loading(self) -> bool:
         return self.swap is not None and self.swap.phase is Phase.LOADING
+
+    def _count(self, model: str) -> int:
+        return sum(run.job.model == model for run in self.running.values())
 
     def _bytes(self, models: Iterable[str]) -> int:
         return sum(self.models.get(model, 0) for model in models)

@@ -59,7 +59,7 @@ class Placement:
             if token_count > at_hand and self._worth_holding(
                 job, queue, holder, token_count, done_s=done_s, now_s=now_s
             ):
-                queue.hold(job.ticket, name, now_s + 2 * holder.free_in_s(now_s) + _HOLD_SLACK_S)
+                queue.hold(job.ticket, name, now_s + 2 * holder.free_in_s(job.model, now_s) + _HOLD_SLACK_S)
                 return None
         return chosen
 
@@ -78,11 +78,15 @@ class Placement:
         now_s: float,
     ) -> bool:
         """Whether to wait for the instance that holds a prefix beats `done_s`, starting over elsewhere now."""
-        if holder.free > 0 or not holder.serves(job.model) or len(queue.beside) >= self._policy.holds_max:
+        if (
+            holder.free_for(job.model) > 0
+            or not holder.serves(job.model)
+            or len(queue.beside) >= self._policy.holds_max
+        ):
             return False
         if queue.is_beside(job.ticket):  # It has waited once, or must avoid somebody.
             return False
-        free_s = holder.free_in_s(now_s)
+        free_s = holder.free_in_s(job.model, now_s)
         if free_s > self._policy.hold_max_s or now_s + free_s >= job.expires_at_s:
             return False
         there_s = free_s + self._forecast.slot_s(

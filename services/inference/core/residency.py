@@ -121,7 +121,7 @@ class Residency:
         if any(self._is_coming(host, model, now_s) for host in having):
             return
         warm = [host for host in having if model in host.residents]
-        if sum(host.free for host in warm if host.serves(model)) >= len(self._queues[model]):
+        if sum(host.free_for(model) for host in warm if host.serves(model)) >= len(self._queues[model]):
             return  # All who wait are about to be placed.
         cold = [host for host in having if host not in warm and self._may_claim(host, model)]
         if warm and not self._may_gain(model, len(warm), cold):
@@ -233,7 +233,7 @@ class Residency:
         turn_s = max(turns_s.values(), default=0.0)
         # Who has no more to do gives way before that.
         stays_s = max((self._stay_s(*turn) for turn in turns_s.items()), default=0.0)
-        drain_s = host.free_in_s(now_s, victims) if victims else 0.0
+        drain_s = host.drained_in_s(victims, now_s) if victims else 0.0
         regret_s = sum(
             self._load_s(host, victim)
             for victim in victims
@@ -303,11 +303,6 @@ class Residency:
         warm_count = sum(victim in host.residents for host in self._hosts.values())
         return queue.gpu_s / warm_count * self._policy.rival_gain > queued_s
 
-    def _remaining_s(self, host: Host, now_s: float) -> float:
-        assert host.swap is not None
-        return max(0.0, host.swap.began_s + self._load_s(host, host.swap.model) - now_s)
-
-    def _load_s(self, host: Host, model: str) -> float:
     def _is_coming(self, host: Host, model: str, now_s: float) -> bool:
         """Whether `model` is on its way into an instance, and not overdue: that load may hang."""
         swap = host.swap
@@ -316,6 +311,11 @@ class Residency:
         overdue_s = _OVERDUE_LOADS * self._load_s(host, model) + _OVERDUE_S
         return swap.phase is not Phase.LOADING or now_s - swap.began_s <= overdue_s
 
+    def _remaining_s(self, host: Host, now_s: float) -> float:
+        assert host.swap is not None
+        return max(0.0, host.swap.began_s + self._load_s(host, host.swap.model) - now_s)
+
+    def _load_s(self, host: Host, model: str) -> float:
         return self._estimates.load_s(model, host.name, vram_bytes=host.models.get(model, 0))
 
     def _blocked(self, host: Host, model: str, now_s: float) -> bool:
