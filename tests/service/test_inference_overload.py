@@ -80,6 +80,7 @@ async def test_a_tenant_that_fills_the_queue_does_not_keep_another_out() -> None
         (queue,) = (await service.fleet()).queues
         light.cancel()
     assert (answer.code, answer.reason) == (Code.RESOURCE_EXHAUSTED, "QUEUE_FULL")
+    assert answer.facts == {"waiting_max": "3"}
     assert answer.retry_after_ms is not None
     assert own.reason == "QUEUE_FULL", "who has most displaces nobody"
     assert queue.default_waiting_count == 3

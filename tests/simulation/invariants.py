@@ -94,7 +94,23 @@ def could_run(world: World, job: Job, machine: Machine) -> bool:
     known = machine.sure - machine.victims - {machine.loading}
     if job.model not in known or machine.free_for(job.model) <= 0:
         return False
-    return machine.spec.name not in job.avoid and not may_be_draining(world, machine)
+    return not avoids(world, job, machine) and not may_be_draining(world, machine)
+
+
+def avoids(world: World, job: Job, machine: Machine) -> bool:
+    return machine.spec.name in job.avoid and job.ticket not in world.returning
+
+
+def let_return(world: World) -> None:
+    """Nobody avoids an instance any more once no other one that is ready has the model."""
+    for job in world.waiting.values():
+        ready = {
+            name
+            for name, machine in world.machines.items()
+            if machine.slots and job.model in machine.spec.models
+        }
+        if ready and ready <= job.avoid:
+            world.returning.add(job.ticket)
 
 
 def may_be_draining(world: World, machine: Machine) -> bool:
@@ -112,16 +128,25 @@ def waiting_for(world: World, model: str) -> list[Job]:
 
 
 def is_full(world: World, job: Job) -> bool:
-    waiting = waiting_for(world, job.model)
+    return len(waiting_for(world, job.model)) >= world.policy.waiting_max or batch_is_full(world, job)
+
+
+def batch_is_full(world: World, job: Job) -> bool:
     batch_max = max(1, int(world.policy.waiting_max * world.policy.batch_waiting_share))
-    batch_full = sum(other.priority is Priority.BATCH for other in waiting) >= batch_max
-    return len(waiting) >= world.policy.waiting_max or (job.priority is Priority.BATCH and batch_full)
+    batch = [other for other in waiting_for(world, job.model) if other.priority is Priority.BATCH]
+    return job.priority is Priority.BATCH and len(batch) >= batch_max
 
 
 def gives_way(world: World, loser: Job, winner: Job) -> bool:
-    if loser.priority != winner.priority:
-        return loser.priority > winner.priority
-    counts = Counter(
-        job.tenant for job in waiting_for(world, winner.model) if job.priority == winner.priority
-    )
-    return counts[loser.tenant] > 2 * (counts[winner.tenant] + 1)
+    """Whether `winner` may have the place of `loser`; of several, who must give way is not said here."""
+    waiting = waiting_for(world, winner.model)
+    if loser.avoid:
+        return False
+    if batch_is_full(world, winner):
+        counts = Counter(job.tenant for job in waiting if job.priority is Priority.BATCH)
+        return loser.priority is Priority.BATCH and counts[loser.tenant] > 2 * (counts[winner.tenant] + 1)
+    counts = Counter(job.tenant for job in waiting)
+    if loser.tenant != winner.tenant and counts[loser.tenant] > 2 * (counts[winner.tenant] + 1):
+        return True
+    spared = loser.tenant != winner.tenant and counts[winner.tenant] + 1 > 2 * counts[loser.tenant]
+    return loser.priority > winner.priority and not spared

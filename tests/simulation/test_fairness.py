@@ -52,6 +52,36 @@ def test_no_job_starves(seed: int) -> None:
     assert allowed, "somebody has aged"
 
 
+def test_who_calls_all_urgent_keeps_nobody_out(seed: int) -> None:
+    """Against a flood of interactive requests another tenant gets a third of the places; and once one of its jobs
+    has aged, at most (k + 1) / aged_share placements pass it by, where k older ones had aged.
+    """
+    policy = Policy(waiting_max=20, ageing_s=5.0, aged_share=0.2)
+    world = World(seed, ALIKE, policy, troubles=False)
+    passed_by: dict[int, int] = {}
+    allowed: dict[int, int] = {}
+
+    def placed(placed_job: Job, machine: Machine) -> None:
+        aged = [job for job in world.waiting.values() if world.now_s - job.arrived_at_s >= policy.ageing_s]
+        for job in aged if machine.spec.name == "gpu-0" else ():
+            older_count = sum(other.ticket < job.ticket for other in aged)
+            allowed.setdefault(job.ticket, (older_count + 1) * ceil(1 / policy.aged_share))
+            passed_by[job.ticket] = passed_by.get(job.ticket, 0) + (job is not placed_job)
+            assert passed_by[job.ticket] <= allowed[job.ticket], "starved"
+
+    world.on_placed = placed
+    for step in range(189):
+        for _ in range(4):
+            world.arrive(**patient(tenant="loud", priority=Priority.INTERACTIVE))
+        world.arrive(**patient(tenant="quiet", priority=Priority.DEFAULT))
+        world.settle()
+        if step > 20:
+            quiet_count = sum(job.tenant == "quiet" for job in world.waiting.values())
+            assert quiet_count >= policy.waiting_max // 3 - 1, "kept out"
+        world.advance(0.5)
+    assert sum(job.tenant == "quiet" for job, _ in world.placed) >= policy.aged_share * len(world.placed) / 3
+
+
 def test_tenants_get_gpu_seconds_by_weight(seed: int) -> None:
     """What two tenants that always wait had, by weight, differs by no more than what one job of each may cost, and
     one more: what runs was charged as predicted, and is corrected when it ends.

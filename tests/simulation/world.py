@@ -19,16 +19,9 @@ from services.inference.core.scheduler import Scheduler
 from services.inference.core.usage import Usage
 from services.inference.errors import DeadlineUnreachable, QueueFull
 from tests.simulation.arrivals import TENANTS, some_job
-from tests.simulation.invariants import check, check_turn, gives_way, is_full, waiting_for
+from tests.simulation.invariants import avoids, check, check_turn, gives_way, is_full, let_return, waiting_for
 from tests.simulation.journal import entry
-from tests.simulation.machines import (
-    LOAD_BYTES_PER_S,
-    PREFILL_TOKEN_S,
-    TOKEN_S,
-    Machine,
-    Run,
-    Spec,
-)
+from tests.simulation.machines import LOAD_BYTES_PER_S, PREFILL_TOKEN_S, TOKEN_S, Machine, Run, Spec
 
 
 class World:
@@ -51,6 +44,7 @@ class World:
         self.models = sorted({model for spec in specs for model in spec.models})
         self.waiting: dict[int, Job] = {}
         self.running: dict[int, str] = {}
+        self.returning: set[int] = set()  # Who may run again where they failed.
         self.displaced: list[Job] = []  # Who must give way next.
         self.on_placed: Callable[[Job, Machine], None] = lambda _job, _machine: None
         self.failed: set[str] = set()  # Models of which a load has failed.
@@ -60,9 +54,8 @@ class World:
         self.turned_out: list[tuple[str, float, int]] = []  # Models, how long they were there, who waited.
         self.placed: list[tuple[Job, str]] = []
         self.out_of_turn_count = 0
-        self.passed_over_s: dict[
-            int, float
-        ] = {}  # When those that may wait for their prefix first could run.
+        # When those that may wait for their prefix first could run.
+        self.passed_over_s: dict[int, float] = {}
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
         self.log: list[str] = []
         self._events: list[tuple[float, int, Callable[[], None]]] = []
@@ -141,6 +134,8 @@ class World:
             assert gives_way(self, loser, job), "I2: pushed out by who has no better right"
             self.displaced.append(loser)
         self.waiting[job.ticket] = job
+        self.returning.discard(job.ticket)
+        let_return(self)
         return True
 
     def refused(self, error: MeshError) -> None:
@@ -231,6 +226,7 @@ class World:
     def _tell_capacity(self, machine: Machine, capacity: Capacity) -> None:
         self.tell("observe", capacity, self.now_s)
         machine.told(capacity)
+        let_return(self)
 
     # What is decided
 
@@ -268,7 +264,7 @@ class World:
         assert self.waiting[job.ticket] == job, "I6"  # KeyError: decided twice, or after leaving.
         assert job.expires_at_s > self.now_s, "I6: placed after its expiry"
         assert machine.free_for(job.model) > 0, "I1: no slot free"
-        assert machine.spec.name not in job.avoid, "I1: to be avoided"
+        assert not avoids(self, job, machine), "I1: to be avoided"
         assert job.model not in machine.unloading
         check_turn(self, job, machine)
         self.on_placed(job, machine)
@@ -330,7 +326,7 @@ class World:
         job = self.machines[name].running[ticket].job
         self._end(ticket, None)
         if self.random.random() < 0.7:
-            self.submit(replace(job, avoid=job.avoid | {name}))
+            self.submit(replace(job, avoid=job.avoid | {name}, expires_at_s=job.deadline_at_s))
 
     def _load(self, machine: Machine, model: str) -> None:
         assert not machine.loading, "I7: two loads at once"

@@ -152,22 +152,52 @@ class QueueMachine(RuleBasedStateMachine):
                     arrived_at_s=0.0,
                     expires_at_s=inf,
                 )
-                if self.jobs:
-                    assert self.rightly(self.queue.displaceable(newcomer), newcomer)
+                for within_class in (False, True):
+                    loser = self.queue.displaceable(newcomer, within_class=within_class)
+                    assert loser == (self.least_of_class(newcomer) if within_class else self.least(newcomer))
 
-    def rightly(self, loser: Job | None, newcomer: Job) -> bool:
-        lowest = max(job.priority for job in self.jobs.values())
-        counts = Counter(job.tenant for job in self.jobs.values() if job.priority == lowest)
-        most = max(counts.values())
-        nobody = lowest < newcomer.priority or (
-            lowest == newcomer.priority and most <= 2 * (counts[newcomer.tenant] + 1)
-        )
-        if loser is None or nobody:
-            return loser is None and nobody
-        alike = [job for job in self.jobs.values() if _lane(job) == _lane(loser)]
+    def least(self, newcomer: Job) -> Job | None:
+        counts = Counter(job.tenant for job in self.jobs.values())
+        own = counts[newcomer.tenant] + 1
+        greedy = [
+            (counts[tenant], youngest)
+            for tenant in counts
+            if counts[tenant] > 2 * own
+            and (lowest := max((job.priority for job in self.free() if job.tenant == tenant), default=None))
+            and (youngest := self.youngest(lowest, tenant))
+        ]
+        if greedy:
+            return max(greedy, key=lambda pair: (pair[0], pair[1].ticket))[1]
+        for priority in sorted(Priority, reverse=True):
+            in_class = Counter(job.tenant for job in self.jobs.values() if job.priority == priority)
+            lower = [
+                (in_class[tenant], youngest)
+                for tenant in in_class
+                if priority > newcomer.priority
+                and (tenant == newcomer.tenant or own <= 2 * counts[tenant])
+                and (youngest := self.youngest(priority, tenant))
+            ]
+            if lower:
+                return max(lower, key=lambda pair: (pair[0], pair[1].ticket))[1]
+        return None
+
+    def least_of_class(self, newcomer: Job) -> Job | None:
+        counts = Counter(job.tenant for job in self.jobs.values() if job.priority == newcomer.priority)
+        greedy = [
+            (counts[tenant], youngest)
+            for tenant in counts
+            if counts[tenant] > 2 * (counts[newcomer.tenant] + 1)
+            and (youngest := self.youngest(newcomer.priority, tenant))
+        ]
+        return max(greedy, key=lambda pair: (pair[0], pair[1].ticket), default=(0, None))[1]
+
+    def free(self) -> list[Job]:
+        return [job for job in self.jobs.values() if not job.avoid]
+
+    def youngest(self, priority: Priority, tenant: str) -> Job | None:
+        alike = [job for job in self.free() if _lane(job) == (priority, tenant)]
         in_lane = [job for job in alike if job.ticket not in self.beside]
-        youngest = max(in_lane or alike, key=lambda job: job.ticket)
-        return loser == youngest and loser.priority == lowest and counts[loser.tenant] == most
+        return max(in_lane or alike, key=lambda job: job.ticket, default=None)
 
     @invariant()
     def ahead(self) -> None:

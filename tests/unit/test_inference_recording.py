@@ -46,7 +46,7 @@ def story(scheduler: RecordingScheduler) -> None:
     assert [type(step).__name__ for step in scheduler.decide(1.2)] == ["Load"]
     scheduler.loaded("one", "tiny:latest", ok=True, load_s=0.7, now_s=1.9)
     assert [type(step).__name__ for step in scheduler.decide(1.9)] == ["Dispatch"]
-    scheduler.submit(job(2, deadline_at_s=99.0, tenant="Beta", avoid=frozenset({"b", "a", "c"})), 2.0)
+    scheduler.submit(job(2, deadline_at_s=99.0, tenant="Beta"), 2.0)
     with pytest.raises(QueueFull):
         scheduler.submit(job(3), 2.0)
     scheduler.submit(job(4, priority=Priority.INTERACTIVE, output_token_max=5), 2.1)
@@ -59,6 +59,7 @@ def story(scheduler: RecordingScheduler) -> None:
     scheduler.unloaded("one", "tiny:latest", 2.9)
     scheduler.decide(2.9)
     scheduler.withdraw(5)
+    scheduler.submit(job(6, avoid=frozenset({"b", "a", "c"})), 3.0)
     scheduler.decide(70.0)
 
 

@@ -1,5 +1,6 @@
 """Admission and upkeep of the scheduler: what the simulations do not see, or see too seldom."""
 
+from dataclasses import replace
 from itertools import count
 from math import inf
 
@@ -110,7 +111,75 @@ def test_waiting_places_are_bounded(waiting_max: int, batch_share: float) -> Non
 def test_who_takes_up_most_gives_way_within_a_class() -> None:
     for priority in Priority:
         made = scheduler(Policy(waiting_max=8), slots=0)
-        greedy = [job("greedy", priority=priority) for _ in range(4 if priority is Priority.BATCH else 8)]
+        places = 4 if priority is Priority.BATCH else 8
+        greedy = [job("greedy", priority=priority) for _ in range(places)]
+        for waiting in greedy:
+            made.submit(waiting, 0.0)
+        made.submit(job("light", priority=priority), 0.0)
+        assert made.decide(0.0) == [Displace(greedy[-1], places)], "its youngest"
+
+
+def test_who_calls_all_urgent_keeps_nobody_out() -> None:
+    made = scheduler(Policy(waiting_max=9), slots=0)
+    urgent = [job("loud", priority=Priority.INTERACTIVE) for _ in range(9)]
+    for waiting in urgent:
+        made.submit(waiting, 0.0)
+    quiet = [job("quiet") for _ in range(3)]
+    for waiting in quiet:
+        made.submit(waiting, 0.0)
+    for more in (job("quiet"), job("loud", priority=Priority.INTERACTIVE)):
+        with pytest.raises(QueueFull):
+            made.submit(more, 0.0)
+    assert made.decide(0.0) == [Displace(loser, 9) for loser in urgent[:-4:-1]]
+    assert made.line("tiny") == [*urgent[:-3], *quiet]
+
+
+def test_who_was_promised_an_answer_gives_way_to_nobody() -> None:
+    made = scheduler(Policy(waiting_max=3), slots=0)
+    for priority in (Priority.BATCH, Priority.DEFAULT, Priority.INTERACTIVE):
+        made.submit(job("greedy", priority=priority, avoid=frozenset({"other"})), 0.0)
+    with pytest.raises(QueueFull):
+        made.submit(job("light", priority=Priority.INTERACTIVE), 0.0)
+
+
+def test_who_comes_back_with_more_time_has_it() -> None:
+    made = scheduler()
+    first = job(expires_at_s=5.0, deadline_at_s=60.0)
+    made.submit(first, 0.0)
+    made.decide(0.0)
+    made.end(first.ticket, None, 3.0)
+    other = Capacity(instance="other", slots=0, models={"tiny": 1}, asked_at_s=3.0)
+    made.observe(other, 3.0)
+    again = replace(first, avoid=frozenset({"gpu"}), expires_at_s=60.0)
+    made.observe(replace(other, slots=1), 3.0)
+    made.submit(again, 3.0)
+    made.decide(5.0)
+    assert made.line("tiny") == [again]
+    made.decide(60.0)
+    assert made.line("tiny") == []
+
+
+def test_a_failed_instance_is_better_than_none() -> None:
+    """The only other one goes away while the one to avoid is well again."""
+    made = scheduler()
+    other = Capacity(instance="other", slots=1, models={"tiny": 1}, asked_at_s=0.0)
+    made.observe(other, 0.0)
+    back = job(avoid=frozenset({"gpu"}))
+    made.submit(back, 0.0)
+    assert placed(made.decide(0.0)) == []
+    made.observe(replace(other, slots=0, asked_at_s=1.0), 1.0)
+    assert made.decide(1.0) == [Dispatch(back, "gpu")]
+
+
+def test_nothing_is_decided_of_a_displaced_job_that_has_left() -> None:
+    made = scheduler(Policy(waiting_max=1), slots=0)
+    batch = job(priority=Priority.BATCH)
+    made.submit(batch, 0.0)
+    made.submit(job(), 0.0)
+    made.withdraw(batch.ticket)
+    assert made.decide(0.0) == []
+
+
 def test_a_review_of_many_models_is_no_reason_to_be_busy() -> None:
     """One that takes longer than its period, as one model is looked over at a time."""
     models = [f"model-{number:03}" for number in range(300)]
@@ -125,21 +194,6 @@ def test_a_review_of_many_models_is_no_reason_to_be_busy() -> None:
         assert wakeup_s is not None
         now_s = max(now_s, wakeup_s)
     assert now_s > 0.9, "it asks again at once, for nothing"
-
-
-        for waiting in greedy:
-            made.submit(waiting, 0.0)
-        made.submit(job("light", priority=priority), 0.0)
-        assert made.decide(0.0) == [Displace(greedy[-1])], "its youngest"
-
-
-def test_nothing_is_decided_of_a_displaced_job_that_has_left() -> None:
-    made = scheduler(Policy(waiting_max=1), slots=0)
-    batch = job(priority=Priority.BATCH)
-    made.submit(batch, 0.0)
-    made.submit(job(), 0.0)
-    made.withdraw(batch.ticket)
-    assert made.decide(0.0) == []
 
 
 def test_nobody_is_refused_for_a_guess() -> None:

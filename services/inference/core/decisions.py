@@ -35,6 +35,7 @@ class Displace:
     """A job loses its waiting place to somebody with a better right to it."""
 
     job: Job
+    waiting_max: int  # So many places there are, and all are taken.
 
 
 @dataclass(frozen=True, slots=True)

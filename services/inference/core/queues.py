@@ -8,8 +8,8 @@ that failed, and those that wait for the one instance that holds their prompt's 
 Heaps are corrected lazily: an entry that is out of date is dropped or renewed when it comes to the top.
 """
 
-from collections import OrderedDict
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush
 
@@ -37,11 +37,12 @@ class Beside:
     """A job for which not every slot will do."""
 
     job: Job
+    avoid: frozenset[str] = frozenset()  # Instances.
     only: str = ""  # The instance that it waits for; empty if for any that it need not avoid.
     until_s: float = 0.0  # When it waits for that one no longer.
 
     def may_run_on(self, instance: str) -> bool:
-        return instance not in self.job.avoid and self.only in {"", instance}
+        return instance not in self.avoid and self.only in {"", instance}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Queue:
         self._heads: dict[Priority, list[_Entry]] = {priority: [] for priority in Priority}
         self._class_costs = dict.fromkeys(Priority, 0.0)
         self._class_counts = dict.fromkeys(Priority, 0)
+        self._tenant_counts: Counter[str] = Counter()  # In all classes together.
         self._jobs: dict[int, Job] = {}
         self._beside: dict[int, Beside] = {}
         self._arrivals: list[int] = []  # A heap, of those in lanes.
@@ -95,11 +97,12 @@ class Queue:
         lane.cost_s += cost_s
         self._class_costs[job.priority] += cost_s
         self._class_counts[job.priority] += 1
+        self._tenant_counts[job.tenant] += 1
         self._jobs[job.ticket] = job
         self._costs[job.ticket] = cost_s
         self._compact()
         if job.avoid:
-            self._beside[job.ticket] = Beside(job)
+            self._beside[job.ticket] = Beside(job, avoid=job.avoid)
         else:
             heappush(self._arrivals, job.ticket)
             lane.jobs[job.ticket] = job
@@ -114,6 +117,9 @@ class Queue:
         lane.cost_s -= cost_s
         self._class_costs[job.priority] -= cost_s
         self._class_counts[job.priority] -= 1
+        self._tenant_counts[job.tenant] -= 1
+        if not self._tenant_counts[job.tenant]:
+            del self._tenant_counts[job.tenant]
         if self._beside.pop(ticket, None) is None:
             self._take_from(lane, job)
         if not lane.count:
@@ -126,10 +132,10 @@ class Queue:
         job = self._jobs[ticket]
         if ticket not in self._beside:
             self._take_from(self._lanes[job.priority][job.tenant], job)
-        self._beside[ticket] = Beside(job, instance, until_s)
+        self._beside[ticket] = Beside(job, only=instance, until_s=until_s)
 
     def release(self, ticket: int) -> None:
-        """Let a job that was held run anywhere."""
+        """Let a job that stands beside its lane run anywhere."""
         self._beside[ticket] = Beside(self._jobs[ticket])
 
     def resort(self, priority: Priority, tenant: str) -> None:
@@ -166,28 +172,29 @@ class Queue:
         beside = self._beside.get(job.ticket)
         return beside is None or beside.may_run_on(instance)
 
-    def displaceable(self, newcomer: Job) -> Job | None:
+    def displaceable(self, newcomer: Job, *, within_class: bool = False) -> Job | None:
         """Return who should give way to `newcomer`, if anybody should.
 
-        Somebody of a lower class; or, of its own class, of the tenant that takes up most, if that is more
-        than twice what the newcomer's would then: among equals who was accepted stays accepted. The
-        youngest, who has waited least; what tenants are called has no say.
+        Between tenants, classes have no say, or whoever says that all is urgent would keep the others out:
+        somebody of the tenant that has most waiting in all classes together gives way, if that is more than
+        twice what the newcomer's would have then. Among equals who was accepted stays accepted. Otherwise
+        somebody of a lower class does, unless the newcomer's tenant would have more than twice what theirs
+        has: they would only come back by the first rule.
+
+        The youngest, who has waited least, of their tenant's lowest class; what tenants are called has no say.
+        Never one that came back from an instance that failed it: it was promised an answer. `within_class`: only
+        a place of the newcomer's class will do, and only what waits in that class counts.
         """
-        lowest = max(priority for priority in Priority if self._class_counts[priority])
-        if lowest < newcomer.priority:
-            return None
-        lanes = self._lanes[lowest]
-        tenant, lane = max(lanes.items(), key=lambda item: (item[1].count, next(reversed(item[1].jobs), 0)))
-        if lowest == newcomer.priority:
-            own = lanes.get(newcomer.tenant)
-            if lane.count <= _MORE_THAN * ((own.count if own else 0) + 1):
-                return None
-        if lane.jobs:
-            return next(reversed(lane.jobs.values()))
-        return max(
-            (beside.job for beside in self._beside.values() if _lane_of(beside.job) == (lowest, tenant)),
-            key=lambda job: job.ticket,
-        )
+        if within_class:
+            lanes = self._lanes[newcomer.priority]
+            counts = {tenant: lane.count for tenant, lane in lanes.items()}
+            return self._of_the_greediest(counts, newcomer.tenant, [newcomer.priority])
+        lowest_first = sorted(Priority, reverse=True)
+        loser = self._of_the_greediest(self._tenant_counts, newcomer.tenant, lowest_first)
+        lower = (priority for priority in lowest_first if priority > newcomer.priority)
+        while loser is None and (priority := next(lower, None)) is not None:
+            loser = self._of_a_class(priority, newcomer.tenant)
+        return loser
 
     def ahead(self, job: Job) -> Ahead:
         """Foresee what would go before `job` if it came now: all of higher classes, and of its own what others
@@ -225,6 +232,47 @@ class Queue:
             time = self._shares[job.priority].time(job.tenant) + before_s / self._policy.weight(job.tenant)
             order.append(((job.priority, time, ticket), job))
         return [job for _, job in sorted(order, key=lambda pair: pair[0])]
+
+    def _of_the_greediest(
+        self, counts: Mapping[str, int], newcomer: str, classes: Sequence[Priority]
+    ) -> Job | None:
+        """Return who gives way of the tenant that has most by `counts`, if that is too much."""
+        fair_count = _MORE_THAN * (counts.get(newcomer, 0) + 1)
+        return self._greediest(
+            (count, loser)
+            for tenant, count in counts.items()
+            if count > fair_count
+            and (loser := next(filter(None, (self._youngest(each, tenant) for each in classes)), None))
+        )
+
+    def _of_a_class(self, priority: Priority, newcomer: str) -> Job | None:
+        """Return who gives way to a tenant's job of a higher class."""
+        counts = self._tenant_counts
+        return self._greediest(
+            (lane.count, loser)
+            for tenant, lane in self._lanes[priority].items()
+            if (tenant == newcomer or counts[newcomer] + 1 <= _MORE_THAN * counts[tenant])
+            and (loser := self._youngest(priority, tenant))
+        )
+
+    @staticmethod
+    def _greediest(losers: Iterable[tuple[int, Job]]) -> Job | None:
+        _, loser = max(losers, key=lambda pair: (pair[0], pair[1].ticket), default=(0, None))
+        return loser
+
+    def _youngest(self, priority: Priority, tenant: str) -> Job | None:
+        """Return who may be turned out of a lane: those that are held last of all."""
+        lane = self._lanes[priority].get(tenant)
+        if lane is None:
+            return None
+        if lane.jobs:
+            return next(reversed(lane.jobs.values()))
+        held = (
+            beside.job
+            for beside in self._beside.values()
+            if _lane_of(beside.job) == (priority, tenant) and not beside.job.avoid
+        )
+        return max(held, key=lambda job: job.ticket, default=None)
 
     def _oldest(self, beside: Iterable[int]) -> Job | None:
         while self._arrivals and (self._arrivals[0] not in self._jobs or self._arrivals[0] in self._beside):

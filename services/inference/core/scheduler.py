@@ -11,7 +11,7 @@ the instances that have the model loaded and a slot free, the one that would be 
 
 Invariants, each asserted by tests/simulation/test_scheduler.py:
   I1  A job is placed only on a free slot of an instance that has its model loaded and that it need not
-      avoid. Shrinking an instance never interrupts what runs there.
+      avoid: one that failed it, as long as another one is ready that has its model. Shrinking an instance never interrupts what runs there.
   I2  At most `waiting_max` jobs wait for a model, and of the batch class at most its share of them.
   I3  After `decide`, no job waits that could be placed, but those that wait for the one instance that holds
       their prefix, each for a bounded time.
@@ -27,6 +27,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import inf
 
+from services.inference.core.aside import Aside
 from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load
 from services.inference.core.estimates import Estimates
 from services.inference.core.expiries import Expiries
@@ -83,10 +84,11 @@ class Scheduler:
         self._running: dict[int, Host] = {}
         self._residency = Residency(policy, estimates, self._hosts, self._queues)
         self._forecast = Forecast(estimates, self._residency, self._hosts, self._queues)
+        self._aside = Aside(self._hosts, self._queues)
         self._meter = Meter()
         self._prefixes = Prefixes(kept_max=_PREFIXES_KEPT)
         self._placement = Placement(policy, self._forecast, self._prefixes, self._hosts)
-        self._displaced: list[Job] = []
+        self._displaced: list[Displace] = []
         self._unplanned: set[str] = set()  # Models that nobody may have loaded.
         self._unreviewed: list[str] = []  # Models whose turn to be planned for has come, the next one last.
         self._refused: set[str] = set()  # Models whose jobs were refused since the last plan.
@@ -107,7 +109,7 @@ class Scheduler:
         if not job.avoid:
             self._check_time(job, wait_s, now_s)
         if gives_way is not None:
-            self._unqueue(gives_way)
+            self._unqueue(gives_way.job)
             self._displaced.append(gives_way)
         self._queues[job.model] = queue
         self._shares[job.priority].enter(job.tenant)
@@ -117,10 +119,13 @@ class Scheduler:
         self._expiries.add(job.ticket, job.expires_at_s)
         if len(queue) == 1 or job.avoid:  # What waits already is looked over soon.
             self._unplanned.add(job.model)
+        if job.avoid:
+            self._aside.add(job.model)
+            self._unplanned |= self._aside.let_return()
 
     def withdraw(self, ticket: int) -> None:
         """Forget a job that waits. Idempotent."""
-        self._displaced = [job for job in self._displaced if job.ticket != ticket]
+        self._displaced = [each for each in self._displaced if each.job.ticket != ticket]
         if job := self._waiting.get(ticket):
             self._unqueue(job)
 
@@ -165,6 +170,7 @@ class Scheduler:
         self._reopen(host)
         self._forecast.hosts_changed()
         self._unplanned.update(model for model in self._queues if model in host.models)
+        self._unplanned |= self._aside.let_return()
 
     def loaded(self, instance: str, model: str, *, ok: bool, load_s: float, now_s: float) -> None:
         """Take note that a Load was carried out, or failed."""
@@ -186,13 +192,15 @@ class Scheduler:
 
     def decide(self, now_s: float) -> list[Decision]:
         """Return what is to be done now, in order. It counts as done."""
-        decisions: list[Decision] = [Displace(job) for job in self._displaced]
+        decisions: list[Decision] = [*self._displaced]
         self._displaced.clear()
         while (ticket := self._expiries.pop_due(now_s)) is not None:
             job = self._waiting[ticket]
+            if job.expires_at_s > now_s:
+                continue  # It came back since, with more time.
             self._unqueue(job)
             decisions.append(Expire(job))
-        self._release(now_s)
+        self._aside.release(now_s)
         decisions.extend(self._plan(now_s))
         for step in self._residency.advance(now_s):
             if isinstance(step, Load):
@@ -208,10 +216,7 @@ class Scheduler:
             times.append(self._review_at_s)
         elif self._queues:
             times.append(self._plan_at_s)  # No review begins while another one is under way.
-        if self._queues:
-            times.extend(
-                beside.until_s for queue in self._queues.values() for beside in queue.beside if beside.only
-            )
+        times.extend(self._aside.times_s())
         return min(times, default=None)
 
     # What is asked
@@ -278,7 +283,7 @@ class Scheduler:
 
     # Admission
 
-    def _giving_way(self, job: Job, queue: Queue, wait_s: float) -> Job | None:
+    def _giving_way(self, job: Job, queue: Queue, wait_s: float) -> Displace | None:
         """Return who must give way to `job`; raise QueueFull if nobody need."""
         policy = self._policy
         batch_max = max(1, int(policy.waiting_max * policy.batch_waiting_share))
@@ -287,11 +292,11 @@ class Scheduler:
         if not batch_full and len(queue) < policy.waiting_max:
             return None
         self._refused.add(job.model)
-        gives_way = queue.displaceable(job)
+        gives_way = queue.displaceable(job, within_class=batch_full)
+        bound = batch_max if batch_full else policy.waiting_max
         if gives_way is None:
-            bound = batch_max if batch_full else policy.waiting_max
             raise QueueFull(waiting_max=bound, retry_after_s=retry_after_s)
-        return gives_way
+        return Displace(gives_way, bound)
 
     def _check_time(self, job: Job, wait_s: float, now_s: float) -> None:
         """Refuse what would be late, by what was measured: nobody is refused for a guess."""
@@ -318,6 +323,7 @@ class Scheduler:
                 return
             host = self._placement.choose(turn.job, self._queues[turn.job.model], turn.hosts, now_s)
             if host is None:
+                self._aside.add(turn.job.model)
                 continue  # It waits for an instance that holds its prefix.
             host.placed_since_aged_count = 0 if turn.aged else host.placed_since_aged_count + 1
             yield self._dispatch(turn.job, host, now_s)
@@ -369,19 +375,12 @@ class Scheduler:
             queue = self._queues[model]
             self._residency.plan(model, now_s)
             for beside in queue.beside:
-                if beside.job.avoid:
-                    self._residency.plan(model, now_s, avoid=beside.job.avoid)
+                if beside.avoid:
+                    self._residency.plan(model, now_s, avoid=beside.avoid)
             if self._residency.hopeless(model, now_s):
                 for job in queue.line():
                     self._unqueue(job)
                     yield Fail(job)
-
-    def _release(self, now_s: float) -> None:
-        for queue in self._queues.values():
-            if queue.beside:
-                for beside in list(queue.beside):
-                    if beside.only and beside.until_s <= now_s:
-                        queue.release(beside.job.ticket)
 
     def _unqueue(self, job: Job) -> None:
         queue = self._queues[job.model]
