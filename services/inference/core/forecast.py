@@ -40,6 +40,10 @@ class Forecast:
             job.model, instance, batch=batch
         )
 
+    def prefill_s(self, model: str, instance: str, token_count: int) -> float:
+        """Predict how long `instance` reads so many tokens."""
+        return self._estimates.prefill_s(model, instance, token_count)
+
     def answer_s(self, job: Job) -> float:
         """Predict how long `job` takes once it has a slot, beside as many for its model as an instance takes."""
         return self.slot_s(job, "", reused_token_count=0, batch=self._slots_for(job.model))

@@ -5,7 +5,7 @@ one of them still holds. A conversation goes back to the instance that holds its
 it, but only if that is predicted to be done sooner than starting over elsewhere at once.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from services.inference.core.forecast import Forecast
 from services.inference.core.hosts import Host
@@ -15,6 +15,7 @@ from services.inference.core.prefixes import Prefixes
 from services.inference.core.queues import Queue
 
 _HOLD_SLACK_S = 0.05
+_HOLDERS_MAX = 3
 
 
 class Placement:
@@ -53,15 +54,24 @@ class Placement:
             if queue.may_run_on(job, host.name)
         ]
         (done_s, _, _), chosen = min(ranks, key=lambda ranked: ranked[0])
-        at_hand = reusable.get(chosen.name, 0)
-        for name, token_count in sorted(reusable.items()):
+        for name, token_count in self._holders(job, chosen, reusable, done_s):
             holder = self._hosts[name]
-            if token_count > at_hand and self._worth_holding(
-                job, queue, holder, token_count, done_s=done_s, now_s=now_s
-            ):
+            if self._worth_holding(job, queue, holder, token_count, done_s=done_s, now_s=now_s):
                 queue.hold(job.ticket, name, now_s + 2 * holder.free_in_s(job.model, now_s) + _HOLD_SLACK_S)
                 return None
         return chosen
+
+    def _holders(
+        self, job: Job, chosen: Host, reusable: Mapping[str, int], done_s: float
+    ) -> Iterator[tuple[str, int]]:
+        """Yield the few instances that hold so much more of the prompt that not reading it could be worth a wait."""
+        at_hand = reusable.get(chosen.name, 0)
+        least_s = done_s * (1.0 - 1.0 / self._policy.hold_gain)
+        found = sorted((-count, name) for name, count in reusable.items() if count > at_hand)
+        for count, name in found[:_HOLDERS_MAX]:
+            if self._forecast.prefill_s(job.model, chosen.name, -count - at_hand) < least_s:
+                return
+            yield name, -count
 
     def _done_s(self, job: Job, host: Host, reused_token_count: int) -> float:
         batch = len(host.running) + 1
