@@ -60,13 +60,15 @@ def simulate(  # noqa: PLR0913 - One for each option.
     verify: bool,
     as_json: bool,
 ) -> None:
-    r"""Say what would become of TRACE: latencies, refusals, loads, how busy the GPUs are.
+    """Say how a fleet that you describe would do: how many GPUs it takes.
+
+    Of TRACE are told latencies, refusals, loads and how busy the GPUs would be.
 
     TRACE is a file (docs/simulate.md), also one that the gateway recorded, or a description such as
 
     \b
     poisson:rate=5,duration=600,model=llama3.2:3b,prompt=200,output=150,tenants=10,deadline=30
-    """
+    """  # noqa: D301 - it is the sign that click keeps the line as it is.
     if verify:
         _verify(trace)
         return
