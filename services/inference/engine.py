@@ -58,9 +58,7 @@ class Controls:
 
     instances: Mapping[str, Instance]
     doubt: Callable[[str], None]  # Have it looked at now.
-    restart: Callable[
-        [str, str], bool
-    ]  # Start a wedged one anew, for a reason; false if that is not ours to do.
+    restart: Callable[[str, str], bool]  # Start it anew, for a reason; false if that is not ours to do.
 
 
 @dataclass(slots=True)

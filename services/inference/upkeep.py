@@ -8,7 +8,7 @@ import structlog
 
 from services.common.errors import MeshError
 from services.inference.core.catalog import Catalog
-from services.inference.core.ledger import Card, Ledger
+from services.inference.core.ledger import Ledger
 from services.inference.errors import InstanceFailed
 from services.inference.ports import Fault, Instance, Trouble
 
@@ -37,7 +37,7 @@ class Upkeep:
         try:
             load_s = await self._instances[name].load(
                 card.name,
-                embeds=_only_embeds(card),
+                embeds=card.only_embeds,
                 options=self._catalog.runner(model),
                 keep_alive_s=self._catalog.keep_alive_s(model),
             )
@@ -94,8 +94,4 @@ class Upkeep:
             await self._instances[name].probe(None)
         else:
             options = self._catalog.runner(model)
-            await self._instances[name].probe(card.name, embeds=_only_embeds(card), options=options)
-
-
-def _only_embeds(card: Card) -> bool:
-    return card.capabilities == {"embedding"}
+            await self._instances[name].probe(card.name, embeds=card.only_embeds, options=options)

@@ -93,9 +93,7 @@ class Host:
         # have been a coincidence.
         self._full: dict[int, tuple[int, float]] = {}
         self._loaded_at_s = -inf
-        self._came = (
-            ""  # A model that was known to fit and has been loaded, until a look tells who survived it.
-        )
+        self._came = ""  # A model that was known to fit and came last, until a look tells who survived it.
         self._left_at_s: dict[str, float] = {}  # When models were unloaded, for looks that began before.
 
     @property

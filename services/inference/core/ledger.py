@@ -28,6 +28,10 @@ class Card:
     capabilities: frozenset[str] = frozenset()  # Empty: the instance does not say.
     modified_at: datetime | None = None
 
+    @property
+    def only_embeds(self) -> bool:
+        return self.capabilities == {"embedding"}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Resident:
@@ -157,7 +161,7 @@ def _slots_max(card: Card, configured: int) -> int:
 
     Ollama gives a model that can only embed one slot, whatever else is configured.
     """
-    return configured or (1 if card.capabilities == {"embedding"} else 0)
+    return configured or (1 if card.only_embeds else 0)
 
 
 def _need_bytes(view: InstanceView, model: str) -> int:

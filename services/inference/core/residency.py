@@ -113,11 +113,7 @@ class Residency:
 
     def plan(self, model: str, now_s: float, *, avoid: Container[str] = ()) -> None:
         """Begin to load `model`, which somebody waits for, if and where that serves it best."""
-        having = [
-            host
-            for host in self._hosts.values()
-            if model in host.models and host.slots and host.name not in avoid
-        ]
+        having = [host for host in self._having(model) if host.name not in avoid]
         if any(self._is_coming(host, model, now_s) for host in having):
             return
         warm = [host for host in having if model in host.residents]
@@ -148,7 +144,7 @@ class Residency:
         Who is refused does not wait, so no queue shows their demand: without this, a model whose jobs have little
         time, or whose queue is always full of short ones, would never get another instance.
         """
-        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        having = self._having(model)
         if any(self._is_coming(host, model, now_s) for host in having):
             return
         warm = any(model in host.residents for host in having)
@@ -161,6 +157,10 @@ class Residency:
         if offer is None or offer.turn_s > 0 or (warm and offer.regret_s > 0):
             return
         self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
+
+    def _having(self, model: str) -> list[Host]:
+        """Return the instances that could load `model`, or have."""
+        return [host for host in self._hosts.values() if model in host.models and host.slots]
 
     def _begin(self, host: Host, model: str, cause: Cause, now_s: float) -> None:
         victims, sure = self._victims(host, model)
@@ -187,7 +187,7 @@ class Residency:
         What is remembered is good enough for those who ask next, and changes what they are told: only for what
         is recorded (core/recording.py), or a replay would differ.
         """
-        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        having = self._having(model)
         loading = [host for host in having if self._is_coming(host, model, now_s)]
         if loading:
             return min(self._remaining_s(host, now_s) for host in loading)
@@ -201,7 +201,7 @@ class Residency:
 
     def hopeless(self, model: str, now_s: float) -> bool:
         """Whether every instance that could load `model` has failed to, and not only once."""
-        having = [host for host in self._hosts.values() if model in host.models and host.slots]
+        having = self._having(model)
         return bool(having) and all(
             model not in host.residents
             and (host.swap is None or host.swap.model != model)
