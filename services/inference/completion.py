@@ -2,15 +2,13 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from services.inference.core.asks import ToolCall
+from services.inference.arrived import Arrived, Delta
 from services.inference.errors import CutShort, ReaderTooSlow
-from services.inference.ports import Outcome, Piece, TokenLogprob
-
-# Of what is kept beside text, for the objects that hold it.
-CALL_BYTES = 64
-LOGPROB_BYTES = 64
+from services.inference.ports import Outcome, Piece
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,15 +30,6 @@ class Started:
 
 
 @dataclass(frozen=True, slots=True)
-class Delta:
-    text: str
-    thinking: str
-    tool_calls: tuple[ToolCall, ...]
-    token_count: int
-    logprobs: tuple[TokenLogprob, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class Finished:
     outcome: Outcome
     called_tools: bool
@@ -59,36 +48,47 @@ class Event:
     body: Body
 
 
-class Completion:
+Frame_co = TypeVar("Frame_co", covariant=True)
+
+
+class Completion(Generic[Frame_co]):
     """Joins the instance's pace to the reader's.
 
     The writer never waits: what the reader has not taken is kept as bytes, because their number is the
     bound, and a reader that lets it be reached is ended (ReaderTooSlow). The reader takes all that has
-    arrived as one delta: fast readers see tokens, slow ones see batches, and no timer is needed.
+    arrived as one delta: fast readers see tokens, slow ones see batches, and no timer is needed. A reader that
+    asked for each token by itself gets a delta for each.
+
+    Each event is made into a frame once, by `seal`, when it is taken: whoever carries it need not look into it.
+    Nothing here knows what a frame is, or what carries it.
 
     Order of events: Opened Queued* Started Delta* Finished. Started is told with the first piece, for
     until then another instance may take over. A failure is raised after all that came before it.
     """
 
-    def __init__(self, stream_id: str, *, opened_at_s: float, buffer_bytes_max: int) -> None:
+    def __init__(
+        self,
+        stream_id: str,
+        *,
+        seal: Callable[[Event], Frame_co],
+        opened_at_s: float,
+        buffer_bytes_max: int,
+        by_token: bool = False,
+    ) -> None:
         self.stream_id = stream_id
+        self.by_token = by_token
         self.opened_at_s = opened_at_s
         self.placed_at_s: float | None = None
         self.first_piece_at_s: float | None = None
         self.ended_at_s: float | None = None
-        self._buffer_bytes_max = buffer_bytes_max
+        self._seal = seal
         self._changed = asyncio.Event()
         self._ahead_count = math.inf  # As last told.
         # Events that wait to be told, each at most once and in this order.
         self._opened: Opened | None = Opened(stream_id)
         self._queued: Queued | None = None
         self._started: Started | None = None
-        self._text, self._thinking = bytearray(), bytearray()
-        self._tool_calls: list[ToolCall] = []
-        self._logprobs: list[TokenLogprob] = []
-        self._logprobs_bytes = 0
-        self._token_count = 0
-        self._tool_call_count = 0
+        self._arrived = Arrived(stream_id, bytes_max=buffer_bytes_max, by_token=by_token)
         self._finished: Finished | None = None
         self._ending: Finished | Exception | None = None
         self._sequence = 0
@@ -120,15 +120,7 @@ class Completion:
             return False
         if self.first_piece_at_s is None:
             self.first_piece_at_s = asyncio.get_running_loop().time()
-        self._text += piece.text.encode()
-        self._thinking += piece.thinking.encode()
-        self._token_count += bool(piece.text or piece.thinking)
-        for call in piece.tool_calls:
-            self._keep(call)
-        if piece.logprobs:
-            self._logprobs += piece.logprobs
-            self._logprobs_bytes += sum(map(_logprob_bytes, piece.logprobs))
-        if self._buffered_bytes() > self._buffer_bytes_max:
+        if not self._arrived.add(piece):
             self.fail(ReaderTooSlow())
             return False
         self._changed.set()
@@ -140,7 +132,7 @@ class Completion:
         self._end(
             Finished(
                 outcome=outcome,
-                called_tools=self._tool_call_count > 0,
+                called_tools=self._arrived.has_calls,
                 queue_s=self.placed_at_s - self.opened_at_s,
                 total_s=asyncio.get_running_loop().time() - self.opened_at_s,
             )
@@ -150,8 +142,8 @@ class Completion:
         """End badly: `error` is raised to the reader."""
         self._end(error)
 
-    async def read(self) -> Event | None:
-        """Return the next event, None after the last. For one reader."""
+    async def read(self) -> Frame_co | None:
+        """Return the next event's frame, None after the last. For one reader."""
         while (body := self._next()) is None:
             match self._ending:
                 case None:
@@ -165,7 +157,7 @@ class Completion:
                 case Exception() as error:
                     raise error
         self._sequence += 1
-        return Event(self._sequence, body)
+        return self._seal(Event(self._sequence, body))
 
     def _end(self, ending: Finished | Exception) -> None:
         if self._ending is None:  # The first ending wins.
@@ -185,34 +177,7 @@ class Completion:
         if self._started is not None and (self.begun or self._finished is not None):
             started, self._started = self._started, None
             return started
-        if self._buffered_bytes() > 0:
-            return self._take_delta()
+        if (delta := self._arrived.take()) is not None:
+            return delta
         finished, self._finished = self._finished, None
         return finished
-
-    def _take_delta(self) -> Delta:
-        delta = Delta(
-            self._text.decode(),
-            self._thinking.decode(),
-            tuple(self._tool_calls),
-            self._token_count,
-            tuple(self._logprobs),
-        )
-        self._text, self._thinking = bytearray(), bytearray()
-        self._tool_calls, self._token_count = [], 0
-        self._logprobs, self._logprobs_bytes = [], 0
-        return delta
-
-    def _keep(self, call: ToolCall) -> None:
-        """Keep a call, with a name of its own: results are paired with calls by it."""
-        self._tool_call_count += 1
-        name = call.id or f"call_{self.stream_id}_{self._tool_call_count}"
-        self._tool_calls.append(ToolCall(id=name, name=call.name, arguments_json=call.arguments_json))
-
-    def _buffered_bytes(self) -> int:
-        calls_bytes = sum(len(call.arguments_json.encode()) + CALL_BYTES for call in self._tool_calls)
-        return len(self._text) + len(self._thinking) + calls_bytes + self._logprobs_bytes
-
-
-def _logprob_bytes(one: TokenLogprob) -> int:
-    return LOGPROB_BYTES + 2 * len(one.token_bytes) + sum(map(_logprob_bytes, one.top))

@@ -2,8 +2,9 @@
 
 import asyncio
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 from services.common.errors import MeshError
 from services.inference.completion import Completion, Event
@@ -20,17 +21,19 @@ from services.inference.ports import Description, Instance, Trouble
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering, Embedded, Embedding
 
+Frame = TypeVar("Frame")
+
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class Stream(Generic[Frame]):
     """An accepted completion. Whoever has it must close it, however reading ends."""
 
     _engine: Engine
     _ticket: int
-    _completion: Completion
+    _completion: Completion[Frame]
 
-    async def read(self) -> Event | None:
-        """Return the next event, None after the last; raise how it failed."""
+    async def read(self) -> Frame | None:
+        """Return the next event's frame, None after the last; raise how it failed."""
         return await self._completion.read()
 
     def close(self) -> None:
@@ -59,13 +62,23 @@ class Gateway:
     metrics: Metrics
     buffer_bytes_max: int
 
-    def open(self, ask: Chat | Generate, terms: Terms, bounds: Bounds) -> Stream:
-        """Accept a completion, or raise why not."""
+    def open(
+        self,
+        ask: Chat | Generate,
+        terms: Terms,
+        bounds: Bounds,
+        *,
+        seal: Callable[[Event], Frame],
+        by_token: bool = False,
+    ) -> Stream[Frame]:
+        """Accept a completion, whose events are read as `seal` makes them, or raise why not."""
         order = self._admit(ask, terms, bounds)
         completion = Completion(
             secrets.token_hex(16),
+            seal=seal,
             opened_at_s=asyncio.get_running_loop().time(),
             buffer_bytes_max=self.buffer_bytes_max,
+            by_token=by_token,
         )
         ticket = self.engine.submit(order, terms, Answering(order, completion))
         return Stream(self.engine, ticket, completion)

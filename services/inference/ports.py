@@ -23,10 +23,11 @@ class TokenLogprob:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """What an instance generated in one go: a token of text or thought, or whole tool calls."""
+    """What an instance generated: tokens of text or thought that arrived together, and whole tool calls."""
 
     text: str = ""
     thinking: str = ""
+    token_count: int = 0  # Of text and thinking together.
     tool_calls: tuple[ToolCall, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()  # If they were asked for, and the instance tells.
 
@@ -70,6 +71,8 @@ class Description:
 
 class Sink(Protocol):
     """Takes an answer as it arrives. Synchronous: an instance's pace is never a reader's pace."""
+
+    by_token: bool  # Whether it wants a piece for each token, however many have arrived together.
 
     def write(self, piece: Piece) -> bool:
         """Take a piece. False asks for no more: the answer should be given up."""

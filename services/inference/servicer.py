@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from ollamesh.inference.v1.completion_pb2 import ChatRequest, ChatResponse, GenerateRequest, GenerateResponse
+from ollamesh.inference.v1.completion_pb2 import ChatRequest, GenerateRequest
 from ollamesh.inference.v1.fleet_pb2 import (
     GetFleetRequest,
     GetFleetResponse,
@@ -26,6 +26,7 @@ from services.inference.core.names import key
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway, Stream
 from services.inference.wire import events, listings, requests
+from services.inference.wire.frames import frame
 
 PAGE_SIZE = 100
 
@@ -38,15 +39,21 @@ class InferenceServicer(InferenceServiceServicer):
         self._policies = policies
         self._fleet_watch = fleet_watch
 
-    async def Chat(self, request: ChatRequest, context: Context) -> AsyncIterator[ChatResponse]:
-        stream = self._opened(requests.chat(request), request, context)
-        while (event := await stream.read()) is not None:
-            yield ChatResponse(event=events.event(event))
+    # The two hot ones yield responses that are serialised already (wire/frames.py).
 
-    async def Generate(self, request: GenerateRequest, context: Context) -> AsyncIterator[GenerateResponse]:
+    async def Chat(  # type: ignore[override]
+        self, request: ChatRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        stream = self._opened(requests.chat(request), request, context)
+        while (response := await stream.read()) is not None:
+            yield response
+
+    async def Generate(  # type: ignore[override]
+        self, request: GenerateRequest, context: Context
+    ) -> AsyncIterator[bytes]:
         stream = self._opened(requests.generate(request), request, context)
-        while (event := await stream.read()) is not None:
-            yield GenerateResponse(event=events.event(event))
+        while (response := await stream.read()) is not None:
+            yield response
 
     async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:
         bounds = self._bounds()
@@ -80,7 +87,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
-    ) -> Stream:
+    ) -> Stream[bytes]:
         bounds = self._bounds()
         terms = requests.terms(
             caller().organization_id,
@@ -89,7 +96,7 @@ class InferenceServicer(InferenceServiceServicer):
             queue_timeout=request.queue_timeout,
             remaining_s=context.time_remaining(),
         )
-        stream = self._gateway.open(ask, terms, bounds)
+        stream = self._gateway.open(ask, terms, bounds, seal=frame, by_token=request.delta_per_token)
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream

@@ -68,7 +68,7 @@ class Work(Protocol):
 class Answering:
     """Answers a Chat or Generate into a Completion."""
 
-    def __init__(self, order: Order, completion: Completion) -> None:
+    def __init__(self, order: Order, completion: Completion[object]) -> None:
         self._order = order
         self._completion = completion
 

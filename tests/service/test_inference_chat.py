@@ -4,6 +4,7 @@ import asyncio
 
 import grpc
 import grpc.aio
+import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
 
 from tests.fakes.fake_ollama import Call, FakeOllama, Hang, Think
@@ -251,6 +252,24 @@ async def test_a_slow_reader_gets_fewer_longer_deltas_and_holds_no_slot() -> Non
     assert "".join(delta.text for delta in deltas) == "".join(tokens)
     assert sum(delta.token_count for delta in deltas) == len(tokens)
     assert len(deltas) < len(tokens) / 2
+
+
+@pytest.mark.parametrize("method", ["Chat", "Generate"])
+async def test_who_asks_for_each_token_gets_a_delta_for_each_however_late(method: str) -> None:
+    tokens = [f"{number} " for number in range(200)]
+    async with one_instance() as (service, fake):
+        fake.script(*tokens)
+        if method == "Chat":
+            call = service.chat(delta_per_token=True)
+        else:
+            call = service.call(
+                "Generate", pb.GenerateRequest(model="tiny", prompt="x", delta_per_token=True)
+            )
+        await asked(fake, path=f"/api/{method.lower()}")
+        await service.until_idle()  # All has arrived before the first is read.
+        deltas = [event.delta for event in await events_of(call) if event.HasField("delta")]
+    assert [delta.text for delta in deltas] == tokens
+    assert {delta.token_count for delta in deltas} == {1}
 
 
 async def test_a_reader_that_never_reads_is_ended_and_its_instance_freed() -> None:

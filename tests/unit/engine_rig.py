@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from services.inference.completion import Completion
+from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
 from services.inference.core.catalog import Catalog
@@ -107,8 +107,8 @@ class Rig:
     ledger: Ledger
     restarts: list[str]
 
-    def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion]:
-        completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
+    def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion[Event]]:
+        completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
         terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=total_max_s)
         return self.engine.submit(ORDER, terms, Answering(ORDER, completion)), completion
 
@@ -159,6 +159,6 @@ async def running(*instances: FakeInstance, slots: int = 1, measured: bool = Fal
         await asyncio.wait([task])
 
 
-async def whole(completion: Completion) -> None:
+async def whole(completion: Completion[Event]) -> None:
     while await completion.read() is not None:
         pass

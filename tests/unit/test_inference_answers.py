@@ -23,14 +23,16 @@ from services.inference.adapters.answers import (
 )
 from services.inference.adapters.connection import Phase
 from services.inference.adapters.readers import LINE_BYTES_MAX, StreamReader, refusal
-from services.inference.completion import Delta, Event
+from services.inference.arrived import Delta
+from services.inference.completion import Event
 from services.inference.errors import ModelNotFound, ModelUnsuitable
 from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob, Trouble
 from services.inference.wire.events import event
 
 
 class Sink:
-    def __init__(self, *, wants: int = 1_000_000) -> None:
+    def __init__(self, *, wants: int = 1_000_000, by_token: bool = False) -> None:
+        self.by_token = by_token
         self.pieces: list[Piece] = []
         self.outcome: Outcome | None = None
         self.wants = wants
@@ -58,14 +60,22 @@ def fed(*parts: bytes, status: int = 200, sink: Sink | None = None) -> StreamRea
     return reader
 
 
-@given(st.lists(st.text(min_size=1, max_size=8), max_size=20), st.lists(st.integers(0, 600)))
-def test_lines_arrive_whole_however_the_network_cuts_them(texts: list[str], cuts: list[int]) -> None:
+@given(
+    texts=st.lists(st.text(min_size=1, max_size=8), max_size=20),
+    cuts=st.lists(st.integers(0, 600)),
+    by_token=st.booleans(),
+)
+def test_lines_arrive_whole_however_the_network_cuts_them(
+    texts: list[str], cuts: list[int], *, by_token: bool
+) -> None:
     stream = b"".join(map(chat_line, texts)) + DONE
     edges = sorted({0, len(stream), *(cut % len(stream) for cut in cuts)})
-    sink = Sink()
+    sink = Sink(by_token=by_token)
     reader = fed(*(stream[start:end] for start, end in pairwise(edges)), sink=sink)
     reader.check("tiny")
-    assert [piece.text for piece in sink.pieces] == texts
+    assert "".join(piece.text for piece in sink.pieces) == "".join(texts)
+    assert sum(piece.token_count for piece in sink.pieces) == len(texts)
+    assert not by_token or [piece.text for piece in sink.pieces] == texts
     assert sink.outcome == Outcome(reason=EndReason.LENGTH, output_token_count=5, output_s=1.5)
 
 
@@ -95,6 +105,33 @@ def test_what_ends_a_stream_badly(part: bytes, detail: str) -> None:
         reader.check("tiny")
 
 
+def test_what_arrived_together_is_one_piece_unless_each_token_is_wanted() -> None:
+    together, apart = Sink(), Sink(by_token=True)
+    data = chat_line("a") + b"\r\n" + chat_line("b") + DONE
+    for sink in (together, apart):
+        fed(data, sink=sink).check("tiny")
+    assert together.pieces == [Piece(text="ab", token_count=2)]
+    assert apart.pieces == [Piece(text="a", token_count=1), Piece(text="b", token_count=1)]
+
+
+@pytest.mark.parametrize("ending", [b"nonsense\n", b'{"error":"server busy"}\n'])
+def test_what_came_before_a_bad_line_is_told(ending: bytes) -> None:
+    sink = Sink()
+    reader = StreamReader(sink)
+    reader.head(200)
+    assert not reader.feed(chat_line("a") + chat_line("b") + ending + chat_line("c"))
+    assert [piece.text for piece in sink.pieces] == ["ab"]
+    with pytest.raises(Trouble):
+        reader.check("tiny")
+
+
+@pytest.mark.parametrize("after", [b"nonsense\n", b'{"error":"server busy"}\n', b"{"])
+def test_what_comes_after_done_in_the_same_breath_is_not_read_either(after: bytes) -> None:
+    sink = Sink()
+    fed(chat_line("a") + DONE + after, sink=sink).check("tiny")
+    assert ([piece.text for piece in sink.pieces], sink.outcome is not None) == (["a"], True)
+
+
 def test_what_comes_after_done_is_not_read() -> None:
     sink = Sink()
     reader = fed(DONE, DONE, chat_line("late"), b"nonsense\n", sink=sink)
@@ -106,7 +143,8 @@ def test_what_comes_after_done_is_not_read() -> None:
 def test_a_sink_that_has_enough_is_not_a_failure() -> None:
     reader = StreamReader(Sink(wants=2))
     reader.head(200)
-    assert not reader.feed(chat_line("a") * 5)
+    assert reader.feed(chat_line("a"))
+    assert not reader.feed(chat_line("a"))
     reader.check("tiny")
 
 
@@ -116,11 +154,11 @@ def test_tool_calls_and_thoughts_are_read() -> None:
         b'{"name":"look","arguments":{"at":[1, 2.5, "x"]}}}]},"done":true}',
         type=Line,
     )
-    found = piece(line)
+    found = piece([line])
     assert found is not None
     assert (found.thinking, found.tool_calls[0].id, found.tool_calls[0].name) == ("hm", "c1", "look")
     assert json.loads(found.tool_calls[0].arguments_json) == {"at": [1, 2.5, "x"]}
-    assert piece(Line(response="r", thinking="t")) == Piece(text="r", thinking="t")
+    assert piece([Line(response="r", thinking="t")]) == Piece(text="r", thinking="t", token_count=1)
     assert outcome(Line(context=(1, 2))).context == (1, 2)
 
 
@@ -131,7 +169,7 @@ def test_probabilities_are_read_as_go_writes_them() -> None:
         b'{"token":"z","logprob":-3}]}',
         type=Line,
     )
-    found = piece(line)
+    found = piece([line])
     assert found is not None
     tops = (TokenLogprob("x", -1, b"x"), TokenLogprob("y", -2, b"y"))
     assert found.logprobs == (
@@ -141,11 +179,11 @@ def test_probabilities_are_read_as_go_writes_them() -> None:
     made = event(Event(3, Delta("é", "", (), 1, found.logprobs))).delta
     assert [(one.token_bytes, one.logprob) for one in made.logprobs] == [(b"\xc3", -0.5), (b"z", -3)]
     assert [top.token for top in made.logprobs[0].top] == ["x", "y"]
-    assert piece(Line(logprobs=[])) is None
+    assert piece([Line(logprobs=[])]) is None
 
 
 def test_a_probability_without_a_text_yet_is_no_loss() -> None:
-    found = piece(Line(message=ChatMessage(content=""), logprobs=[Logprob(token="a", logprob=-1)]))
+    found = piece([Line(message=ChatMessage(content=""), logprobs=[Logprob(token="a", logprob=-1)])])
     assert found is not None
     assert found.logprobs[0].token_bytes == b"a"
 

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import MeshError
-from services.inference.completion import Completion, Delta, Event, Finished, Opened, Queued, Started
+from services.inference.arrived import Delta
+from services.inference.completion import Completion, Event, Finished, Opened, Queued, Started
 from services.inference.core.asks import ToolCall
 from services.inference.errors import InstanceFailed, InstanceLost, QueueTimeout, ReaderTooSlow
 from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob
@@ -18,17 +19,23 @@ OUTCOME = Outcome(reason=EndReason.STOP, prompt_token_count=3, output_token_coun
 CALL = ToolCall(name="clock", arguments_json="{}")
 
 
-def opened(*, buffer_bytes_max: int = 1 << 20) -> Completion:
-    return Completion("s1", opened_at_s=asyncio.get_running_loop().time(), buffer_bytes_max=buffer_bytes_max)
+def opened(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> Completion[Event]:
+    return Completion(
+        "s1",
+        seal=lambda event: event,
+        opened_at_s=asyncio.get_running_loop().time(),
+        buffer_bytes_max=buffer_bytes_max,
+        by_token=by_token,
+    )
 
 
-def placed(**limits: int) -> Completion:
-    completion = opened(**limits)
+def placed(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> Completion[Event]:
+    completion = opened(buffer_bytes_max=buffer_bytes_max, by_token=by_token)
     completion.place(STARTED, now_s=completion.opened_at_s)
     return completion
 
 
-async def rest(completion: Completion) -> list[Event]:
+async def rest(completion: Completion[Event]) -> list[Event]:
     events = []
     while (event := await completion.read()) is not None:
         events.append(event)
@@ -40,13 +47,19 @@ def grammar(events: Sequence[Event]) -> str:
     return "".join(letters[type(event.body)] for event in events)
 
 
-pieces = st.builds(Piece, text=st.text(max_size=5), thinking=st.text(max_size=5))
+pieces = st.builds(
+    lambda text, thinking: Piece(text=text, thinking=thinking, token_count=bool(text or thinking)),
+    st.text(max_size=5),
+    st.text(max_size=5),
+)
 steps = st.lists(pieces | st.just("read") | st.integers(0, 5), max_size=40)
 
 
-@given(steps)
-async def test_any_interleaving_gives_every_byte_once_in_order(script: list[Piece | str | int]) -> None:
-    completion = opened()
+@given(script=steps, by_token=st.booleans())
+async def test_any_interleaving_gives_every_byte_once_in_order(
+    script: list[Piece | str | int], *, by_token: bool
+) -> None:
+    completion = opened(by_token=by_token)
     events = [await completion.read()]
     written: list[Piece] = []
     for step in script:
@@ -81,11 +94,37 @@ async def test_any_interleaving_gives_every_byte_once_in_order(script: list[Piec
 async def test_what_arrived_together_is_one_delta_with_its_token_count() -> None:
     completion = placed()
     for token in ("a", "b", "c"):
-        completion.write(Piece(text=token))
+        completion.write(Piece(text=token, token_count=1))
     completion.finish(OUTCOME)
     events = await rest(completion)
     assert grammar(events) == "OSDF"
     assert events[2].body == Delta("abc", "", (), 3)
+
+
+async def test_who_wants_each_token_gets_a_delta_for_each() -> None:
+    completion = placed(by_token=True)
+    for token in ("a", "b", "c"):
+        completion.write(Piece(text=token, token_count=1))
+    completion.finish(OUTCOME)
+    events = await rest(completion)
+    assert grammar(events) == "OSDDDF"
+    assert [event.body for event in events[2:5]] == [Delta(token, "", (), 1) for token in "abc"]
+
+
+async def test_an_event_is_sealed_once_and_carried_as_it_is() -> None:
+    sealed: list[Event] = []
+
+    def seal(event: Event) -> bytes:
+        sealed.append(event)
+        return b"%d" % event.sequence
+
+    completion = Completion("s1", seal=seal, opened_at_s=0.0, buffer_bytes_max=1000)
+    completion.place(STARTED, now_s=0.0)
+    completion.write(Piece(text="a", token_count=1))
+    completion.finish(OUTCOME)
+    frames = [await completion.read() for _ in range(5)]
+    assert frames == [b"1", b"2", b"3", b"4", None]
+    assert [event.sequence for event in sealed] == [1, 2, 3, 4]
 
 
 async def test_a_reader_is_woken_by_what_it_waits_for() -> None:
@@ -129,7 +168,7 @@ async def test_calls_without_a_name_of_their_own_get_one() -> None:
     assert finished.body.called_tools
 
 
-async def failure_of(completion: Completion) -> tuple[list[Event], MeshError]:
+async def failure_of(completion: Completion[Event]) -> tuple[list[Event], MeshError]:
     events: list[Event] = []
     try:
         while (event := await completion.read()) is not None:
@@ -167,16 +206,17 @@ async def test_a_failure_before_the_first_token_starts_nothing() -> None:
     ],
     ids=["text", "bytes count, not characters", "thinking", "tool calls"],
 )
-async def test_a_reader_that_lets_the_buffer_fill_is_ended(piece: Piece) -> None:
-    completion = placed(buffer_bytes_max=1000)
+@pytest.mark.parametrize("by_token", [False, True])
+async def test_a_reader_that_lets_the_buffer_fill_is_ended(piece: Piece, *, by_token: bool) -> None:
+    completion = placed(buffer_bytes_max=1000, by_token=by_token)
     written = 0
     while completion.write(piece):
         written += 1
         assert written <= 100
     assert not completion.write(piece), "it asks for no more"
     events, error = await failure_of(completion)
-    assert grammar(events) == "OSD"
-    assert (type(error), error.facts["last_sequence"]) == (ReaderTooSlow, "3")
+    assert grammar(events).rstrip("D") == "OS"
+    assert (type(error), error.facts["last_sequence"]) == (ReaderTooSlow, str(len(events)))
 
 
 async def test_a_reader_that_keeps_up_is_never_ended() -> None:
@@ -196,7 +236,7 @@ async def test_probabilities_come_with_their_tokens_and_count_as_bytes() -> None
     completion.finish(OUTCOME)
     (delta,) = [event.body for event in await rest(completion) if isinstance(event.body, Delta)]
     assert (delta.text, delta.logprobs) == ("aaa", (one,) * 3)
-    assert completion._buffered_bytes() == 0
+    assert completion._arrived.held_bytes == 0
 
     wide = TokenLogprob("a", -1.0, b"a", tops * 20)
     small = placed(buffer_bytes_max=4000)

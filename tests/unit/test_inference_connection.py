@@ -86,3 +86,42 @@ async def test_an_answer_too_large_is_not_read_to_its_end() -> None:
         assert reader.phase is Phase.FLOWING
         with pytest.raises(Trouble, match="without end"):
             reader.body(None)
+
+
+async def test_a_second_answer_to_one_question_is_nobody_s() -> None:
+    async with connected() as connection:
+        task = await asking(connection, reader := WholeReader(bytes_max=10))
+        connection.data_received(ANSWER + ANSWER.replace(b"{}", b"[]"))
+        await task
+        assert reader.body(None) == b"{}"
+        assert connection.closed
+
+
+async def test_an_answer_that_nobody_asked_for_closes_the_connection() -> None:
+    async with connected() as connection:
+        task = await asking(connection, WholeReader(bytes_max=10))
+        connection.data_received(ANSWER)
+        await task
+        assert connection.reusable
+        connection.data_received(ANSWER)
+        async with asyncio.timeout(20):
+            while not connection.closed:
+                await asyncio.sleep(0)
+        assert not connection.reusable
+
+
+async def test_a_reader_is_fed_once_for_all_that_arrives_together() -> None:
+    class Counting(WholeReader):
+        fed_count = 0
+
+        def feed(self, data: bytes) -> bool:
+            self.fed_count += 1
+            return super().feed(data)
+
+    async with connected() as connection:
+        task = await asking(connection, reader := Counting(bytes_max=10))
+        head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        connection.data_received(head + b"1\r\na\r\n1\r\nb\r\n")
+        connection.data_received(b"1\r\nc\r\n0\r\n\r\n")
+        await task
+        assert (reader.body(None), reader.fed_count) == (b"abc", 2)

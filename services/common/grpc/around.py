@@ -46,6 +46,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
             inner = handler.unary_stream or handler.unary_unary
 
         deserializer: Any = handler.request_deserializer
+        serialize: Any = handler.response_serializer
         request_of = partial(_parsed if handler.request_streaming else parse, deserializer)
 
         # gRPC inspects these with iscoroutinefunction: keep them plain.
@@ -54,22 +55,22 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 return await inner(request_of(received), context)
 
         # Servicers are generators, but gRPC gets a coroutine that writes: left to gRPC, a generator
-        # cancelled during a write is closed later, by the garbage collector, in another task.
+        # cancelled during a write is closed later, by the garbage collector, in another task. What they yield
+        # may be serialised already.
         async def stream(received: Any, context: Context) -> None:
             async with (
                 self._entered(method, context),
                 aclosing(inner(request_of(received), context)) as responses,
             ):
                 async for response in responses:
-                    await context.write(response)
+                    await context.write(response if type(response) is bytes else serialize(response))
 
         ends = ("unary", "stream")
         arity = f"{ends[handler.request_streaming]}_{ends[handler.response_streaming]}"
         make = getattr(grpc, f"{arity}_rpc_method_handler")
-        return make(
-            stream if handler.response_streaming else unary,
-            response_serializer=handler.response_serializer,
-        )
+        if handler.response_streaming:
+            return make(stream)
+        return make(unary, response_serializer=serialize)
 
     @asynccontextmanager
     async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:

@@ -1,5 +1,6 @@
 """Answers of Ollama's API, typed: JSON in, domain out. What is not named here is not read."""
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Annotated
 
@@ -119,19 +120,37 @@ class Shown(msgspec.Struct):
     model_info: dict[str, object] | None = None
 
 
-def piece(line: Line) -> Piece | None:
-    """Return what a line adds to the answer, if anything."""
-    message = line.message or ChatMessage(content=line.response, thinking=line.thinking)
-    calls = tuple(_tool_call(call) for call in message.tool_calls or ())
-    logprobs = tuple(map(_logprob, line.logprobs)) if line.logprobs else ()
-    if message.content or message.thinking or calls or logprobs:
-        return Piece(
-            text=message.content or "",
-            thinking=message.thinking or "",
-            tool_calls=calls,
-            logprobs=logprobs,
+def piece(lines: Sequence[Line]) -> Piece | None:
+    """Return what lines that arrived together add to the answer, if anything. Each holds a token or none."""
+    texts: list[str] = []
+    thoughts: list[str] = []
+    calls: list[ToolCall] = []
+    logprobs: list[TokenLogprob] = []
+    token_count = 0
+    for line in lines:
+        message = line.message
+        text, thought = (
+            (line.response, line.thinking) if message is None else (message.content, message.thinking)
         )
-    return None
+        if text:
+            texts.append(text)
+        if thought:
+            thoughts.append(thought)
+        if text or thought:
+            token_count += 1
+        if message is not None and message.tool_calls:
+            calls += map(_tool_call, message.tool_calls)
+        if line.logprobs:
+            logprobs += map(_logprob, line.logprobs)
+    if not (token_count or calls or logprobs):
+        return None
+    return Piece(
+        text="".join(texts),
+        thinking="".join(thoughts),
+        token_count=token_count,
+        tool_calls=tuple(calls),
+        logprobs=tuple(logprobs),
+    )
 
 
 def outcome(line: Line) -> Outcome:

@@ -48,10 +48,17 @@ class Reader(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """Serves one exchange at a time."""
+    """Serves one exchange at a time.
+
+    The parser calls `on_body` for each chunk, and Ollama makes a chunk of each token. So that is a list's own
+    method, and the reader is fed once for all that one read from the socket brought.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
+        self._body: list[bytes] = []  # Of the response, what the reader has not been fed yet.
+        self.on_body = self._body.append
+        self._whole = self._keeps = False  # Whether the response has ended, and the connection goes on.
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._lost = self._loop.create_future()
@@ -71,6 +78,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "connected"
         assert self._reader is None, "one exchange at a time"
         self._reader, self._phase, self.answered, self.reusable = reader, reader.phase, False, False
+        self._whole = self._keeps = False
         self._heard_at_s = self._loop.time()
         self._transport.write(request)
         try:
@@ -119,13 +127,24 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment] # uvloop's is no subclass of Transport.
 
     def data_received(self, data: bytes) -> None:
+        if self._reader is None:  # Nobody asked: whoever asked next would take it for their answer.
+            self._abort()
+            return
         self._heard_at_s = self._loop.time()
         self.answered = True
+        broken = False
         try:
             self._parser.feed_data(data)
         except HttpParserError:
+            broken = True
+        if not self._feed():
+            self._end()
+        elif self._whole:
+            self.reusable = self._keeps and not broken
+            self._end()
+        elif broken:
             self._end(Trouble(Fault.BROKEN, "the answer is not HTTP"))
-        if self._reader is not None and self._reader.phase is not self._phase:
+        elif self._reader.phase is not self._phase:
             self._phase = self._reader.phase
             self._turned.set()
 
@@ -136,17 +155,29 @@ class Connection(asyncio.Protocol):
             complete = self._reader.phase is Phase.COMPLETE
             self._end(None if complete else Trouble(Fault.UNREACHABLE, "the connection was lost"))
 
-    # httptools' callbacks
+    def _feed(self) -> bool:
+        """Give the reader what has arrived; False if it wants no more."""
+        if not self._body:
+            return True
+        assert self._reader is not None, "somebody asked"
+        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        return self._reader.feed(body)
+
+    def _abort(self) -> None:
+        self.reusable = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    # httptools' callbacks; `on_body` is set above.
+
+    def on_message_begin(self) -> None:
+        if self._whole:  # A second answer to one question.
+            raise HttpParserError("unasked")
 
     def on_headers_complete(self) -> None:
-        if self._reader is not None:
-            self._reader.head(self._parser.get_status_code())
-
-    def on_body(self, body: bytes) -> None:
-        if self._reader is not None and not self._reader.feed(body):
-            self._end()
+        assert self._reader is not None, "somebody asked"
+        self._reader.head(self._parser.get_status_code())
 
     def on_message_complete(self) -> None:
-        if self._reader is not None:
-            self.reusable = self._parser.should_keep_alive()
-            self._end()
+        self._whole, self._keeps = True, self._parser.should_keep_alive()

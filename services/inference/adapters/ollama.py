@@ -191,6 +191,8 @@ class Ollama:
 class _Nothing:
     """A sink for what nobody reads."""
 
+    by_token = False
+
     def write(self, piece: Piece) -> bool:  # noqa: ARG002
         return True
 

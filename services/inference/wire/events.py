@@ -8,7 +8,8 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import Embedding, EmbedResponse
 
-from services.inference.completion import Delta, Event, Finished, Opened, Queued, Started
+from services.inference.arrived import Delta
+from services.inference.completion import Event, Finished, Opened, Queued, Started
 from services.inference.ports import EndReason, TokenLogprob
 from services.inference.work import Embedded
 
@@ -21,7 +22,7 @@ _REASONS = {
 def event(numbered: Event) -> pb.CompletionEvent:
     made = pb.CompletionEvent(sequence=numbered.sequence)
     match numbered.body:
-        case Delta(text, thinking, tool_calls, token_count, logprobs):  # By far the commonest.
+        case Delta(text, thinking, tool_calls, token_count, logprobs):
             made.delta.text = text
             made.delta.thinking = thinking
             made.delta.token_count = token_count
