@@ -77,7 +77,8 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh"), deadline(), authentication(verifier)],
+            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh")],
+            [deadline(), authentication(verifier)],
         )
         servicer = AgentServicer(
             engine,

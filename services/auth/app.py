@@ -48,7 +48,8 @@ async def run(
 
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh"), deadline(), authentication(verifier)],
+            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
+            [deadline(), authentication(verifier)],
         )
         add_AuthServiceServicer_to_server(AuthServicer(grants), server.grpc)
         add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)

@@ -108,12 +108,8 @@ async def run(
 def _server(config: Config, registry: CollectorRegistry, verifier: Verifier) -> Server:
     return Server(
         config.server,
-        [
-            telemetry(RpcMetrics(registry)),
-            errors("inference.ollamesh"),
-            deadline(),
-            authentication(verifier),
-        ],
+        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
+        [deadline(), authentication(verifier)],
     )
 
 

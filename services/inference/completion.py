@@ -82,7 +82,7 @@ class Completion(Generic[Frame_co]):
         self.first_piece_at_s: float | None = None
         self.ended_at_s: float | None = None
         self._seal = seal
-        self._changed = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None  # Of the reader, while there is nothing for it.
         self._ahead_count = math.inf  # As last told.
         # Events that wait to be told, each at most once and in this order.
         self._opened: Opened | None = Opened(stream_id)
@@ -108,7 +108,7 @@ class Completion(Generic[Frame_co]):
         if ahead_count < self._ahead_count:
             self._ahead_count = ahead_count
             self._queued = Queued(ahead_count, wait_s)
-            self._changed.set()
+            self._wake()
 
     def place(self, started: Started, *, now_s: float) -> None:
         """Note who is to answer. May happen again until something was generated."""
@@ -123,7 +123,7 @@ class Completion(Generic[Frame_co]):
         if not self._arrived.add(piece):
             self.fail(ReaderTooSlow())
             return False
-        self._changed.set()
+        self._wake()
         return True
 
     def finish(self, outcome: Outcome) -> None:
@@ -147,8 +147,8 @@ class Completion(Generic[Frame_co]):
         while (body := self._next()) is None:
             match self._ending:
                 case None:
-                    await self._changed.wait()
-                    self._changed.clear()
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    await self._waiter
                 case Finished():
                     return None
                 case CutShort() as error:
@@ -159,12 +159,16 @@ class Completion(Generic[Frame_co]):
         self._sequence += 1
         return self._seal(Event(self._sequence, body))
 
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
     def _end(self, ending: Finished | Exception) -> None:
         if self._ending is None:  # The first ending wins.
             self._ending = ending
             self._finished = ending if isinstance(ending, Finished) else None
             self.ended_at_s = asyncio.get_running_loop().time()
-            self._changed.set()
+            self._wake()
 
     def _next(self) -> Body | None:
         """Take the next event that can be told, all that is buffered at once."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -32,9 +32,9 @@ class Stream(Generic[Frame]):
     _ticket: int
     _completion: Completion[Frame]
 
-    async def read(self) -> Frame | None:
+    def read(self) -> Awaitable[Frame | None]:
         """Return the next event's frame, None after the last; raise how it failed."""
-        return await self._completion.read()
+        return self._completion.read()
 
     def close(self) -> None:
         """End the work if it has not ended. Idempotent and synchronous."""

@@ -45,6 +45,7 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: ChatRequest, context: Context
     ) -> AsyncIterator[bytes]:
         stream = self._opened(requests.chat(request), request, context)
+        del request  # It may be large, and the stream may be long.
         while (response := await stream.read()) is not None:
             yield response
 
@@ -52,6 +53,7 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: GenerateRequest, context: Context
     ) -> AsyncIterator[bytes]:
         stream = self._opened(requests.generate(request), request, context)
+        del request
         while (response := await stream.read()) is not None:
             yield response
 

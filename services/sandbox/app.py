@@ -40,12 +40,8 @@ async def run(
         )
         server = Server(
             config.server,
-            [
-                telemetry(RpcMetrics(registry)),
-                errors("sandbox.ollamesh"),
-                deadline(),
-                authentication(verifier),
-            ],
+            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh")],
+            [deadline(), authentication(verifier)],
         )
         add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)

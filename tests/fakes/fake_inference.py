@@ -55,7 +55,7 @@ class FakeInference(InferenceServiceServicer):
     @asynccontextmanager
     async def serving(cls) -> AsyncIterator["FakeInference"]:
         fake = cls()
-        server = grpc.aio.server(interceptors=[Interceptor([errors("inference.ollamesh"), deadline()])])
+        server = grpc.aio.server(interceptors=[Interceptor([errors("inference.ollamesh")], [deadline()])])
         add_InferenceServiceServicer_to_server(fake, server)
         fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

@@ -48,7 +48,7 @@ class FakeSandbox(SandboxServiceServicer):
     @asynccontextmanager
     async def serving(cls) -> AsyncIterator["FakeSandbox"]:
         fake = cls()
-        server = grpc.aio.server(interceptors=[Interceptor([errors("sandbox.ollamesh"), deadline()])])
+        server = grpc.aio.server(interceptors=[Interceptor([errors("sandbox.ollamesh")], [deadline()])])
         add_SandboxServiceServicer_to_server(fake, server)
         fake.target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
         await server.start()

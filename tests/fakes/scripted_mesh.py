@@ -102,7 +102,7 @@ class ScriptedMesh:
     @asynccontextmanager
     async def serving(self, port: int = 0) -> AsyncIterator["ScriptedMesh"]:
         server = grpc.aio.server(
-            interceptors=[Interceptor([_domains(), deadline(), self._caller()])],
+            interceptors=[Interceptor([_domains()], [deadline(), self._caller])],
             options=[("grpc.so_reuseport", 0)],
         )
         servicer = _servicer(self)
@@ -140,17 +140,12 @@ class ScriptedMesh:
             thread.join(10)
             loop.close()
 
-    def _caller(self) -> Around:
-        @asynccontextmanager
-        async def around(method: str, context: Context) -> AsyncIterator[None]:
-            name = method.rpartition("/")[2]
-            if name not in PUBLIC:
-                self._check(dict(context.invocation_metadata() or ()))
-            self.calls.append(name)
-            self.remaining_s[name] = context.time_remaining() or 0.0
-            yield
-
-        return around
+    async def _caller(self, method: str, context: Context) -> None:
+        name = method.rpartition("/")[2]
+        if name not in PUBLIC:
+            self._check(dict(context.invocation_metadata() or ()))
+        self.calls.append(name)
+        self.remaining_s[name] = context.time_remaining() or 0.0
 
     def _check(self, metadata: Mapping[str, str | bytes]) -> None:
         expires_at_s = self._expiry_s.get(str(metadata.get("authorization", "")).removeprefix("Bearer "))

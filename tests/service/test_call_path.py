@@ -64,7 +64,7 @@ async def serving(
     servicer: Servicer, registry: CollectorRegistry | None = None
 ) -> AsyncIterator[grpc.aio.Channel]:
     metrics = RpcMetrics(registry or CollectorRegistry())
-    server = Server(CONFIG, [telemetry(metrics), errors("inference.ollamesh"), deadline()])
+    server = Server(CONFIG, [telemetry(metrics), errors("inference.ollamesh")], [deadline()])
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     stop, port = asyncio.Event(), asyncio.get_running_loop().create_future()
 

@@ -1,12 +1,14 @@
-"""The path of every call through a server: context managers around one parse and one validation.
+"""The path of every call through a server: context managers around checks, one parse and one validation.
 
 One interceptor does it all, because each costs a lookup and a closure per call, and because the order
 matters: who is calling is known before a byte of the request is parsed. Requests are parsed here and
 not by gRPC, which answers malformed ones with INTERNAL.
+
+All of this is done once for each call. For each message of a stream there is one step of its generator and one write.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from typing import Any
 
@@ -17,13 +19,18 @@ from services.common.grpc.validation import parse
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
+Check = Callable[[str, Context], Awaitable[None]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
-    """Wraps every method, unary or streaming, in `arounds`, outermost first."""
+    """Wraps every method, unary or streaming, in `arounds`, outermost first; `checks` come inside of them, in turn.
 
-    def __init__(self, arounds: Sequence[Around]) -> None:
+    What has nothing to do when a call ends is a check: an idle stream holds on to whatever it is in.
+    """
+
+    def __init__(self, arounds: Sequence[Around], checks: Sequence[Check] = ()) -> None:
         self._arounds = tuple(arounds)
+        self._checks = tuple(checks)
         self._wrapped: dict[str, grpc.RpcMethodHandler] = {}  # Bounded by the methods that are served.
 
     async def intercept_service(
@@ -49,35 +56,43 @@ class Interceptor(grpc.aio.ServerInterceptor):
         serialize: Any = handler.response_serializer
         request_of = partial(_parsed if handler.request_streaming else parse, deserializer)
 
-        # gRPC inspects these with iscoroutinefunction: keep them plain.
-        async def unary(received: Any, context: Context) -> Any:
-            async with self._entered(method, context):
-                return await inner(request_of(received), context)
+        async def answer(received: Any, context: Context) -> Any:
+            return await inner(request_of(received), context)
 
         # Servicers are generators, but gRPC gets a coroutine that writes: left to gRPC, a generator
         # cancelled during a write is closed later, by the garbage collector, in another task. What they yield
         # may be serialised already.
-        async def stream(received: Any, context: Context) -> None:
-            async with (
-                self._entered(method, context),
-                aclosing(inner(request_of(received), context)) as responses,
-            ):
+        async def write_all(received: Any, context: Context) -> None:
+            async with aclosing(inner(request_of(received), context)) as responses:
                 async for response in responses:
                     await context.write(response if type(response) is bytes else serialize(response))
+
+        work = write_all if handler.response_streaming else answer
+
+        # gRPC inspects it with iscoroutinefunction: keep it plain.
+        async def handle(received: Any, context: Context) -> Any:
+            return await self._within(self._arounds, method, received, context, work)
 
         ends = ("unary", "stream")
         arity = f"{ends[handler.request_streaming]}_{ends[handler.response_streaming]}"
         make = getattr(grpc, f"{arity}_rpc_method_handler")
-        if handler.response_streaming:
-            return make(stream)
-        return make(unary, response_serializer=serialize)
+        return make(handle, response_serializer=None if handler.response_streaming else serialize)
 
-    @asynccontextmanager
-    async def _entered(self, method: str, context: Context) -> AsyncIterator[None]:
-        async with AsyncExitStack() as stack:
-            for around in self._arounds:
-                await stack.enter_async_context(around(method, context))
-            yield
+    async def _within(
+        self,
+        arounds: Sequence[Around],
+        method: str,
+        received: Any,
+        context: Context,
+        work: Callable[[Any, Context], Awaitable[Any]],
+    ) -> Any:
+        """Do the work inside of `arounds`."""
+        if arounds:
+            async with arounds[0](method, context):
+                return await self._within(arounds[1:], method, received, context, work)
+        for check in self._checks:
+            await check(method, context)
+        return await work(received, context)
 
 
 async def _parsed(deserializer: Callable[[bytes], Any], received: Any) -> AsyncIterator[Any]:

@@ -1,16 +1,16 @@
 """Who is calling: from the token, by the policy table, and nowhere else."""
 
 import asyncio
+import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import assert_never
 
 import jwt
 
 from services.common.errors import AuthUnavailable, DeadlineRequired, RoleRequired, TokenInvalid
-from services.common.grpc.around import Around, Context
+from services.common.grpc.around import Check, Context
 from services.common.policy import POLICY, Access
 from services.common.tokens import Caller, Role, verify
 
@@ -19,8 +19,7 @@ REFETCH_AFTER_S = 5.0  # An unknown key is worth a question so often, and no oft
 
 Keys = Mapping[str, jwt.PyJWK]
 
-# Set once per call and never reset: each call has its own context, and a reset after a cancelled
-# yield would run in another one and raise.
+# Set once per call and never reset: each call has its own context.
 _caller: ContextVar[Caller] = ContextVar("caller")
 
 
@@ -32,8 +31,8 @@ def caller() -> Caller:
 class Verifier:
     """Checks tokens for one audience with keys that it fetches itself.
 
-    `fetch_keys` raises AuthUnavailable when it cannot. Keys once fetched stay good while the auth service is away. A verified token is remembered until it
-    expires, so that a busy caller costs one signature check.
+    `fetch_keys` raises AuthUnavailable when it cannot. Keys once fetched stay good while the auth service is away. A
+    verified token is remembered by its hash until it expires, so that a busy caller costs one signature check.
     """
 
     def __init__(self, fetch_keys: Callable[[], Awaitable[Keys]], *, issuer: str, audience: str) -> None:
@@ -42,20 +41,21 @@ class Verifier:
         self._keys: Keys = {}
         self._fetched_at_s = self._failed_at_s = float("-inf")
         self._refreshing = asyncio.Lock()
-        self._verified: dict[str, Caller] = {}
+        self._verified: dict[bytes, Caller] = {}
 
     async def verify(self, token: str) -> Caller:
         now_s = time.time()
-        if (known := self._verified.get(token)) is not None:
+        digest = hashlib.sha256(token.encode()).digest()
+        if (known := self._verified.get(digest)) is not None:
             if known.expires_at_s > now_s:
                 return known
-            del self._verified[token]
+            del self._verified[digest]
         if (key_id := _key_id(token)) not in self._keys:
             await self._refresh(key_id)
         found = verify(token, self._keys, issuer=self._issuer, audience=self._audience, now_s=now_s)
         if len(self._verified) >= CACHE_SIZE_MAX:
             self._verified.pop(next(iter(self._verified)))
-        self._verified[token] = found
+        self._verified[digest] = found
         return found
 
     async def _refresh(self, key_id: str | None) -> None:
@@ -78,11 +78,10 @@ class Verifier:
             self._fetched_at_s = now_s()
 
 
-def authentication(verifier: Verifier) -> Around:
+def authentication(verifier: Verifier) -> Check:
     """Let a call through if its row in the policy table allows it, and remember who is calling."""
 
-    @asynccontextmanager
-    async def around(method: str, context: Context) -> AsyncIterator[None]:
+    async def check(method: str, context: Context) -> None:
         access = POLICY.get(method)
         if access is None:
             raise RoleRequired(role="none")
@@ -90,21 +89,18 @@ def authentication(verifier: Verifier) -> Around:
             found = await verifier.verify(_bearer(context))
             _check_role(access, found)
             _caller.set(found)
-        yield
 
-    return around
+    return check
 
 
-def deadline() -> Around:
+def deadline() -> Check:
     """Refuse calls that would wait for ever. Health checks and reflection may."""
 
-    @asynccontextmanager
-    async def around(method: str, context: Context) -> AsyncIterator[None]:
+    async def check(method: str, context: Context) -> None:
         if context.time_remaining() is None and not method.startswith("/grpc."):
             raise DeadlineRequired
-        yield
 
-    return around
+    return check
 
 
 def _check_role(access: Access, found: Caller) -> None:

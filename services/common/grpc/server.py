@@ -12,7 +12,7 @@ from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
 from services.common.config import Environment
-from services.common.grpc.around import Around, Interceptor
+from services.common.grpc.around import Around, Check, Interceptor
 from services.common.grpc.client import MESSAGE_BYTES_MAX
 
 READINESS, LIVENESS = "", "liveness"
@@ -46,10 +46,10 @@ class ServerConfig:
 class Server:
     """A gRPC server with health, optional reflection, and our one interceptor."""
 
-    def __init__(self, config: ServerConfig, arounds: Sequence[Around]) -> None:
+    def __init__(self, config: ServerConfig, arounds: Sequence[Around], checks: Sequence[Check] = ()) -> None:
         self._config = config
         self.grpc = grpc.aio.server(
-            interceptors=[Interceptor(arounds)],
+            interceptors=[Interceptor(arounds, checks)],
             options=[
                 ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
                 ("grpc.so_reuseport", 0),  # A port in use must be an error, not a lottery.

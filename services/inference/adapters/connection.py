@@ -5,7 +5,6 @@ parser into the reader of the response without a task, a queue or a future on th
 """
 
 import asyncio
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -61,12 +60,13 @@ class Connection(asyncio.Protocol):
         self._whole = self._keeps = False  # Whether the response has ended, and the connection goes on.
         self._parser = HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._lost = self._loop.create_future()
+        self._lost: asyncio.Future[None] = self._loop.create_future()
         self._reader: Reader | None = None
-        self._failure: Trouble | None = None
-        self._turned = asyncio.Event()  # Set when the phase changes and at the end: never per token.
+        self._patience = Patience(first_s=0.0, stall_s=0.0)
         self._phase = Phase.SILENT
         self._heard_at_s = 0.0
+        self._watchdog: asyncio.TimerHandle | None = None
+        self._over: asyncio.Future[Trouble | None] = self._loop.create_future()  # Of the exchange under way.
         self.answered = False  # Whether any byte of the response has arrived.
         self.reusable = False
 
@@ -80,17 +80,20 @@ class Connection(asyncio.Protocol):
         self._reader, self._phase, self.answered, self.reusable = reader, reader.phase, False, False
         self._whole = self._keeps = False
         self._heard_at_s = self._loop.time()
+        self._patience, self._over = patience, self._loop.create_future()
+        self._watch()
         self._transport.write(request)
         try:
-            await self._until_over(patience)
+            failure = await self._over
         except asyncio.CancelledError:
             self.reusable = False  # Whoever was to put it away is gone, complete as the response may be.
             raise
         finally:
+            self._look_away()
             if not self.reusable:
                 await self.close()
-        if self._failure is not None:
-            raise self._failure
+        if failure is not None:
+            raise failure
 
     async def close(self) -> None:
         """Close at once, and return when it is closed."""
@@ -103,23 +106,41 @@ class Connection(asyncio.Protocol):
     def closed(self) -> bool:
         return self._lost.done()
 
-    async def _until_over(self, patience: Patience) -> None:
-        limits_s = {Phase.SILENT: patience.first_s, Phase.FLOWING: patience.stall_s, Phase.COMPLETE: TAIL_S}
-        while self._reader is not None:
-            silent_at_s = self._heard_at_s + limits_s[self._phase]
-            if self._loop.time() < silent_at_s:
-                with suppress(TimeoutError):
-                    async with asyncio.timeout_at(silent_at_s):
-                        await self._turned.wait()
-                self._turned.clear()
-            else:
-                if self._phase is not Phase.COMPLETE:
-                    self._failure = Trouble(Fault.STALLED, f"silent for {limits_s[self._phase]:g} s")
-                self._reader = None
+    def _watch(self) -> None:
+        """End the exchange if nothing has been heard for too long, else look again when that could be."""
+        silent_at_s = self._heard_at_s + self._patience_s()
+        if self._loop.time() < silent_at_s:
+            self._watchdog = self._loop.call_at(silent_at_s, self._watch)
+        elif self._phase is Phase.COMPLETE:
+            self._end()
+        else:
+            self._end(Trouble(Fault.STALLED, f"silent for {self._patience_s():g} s"))
+
+    def _patience_s(self) -> float:
+        match self._phase:
+            case Phase.SILENT:
+                return self._patience.first_s
+            case Phase.FLOWING:
+                return self._patience.stall_s
+            case Phase.COMPLETE:
+                return TAIL_S
+
+    def _turn(self, phase: Phase) -> None:
+        """Go on to another phase, which may be of less patience. Never per token."""
+        self._phase = phase
+        self._look_away()
+        self._watch()
+
+    def _look_away(self) -> None:
+        if self._watchdog is not None:
+            self._watchdog.cancel()
+            self._watchdog = None
 
     def _end(self, failure: Trouble | None = None) -> None:
-        self._reader, self._failure = None, failure
-        self._turned.set()
+        self._reader = None
+        self._look_away()
+        if not self._over.done():  # Its caller may have been cancelled.
+            self._over.set_result(failure)
 
     # asyncio.Protocol
 
@@ -145,8 +166,7 @@ class Connection(asyncio.Protocol):
         elif broken:
             self._end(Trouble(Fault.BROKEN, "the answer is not HTTP"))
         elif self._reader.phase is not self._phase:
-            self._phase = self._reader.phase
-            self._turned.set()
+            self._turn(self._reader.phase)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature.
         self.reusable = False
