@@ -138,6 +138,14 @@ async def test_a_call_needs_a_deadline_but_a_health_check_does_not() -> None:
     assert health.status == health_pb2.HealthCheckResponse.SERVING
 
 
+async def test_health_can_be_watched_as_well_as_asked() -> None:
+    async with serving(Servicer()) as channel:
+        watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service="liveness"))
+        first = await asyncio.wait_for(watch.read(), 5)
+        watch.cancel()
+    assert first.status == health_pb2.HealthCheckResponse.SERVING
+
+
 async def test_every_broken_rule_is_named() -> None:
     request = ChatRequest(model="../etc", messages=[Message(role=Role.ROLE_USER), Message(content="x")])
     request.options.temperature = float("nan")

@@ -10,6 +10,7 @@ All of this is done once for each call. For each message of a stream there is on
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
+from inspect import iscoroutinefunction
 from typing import Any
 
 import grpc
@@ -67,7 +68,9 @@ class Interceptor(grpc.aio.ServerInterceptor):
                 async for response in responses:
                     await context.write(response if type(response) is bytes else serialize(response))
 
-        work = write_all if handler.response_streaming else answer
+        # gRPC's own health service writes by itself.
+        is_generator = handler.response_streaming and not iscoroutinefunction(inner)
+        work = write_all if is_generator else answer
 
         # gRPC inspects it with iscoroutinefunction: keep it plain.
         async def handle(received: Any, context: Context) -> Any:
@@ -76,7 +79,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         ends = ("unary", "stream")
         arity = f"{ends[handler.request_streaming]}_{ends[handler.response_streaming]}"
         make = getattr(grpc, f"{arity}_rpc_method_handler")
-        return make(handle, response_serializer=None if handler.response_streaming else serialize)
+        return make(handle, response_serializer=None if is_generator else serialize)
 
     async def _within(
         self,
