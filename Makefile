@@ -108,6 +108,17 @@ BENCHES = $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py)
 bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
 	@for name in $(BENCHES); do $(MAKE) bench-$$name; done
 
+# A benchmark leaves out peers that are not there.
+.PHONY: bench-peers
+bench-peers: setup ## install what benchmarks compare with, each in its own environment: make bench-peers PEERS=litellm
+	@$(PY) -m tests.bench.peers.install $(PEERS)
+
+.PHONY: bench-peers-lock
+bench-peers-lock: .tools/.ready ## resolve the locks of the peers anew
+	@cd tests/bench/peers && for name in litellm vllm_router; do \
+	  $(CURDIR)/$(UV) pip compile $$name.in --universal --python-version 3.11 --only-binary :all: \
+	    --generate-hashes --no-annotate --no-header -q -o $$name.lock; done
+
 bench-%: setup ## one benchmark, such as bench-ttft
 	@$(PY) -m tests.bench.$(subst -,_,$*)
 
