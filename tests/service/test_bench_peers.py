@@ -96,12 +96,29 @@ def test_a_peer_is_installed_once_by_lock(tmp_path: Path) -> None:
     assert again()
 
 
-def test_a_peer_that_cannot_be_had_is_told(tmp_path: Path) -> None:
-    (tmp_path / "wrong.lock").write_text("no-hash==1.0\n")
-    for name, told in (("wrong", "wrong cannot be had: "), ("unknown", "There is no peer unknown")):
-        with pytest.raises(CannotInstallError, match=told):
-            install(name, peers=tmp_path / "peers", locks=tmp_path)
-        assert not installed(name, peers=tmp_path / "peers", locks=tmp_path)
+@pytest.mark.parametrize(
+    ("name", "lock", "told"),
+    [
+        ("plain", "some==1.0\n", "plain cannot be had: uv says: In `--require-hashes` mode"),
+        (
+            "foreign",
+            f"some==1.0 --hash=sha256:{'0' * 64}\n",
+            "one of its packages has no wheel for this machine",
+        ),
+        ("unknown", None, "There is no peer unknown"),
+    ],
+)
+def test_a_peer_that_cannot_be_had_is_told(
+    name: str, lock: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "some-1.0-cp39-cp39-win_amd64.whl").touch()
+    monkeypatch.setenv("UV_NO_INDEX", "1")
+    monkeypatch.setenv("UV_FIND_LINKS", str(tmp_path))
+    if lock is not None:
+        (tmp_path / f"{name}.lock").write_text(lock)
+    with pytest.raises(CannotInstallError, match=told):
+        install(name, peers=tmp_path / "peers", locks=tmp_path)
+    assert not installed(name, peers=tmp_path / "peers", locks=tmp_path)
 
 
 @pytest.mark.timeout(180)  # LiteLLM alone may take two minutes to start.

@@ -85,12 +85,12 @@ def _run(name: str, *command: str) -> None:
 def _cause(output: str) -> str:
     if "Failed to fetch" in output or "error sending request" in output or "network was disabled" in output:
         return "the package index does not answer."
-    if "no wheels" in output or "no matching wheels" in output or "has no usable wheels" in output:
+    if "no wheels" in output or "no usable wheels" in output:
         return "one of its packages has no wheel for this machine."
     if "Hash mismatch" in output:
         return "a package is not the one that its lock names."
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    return f"uv says: {lines[0]}" if lines else "uv gave no reason."
+    return f"uv says: {lines[0].removeprefix('error: ')}" if lines else "uv gave no reason."
 
 
 def main(names: Sequence[str]) -> int:
