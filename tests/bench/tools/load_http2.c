@@ -1,0 +1,462 @@
+// Streams over HTTP/2 without TLS (RFC 9113, prior knowledge), as far as a gRPC client needs it.
+//
+// Requests are spread over the connections in turn. One that finds every connection full waits, and its lateness tells
+// so. The windows that we grant are so large that no sender ever waits for them: what is measured is the sender.
+#include <errno.h>
+#include <string.h>
+#include <stdlib.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
+
+#include "hpack.h"
+#include "load.h"
+
+#define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+#define READ_BYTES (256 * 1024)
+#define FRAME_HEAD_BYTES 9
+#define FRAME_BYTES_MAX 16384  // The protocol's default, which we leave.
+#define STREAM_WINDOW (16 * 1024 * 1024)
+#define CONNECTION_WINDOW (1024 * 1024 * 1024)
+#define DEFAULT_WINDOW 65535
+#define HEADER_BLOCK_BYTES_MAX (1024 * 1024)
+#define BUCKETS 1024
+#define HANDSHAKE_S 5
+
+enum type { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION };
+enum flag { END_STREAM = 1, ACK = 1, END_HEADERS = 4, PADDED = 8, HAS_PRIORITY = 32 };
+enum setting { HEADER_TABLE_SIZE = 1, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE };
+enum error { NO_ERROR = 0, CANCEL = 8 };
+
+struct connection {
+    struct channel channel;  // First, so that a channel is its connection.
+    struct buffer in, block;
+    struct hpack hpack;
+    struct stream *buckets[BUCKETS];  // The open streams, by id.
+    struct stream *decoding;          // Whose header block is being read; NULL: nobody's any more.
+    uint32_t block_stream, next_id, open_count, open_max, frame_max, unacknowledged;
+    uint8_t block_flags;
+    int64_t window, stream_window;  // What we may send.
+    bool is_ready, is_leaving;      // It has said its SETTINGS; it takes no more streams.
+};
+
+static struct connection *connections;
+static int turn;
+static struct buffer header_block;
+static struct stream *waiting, **waiting_end = &waiting;  // For a connection that has room.
+
+static void serve_waiting(void);
+
+// ---- Frames that we send
+
+static void frame_head(struct connection *connection, size_t size, enum type type, int flags, uint32_t id) {
+    uint8_t head[FRAME_HEAD_BYTES] = {(uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size, (uint8_t)type,
+                                      (uint8_t)flags, (uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id};
+    buffer_append(&connection->channel.out, head, sizeof head);
+}
+
+static void append_u32(struct buffer *out, uint32_t value) {
+    uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8), (uint8_t)value};
+    buffer_append(out, bytes, sizeof bytes);
+}
+
+static void send_u32(struct connection *connection, enum type type, uint32_t id, uint32_t value) {
+    frame_head(connection, 4, type, 0, id);
+    append_u32(&connection->channel.out, value);
+}
+
+static void append_setting(struct buffer *out, enum setting name, uint32_t value) {
+    buffer_append(out, &(uint8_t[2]){0, (uint8_t)name}, 2);
+    append_u32(out, value);
+}
+
+static void greet(struct connection *connection) {
+    struct buffer *out = &connection->channel.out;
+    buffer_append(out, PREFACE, sizeof PREFACE - 1);
+    frame_head(connection, 18, SETTINGS, 0, 0);
+    append_setting(out, HEADER_TABLE_SIZE, 0);
+    append_setting(out, ENABLE_PUSH, 0);
+    append_setting(out, INITIAL_WINDOW_SIZE, STREAM_WINDOW);
+    send_u32(connection, WINDOW_UPDATE, 0, CONNECTION_WINDOW - DEFAULT_WINDOW);
+}
+
+// ---- The open streams of a connection
+
+static struct stream **bucket(struct connection *connection, uint32_t id) {
+    return &connection->buckets[(id >> 1) % BUCKETS];
+}
+
+static struct stream *find(struct connection *connection, uint32_t id) {
+    struct stream *stream = *bucket(connection, id);
+    while (stream && stream->id != id) stream = stream->next;
+    return stream;
+}
+
+// Take a stream off its connection; it is the caller's to end.
+static void detach(struct connection *connection, struct stream *stream) {
+    struct stream **place = bucket(connection, stream->id);
+    while (*place != stream) place = &(*place)->next;
+    *place = stream->next;
+    connection->open_count--;
+    if (connection->decoding == stream) connection->decoding = NULL;
+}
+
+static void end(struct connection *connection, struct stream *stream) {
+    detach(connection, stream);
+    // An answer may come before all is asked; then nobody wants the rest.
+    if (stream->sent < buffer_size(&request_message)) send_u32(connection, RST_STREAM, stream->id, CANCEL);
+    stream_end(stream);
+    serve_waiting();
+}
+
+static void fail_from(struct connection *connection, uint32_t first_id, const char *reason) {
+    for (int index = 0; index < BUCKETS; index++) {
+        for (struct stream *stream = connection->buckets[index], *next; stream; stream = next) {
+            next = stream->next;
+            if (stream->id < first_id) continue;
+            detach(connection, stream);
+            stream_fail(stream, reason);
+        }
+    }
+}
+
+static void drop(struct connection *connection, const char *reason) {
+    channel_close(&connection->channel);
+    fail_from(connection, 0, reason);
+    buffer_free(&connection->in);
+    buffer_free(&connection->block);
+    hpack_close(&connection->hpack);
+    connection->is_ready = false;
+    for (int index = 0; index < options.connections; index++)
+        if (connections[index].channel.fd >= 0) return;
+    while (waiting) {  // There is nobody left to wait for.
+        struct stream *stream = waiting;
+        waiting = stream->next;
+        if (!waiting) waiting_end = &waiting;
+        stream_fail(stream, reason);
+    }
+}
+
+// ---- Requests
+
+// Send as much of the message as the windows allow.
+static void send_message(struct connection *connection, struct stream *stream) {
+    size_t size = buffer_size(&request_message);
+    request_number(stream->number);
+    while (stream->sent < size && stream->window > 0 && connection->window > 0) {
+        size_t part = size - stream->sent;
+        if (part > connection->frame_max) part = connection->frame_max;
+        if (part > (size_t)stream->window) part = (size_t)stream->window;
+        if (part > (size_t)connection->window) part = (size_t)connection->window;
+        frame_head(connection, part, DATA, stream->sent + part == size ? END_STREAM : 0, stream->id);
+        buffer_append(&connection->channel.out, buffer_first(&request_message) + stream->sent, part);
+        stream->sent += part;
+        stream->window -= (int64_t)part;
+        connection->window -= (int64_t)part;
+    }
+    stream->is_blocked = stream->sent < size;
+}
+
+static void send_blocked(struct connection *connection) {
+    for (int index = 0; index < BUCKETS && connection->window > 0; index++)
+        for (struct stream *stream = connection->buckets[index]; stream; stream = stream->next)
+            if (stream->is_blocked) send_message(connection, stream);
+}
+
+static void open_stream(struct connection *connection, struct stream *stream) {
+    stream->id = connection->next_id;
+    connection->next_id += 2;
+    connection->open_count++;
+    stream->window = connection->stream_window;
+    stream->next = *bucket(connection, stream->id);
+    *bucket(connection, stream->id) = stream;
+    frame_head(connection, buffer_size(&header_block), HEADERS, END_HEADERS, stream->id);
+    buffer_append(&connection->channel.out, buffer_first(&header_block), buffer_size(&header_block));
+    send_message(connection, stream);
+    uint64_t intended_ns = stream->intended_ns;
+    bool is_sample = stream->is_sample;
+    // A broken connection shows at the next event too, and ends its streams there: this may be in the midst of one.
+    (void)channel_flush(&connection->channel);
+    note_lateness(intended_ns, is_sample);
+}
+
+static void dial(struct connection *connection);
+
+// The next connection in turn that has room, NULL if there is none now.
+static struct connection *with_room(void) {
+    for (int tried = 0; tried < options.connections; tried++) {
+        struct connection *connection = &connections[turn++ % options.connections];
+        if (connection->is_ready && !connection->is_leaving && connection->open_count < connection->open_max)
+            return connection;
+    }
+    return NULL;
+}
+
+// Dial what was lost. True if there is any connection then.
+static bool revive(void) {
+    bool any = false;
+    for (int index = 0; index < options.connections; index++) {
+        if (connections[index].channel.fd < 0) dial(&connections[index]);
+        any = any || connections[index].channel.fd >= 0;
+    }
+    return any;
+}
+
+void http2_send(struct stream *stream) {
+    if (!revive()) {
+        stream_fail(stream, "connection refused");
+        return;
+    }
+    struct connection *connection = waiting ? NULL : with_room();
+    if (connection) {
+        open_stream(connection, stream);
+    } else {
+        stream->next = NULL;
+        *waiting_end = stream;
+        waiting_end = &stream->next;
+    }
+}
+
+static void serve_waiting(void) {
+    struct connection *connection;
+    while (waiting && (connection = with_room())) {
+        struct stream *stream = waiting;
+        waiting = stream->next;
+        if (!waiting) waiting_end = &waiting;
+        open_stream(connection, stream);
+    }
+}
+
+// ---- Frames that we get. Each handler returns why the connection has to end, or NULL.
+
+static uint32_t u32(const uint8_t *bytes) {
+    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
+}
+
+// Take off padding. False if there is more of it than of the frame.
+static bool unpad(const uint8_t **bytes, size_t *size, uint8_t flags) {
+    if (!(flags & PADDED)) return true;
+    if (*size < 1 || **bytes > *size - 1) return false;
+    *size -= 1 + (size_t)**bytes;
+    ++*bytes;
+    return true;
+}
+
+static void acknowledge(struct connection *connection, uint32_t id, uint32_t size, uint32_t *unacknowledged, uint32_t window) {
+    *unacknowledged += size;
+    if (*unacknowledged < window / 2) return;
+    send_u32(connection, WINDOW_UPDATE, id, *unacknowledged);
+    *unacknowledged = 0;
+}
+
+static const char *take_data(struct connection *connection, uint32_t id, uint8_t flags, const uint8_t *bytes, size_t size,
+                             uint64_t arrived_ns) {
+    acknowledge(connection, 0, (uint32_t)size, &connection->unacknowledged, CONNECTION_WINDOW);
+    struct stream *stream = find(connection, id);
+    if (!stream) return NULL;  // Cancelled meanwhile.
+    if (!(flags & END_STREAM)) acknowledge(connection, id, (uint32_t)size, &stream->unacknowledged, STREAM_WINDOW);
+    if (!unpad(&bytes, &size, flags)) return "bad padding";
+    if (size > 0 && stream_payload(stream, (const char *)bytes, size, arrived_ns)) {
+        send_u32(connection, RST_STREAM, id, CANCEL);
+        detach(connection, stream);
+        stream_cancelled(stream);
+        serve_waiting();
+    } else if (flags & END_STREAM) {
+        end(connection, stream);
+    }
+    return NULL;
+}
+
+static void tell_header(void *context, const char *name, size_t name_size, const char *value, size_t value_size) {
+    struct connection *connection = context;
+    (void)name_size;
+    (void)value_size;
+    if (connection->decoding) stream_header(connection->decoding, name, value);
+}
+
+// Add to a header block, and read it when it is whole. Nobody's blocks are read too: they may change the table.
+static const char *take_block(struct connection *connection, uint8_t flags, const uint8_t *bytes, size_t size) {
+    buffer_append(&connection->block, bytes, size);
+    if (buffer_size(&connection->block) > HEADER_BLOCK_BYTES_MAX) return "endless headers";
+    if (!(flags & END_HEADERS)) return NULL;
+    connection->decoding = find(connection, connection->block_stream);
+    bool is_good = hpack_read(&connection->hpack, (const uint8_t *)buffer_first(&connection->block),
+                              buffer_size(&connection->block), tell_header, connection);
+    struct stream *stream = connection->decoding;
+    connection->decoding = NULL;
+    connection->block_stream = 0;
+    buffer_take(&connection->block, buffer_size(&connection->block));
+    if (!is_good) return "bad header block";
+    if (stream && connection->block_flags & END_STREAM) end(connection, stream);
+    return NULL;
+}
+
+static const char *take_headers(struct connection *connection, uint32_t id, uint8_t flags, const uint8_t *bytes, size_t size) {
+    if (!unpad(&bytes, &size, flags)) return "bad padding";
+    if (flags & HAS_PRIORITY) {
+        if (size < 5) return "bad frame size";
+        bytes += 5;
+        size -= 5;
+    }
+    connection->block_stream = id;
+    connection->block_flags = flags;
+    return take_block(connection, flags, bytes, size);
+}
+
+static void set_stream_window(struct connection *connection, uint32_t window) {
+    int64_t more = (int64_t)window - connection->stream_window;
+    connection->stream_window = window;
+    for (int index = 0; index < BUCKETS; index++)
+        for (struct stream *stream = connection->buckets[index]; stream; stream = stream->next) stream->window += more;
+    if (more > 0) send_blocked(connection);
+}
+
+static const char *take_settings(struct connection *connection, uint8_t flags, const uint8_t *bytes, size_t size) {
+    if (flags & ACK) return NULL;
+    if (size % 6) return "bad frame size";
+    for (; size > 0; bytes += 6, size -= 6) {
+        uint32_t value = u32(bytes + 2);
+        switch (bytes[0] << 8 | bytes[1]) {
+            case MAX_CONCURRENT_STREAMS: connection->open_max = value; break;
+            case INITIAL_WINDOW_SIZE: set_stream_window(connection, value); break;
+            case MAX_FRAME_SIZE: connection->frame_max = value; break;
+            default: break;
+        }
+    }
+    frame_head(connection, 0, SETTINGS, ACK, 0);
+    connection->is_ready = true;
+    serve_waiting();
+    return NULL;
+}
+
+static const char *take_reset(struct connection *connection, uint32_t id, const uint8_t *bytes, size_t size) {
+    static const char *const REASONS[] = {
+        "reset NO_ERROR", "reset PROTOCOL_ERROR", "reset INTERNAL_ERROR", "reset FLOW_CONTROL_ERROR",
+        "reset SETTINGS_TIMEOUT", "reset STREAM_CLOSED", "reset FRAME_SIZE_ERROR", "reset REFUSED_STREAM",
+        "reset CANCEL", "reset COMPRESSION_ERROR", "reset CONNECT_ERROR", "reset ENHANCE_YOUR_CALM",
+    };
+    if (size != 4) return "bad frame size";
+    struct stream *stream = find(connection, id);
+    if (!stream) return NULL;
+    detach(connection, stream);
+    stream_fail(stream, u32(bytes) < 12 ? REASONS[u32(bytes)] : "reset");
+    serve_waiting();
+    return NULL;
+}
+
+static const char *take_goaway(struct connection *connection, const uint8_t *bytes, size_t size) {
+    if (size < 8) return "bad frame size";
+    connection->is_leaving = true;
+    fail_from(connection, (u32(bytes) & 0x7fffffff) + 1, "refused by GOAWAY");
+    return NULL;
+}
+
+static const char *take_window(struct connection *connection, uint32_t id, const uint8_t *bytes, size_t size) {
+    if (size != 4) return "bad frame size";
+    struct stream *stream = id ? find(connection, id) : NULL;
+    if (id == 0) connection->window += u32(bytes) & 0x7fffffff;
+    if (stream) stream->window += u32(bytes) & 0x7fffffff;
+    if (id == 0)
+        send_blocked(connection);
+    else if (stream && stream->is_blocked)
+        send_message(connection, stream);
+    return NULL;
+}
+
+static const char *take_frame(struct connection *connection, const uint8_t *head, size_t size, uint64_t arrived_ns) {
+    const uint8_t *bytes = head + FRAME_HEAD_BYTES;
+    uint8_t type = head[3], flags = head[4];
+    uint32_t id = u32(head + 5) & 0x7fffffff;
+    if (connection->block_stream && type != CONTINUATION) return "a frame within a header block";
+    switch (type) {
+        case DATA: return take_data(connection, id, flags, bytes, size, arrived_ns);
+        case HEADERS: return take_headers(connection, id, flags, bytes, size);
+        case CONTINUATION:
+            return connection->block_stream == id && id ? take_block(connection, flags, bytes, size) : "stray CONTINUATION";
+        case RST_STREAM: return take_reset(connection, id, bytes, size);
+        case SETTINGS: return take_settings(connection, flags, bytes, size);
+        case PING:
+            if (size != 8) return "bad frame size";
+            if (flags & ACK) return NULL;
+            frame_head(connection, size, PING, ACK, 0);
+            buffer_append(&connection->channel.out, bytes, size);
+            return NULL;
+        case GOAWAY: return take_goaway(connection, bytes, size);
+        case WINDOW_UPDATE: return take_window(connection, id, bytes, size);
+        case PUSH_PROMISE: return "a push that was forbidden";
+        default: return NULL;  // The protocol says to ignore what one does not know.
+    }
+}
+
+// ---- The connection
+
+static const char *take_all(struct connection *connection, uint64_t arrived_ns) {
+    while (buffer_size(&connection->in) >= FRAME_HEAD_BYTES) {
+        const uint8_t *head = (const uint8_t *)buffer_first(&connection->in);
+        size_t size = (size_t)head[0] << 16 | (size_t)head[1] << 8 | head[2];
+        if (size > FRAME_BYTES_MAX) return "frame too large";
+        if (buffer_size(&connection->in) < FRAME_HEAD_BYTES + size) return NULL;
+        const char *trouble = take_frame(connection, head, size, arrived_ns);
+        if (trouble) return trouble;
+        buffer_take(&connection->in, FRAME_HEAD_BYTES + size);
+    }
+    return NULL;
+}
+
+static void on_event(struct channel *channel, uint32_t events) {
+    struct connection *connection = (struct connection *)channel;
+    const char *trouble = NULL;
+    if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+        ssize_t size = recv(channel->fd, buffer_reserve(&connection->in, READ_BYTES), READ_BYTES, 0);
+        if (size > 0) {
+            connection->in.end += (size_t)size;
+            trouble = take_all(connection, now_ns());
+        } else if (size == 0) {
+            trouble = "connection closed";
+        } else if (errno != EAGAIN) {
+            trouble = errno == ECONNREFUSED ? "connection refused" : "connection reset";
+        }
+    }
+    if (!trouble && !channel_flush(channel)) trouble = "connection reset";
+    if (!trouble && connection->is_leaving && connection->open_count == 0) trouble = "connection closed";
+    if (trouble) drop(connection, trouble);
+}
+
+static void dial(struct connection *connection) {
+    *connection = (struct connection){
+        .channel = {.on_event = on_event, .fd = -1},
+        .next_id = 1,
+        .open_max = UINT32_MAX,
+        .frame_max = FRAME_BYTES_MAX,
+        .window = DEFAULT_WINDOW,
+        .stream_window = DEFAULT_WINDOW,
+    };
+    if (!channel_open(&connection->channel)) return;
+    hpack_open(&connection->hpack);
+    greet(connection);
+    (void)channel_flush(&connection->channel);  // What is wrong then shows at its first event.
+}
+
+static void write_header(void *context, const char *name, const char *value) {
+    (void)context;
+    hpack_write(&header_block, name, value);
+}
+
+static bool are_ready(void) {
+    for (int index = 0; index < options.connections; index++)
+        if (connections[index].channel.fd >= 0 && !connections[index].is_ready) return false;
+    return true;
+}
+
+void http2_open(void) {
+    write_header(NULL, ":method", "POST");
+    write_header(NULL, ":scheme", "http");
+    write_header(NULL, ":path", options.path);
+    write_header(NULL, ":authority", options.authority);
+    request_headers(write_header, NULL);
+    if (buffer_size(&header_block) > FRAME_BYTES_MAX) die("the headers are too long for one frame");
+    connections = allocate((size_t)options.connections * sizeof *connections);
+    for (int index = 0; index < options.connections; index++) dial(&connections[index]);
+    uint64_t until_ns = now_ns() + HANDSHAKE_S * NS_PER_S;
+    while (!are_ready() && now_ns() < until_ns) channels_wait(until_ns);
+    if (!are_ready()) die("no HTTP/2 SETTINGS within %d s: is 127.0.0.1:%d a gRPC server?", HANDSHAKE_S, options.port);
+}
