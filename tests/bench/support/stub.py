@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO
 
+from services.common.launch import Guard
 from tests.bench.support.report import ROOT
 from tests.bench.tools import build
 from tests.bench.tools import stub as python_stub
@@ -45,7 +46,11 @@ def stub(*models: str, pure_python: bool = False) -> Iterator[Stub]:
     argv = [str(built)] if built else [sys.executable, "-m", "tests.bench.tools.stub"]
     with tempfile.TemporaryFile() as errors:
         process = subprocess.Popen(
-            [*argv, "0", *models], cwd=ROOT, stdout=subprocess.PIPE, stderr=errors, text=True
+            Guard().command([*argv, "0", *models]),
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         try:
             yield Stub(
