@@ -2,6 +2,8 @@
 #ifndef LOAD_H
 #define LOAD_H
 
+#include <sys/types.h>
+
 #include "common.h"
 #include "histogram.h"
 #include "timers.h"
@@ -50,6 +52,7 @@ struct stream {
     uint32_t id, unacknowledged;
     int64_t window;
     size_t sent;
+    int refused_count;
     bool is_blocked;
     struct stream *next;
 };
@@ -101,15 +104,18 @@ struct channel {
     void (*on_event)(struct channel *channel, uint32_t events);
     int fd;  // -1: closed.
     bool writes;
+    const char *trouble;  // Why it is broken, once it is.
     struct buffer out;
 };
 
 void channels_open(void);
-// Connect. False, with errno, if that is refused.
+// Connect. False if that is refused.
 bool channel_open(struct channel *channel);
 void channel_close(struct channel *channel);
 // Send what there is to send. False if the connection is broken.
 bool channel_flush(struct channel *channel);
+// Receive what is there: so many bytes, 0 if there are none now, -1 if the connection has ended.
+ssize_t channel_receive(struct channel *channel, char *into, size_t room);
 // Handle what happens until then.
 void channels_wait(uint64_t until_ns);
 

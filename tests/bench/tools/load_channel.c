@@ -22,13 +22,12 @@ bool channel_open(struct channel *channel) {
     if (channel->fd < 0) die("no more sockets: raise the limit of open files");
     setsockopt(channel->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     if (connect(channel->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) {
-        int error = errno;
         close(channel->fd);
         channel->fd = -1;
-        errno = error;
         return false;
     }
     channel->writes = false;
+    channel->trouble = NULL;
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = channel};
     epoll_ctl(epoll, EPOLL_CTL_ADD, channel->fd, &event);
     return true;
@@ -40,8 +39,16 @@ void channel_close(struct channel *channel) {
     buffer_free(&channel->out);
 }
 
+// A socket tells its error once, to whoever asks first.
+static void note_trouble(struct channel *channel) {
+    if (!channel->trouble) channel->trouble = errno == ECONNREFUSED ? "connection refused" : "connection reset";
+}
+
 bool channel_flush(struct channel *channel) {
-    if (!buffer_send(&channel->out, channel->fd)) return false;
+    if (!buffer_send(&channel->out, channel->fd)) {
+        note_trouble(channel);
+        return false;
+    }
     bool writes = buffer_size(&channel->out) > 0;
     if (writes != channel->writes) {
         channel->writes = writes;
@@ -49,6 +56,15 @@ bool channel_flush(struct channel *channel) {
         epoll_ctl(epoll, EPOLL_CTL_MOD, channel->fd, &event);
     }
     return true;
+}
+
+ssize_t channel_receive(struct channel *channel, char *into, size_t room) {
+    ssize_t size = recv(channel->fd, into, room, 0);
+    if (size > 0) return size;
+    if (size < 0 && errno == EAGAIN) return 0;
+    if (size < 0) note_trouble(channel);
+    if (!channel->trouble) channel->trouble = "connection closed";
+    return -1;
 }
 
 void channels_wait(uint64_t until_ns) {

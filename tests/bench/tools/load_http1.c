@@ -1,12 +1,10 @@
 // Streams over HTTP/1.1: a connection each, kept for the next.
 #include <ctype.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include "load.h"
 
@@ -165,32 +163,32 @@ static void take(struct connection *connection, const char *bytes, size_t size, 
     }
 }
 
-static void lose(struct connection *connection, const char *reason) {
+// The connection has ended: with the stream, where that is how bodies end, or before it.
+static void lose(struct connection *connection) {
     if (!connection->stream) {
         drop(connection);
         return;
     }
-    bool is_end = connection->place == UNTIL_CLOSE && reason == NULL;
+    const char *trouble = connection->channel.trouble;
+    bool is_end = connection->place == UNTIL_CLOSE && !strcmp(trouble, "connection closed");
     struct stream *stream = detach(connection, false);
     if (is_end)
         stream_end(stream);
     else
-        stream_fail(stream, reason ? reason : "connection closed");
+        stream_fail(stream, trouble);
 }
 
 static void on_event(struct channel *channel, uint32_t events) {
     static char bytes[READ_BYTES];
     struct connection *connection = (struct connection *)channel;
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        ssize_t size = recv(channel->fd, bytes, sizeof bytes, 0);
+        ssize_t size = channel_receive(channel, bytes, sizeof bytes);
         if (size > 0 && connection->stream)
             take(connection, bytes, (size_t)size, now_ns());
-        else if (size >= 0)
-            lose(connection, NULL);
-        else if (errno != EAGAIN)
-            lose(connection, errno == ECONNREFUSED ? "connection refused" : "connection reset");
+        else if (size != 0)  // Also what comes while nothing is asked.
+            lose(connection);
     } else if (!channel_flush(channel)) {
-        lose(connection, "connection reset");
+        lose(connection);
     }
 }
 
@@ -221,6 +219,6 @@ void http1_send(struct stream *stream) {
         buffer_append(&connection->channel.out, buffer_first(&request_message), buffer_size(&request_message));
     uint64_t intended_ns = stream->intended_ns;
     bool is_sample = stream->is_sample;
-    if (!channel_flush(&connection->channel)) lose(connection, "connection reset");
+    if (!channel_flush(&connection->channel)) lose(connection);
     note_lateness(intended_ns, is_sample);
 }

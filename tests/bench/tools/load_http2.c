@@ -2,11 +2,9 @@
 //
 // Requests are spread over the connections in turn. One that finds every connection full waits, and its lateness tells
 // so. The windows that we grant are so large that no sender ever waits for them: what is measured is the sender.
-#include <errno.h>
 #include <string.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
-#include <sys/socket.h>
 
 #include "hpack.h"
 #include "load.h"
@@ -21,11 +19,12 @@
 #define HEADER_BLOCK_BYTES_MAX (1024 * 1024)
 #define BUCKETS 1024
 #define HANDSHAKE_S 5
+#define REFUSALS_MAX 10
 
 enum type { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION };
 enum flag { END_STREAM = 1, ACK = 1, END_HEADERS = 4, PADDED = 8, HAS_PRIORITY = 32 };
 enum setting { HEADER_TABLE_SIZE = 1, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE };
-enum error { NO_ERROR = 0, CANCEL = 8 };
+enum error { REFUSED_STREAM = 7, CANCEL = 8 };
 
 struct connection {
     struct channel channel;  // First, so that a channel is its connection.
@@ -108,11 +107,10 @@ static void end(struct connection *connection, struct stream *stream) {
     serve_waiting();
 }
 
-static void fail_from(struct connection *connection, uint32_t first_id, const char *reason) {
+static void fail_all(struct connection *connection, const char *reason) {
     for (int index = 0; index < BUCKETS; index++) {
-        for (struct stream *stream = connection->buckets[index], *next; stream; stream = next) {
-            next = stream->next;
-            if (stream->id < first_id) continue;
+        while (connection->buckets[index]) {
+            struct stream *stream = connection->buckets[index];
             detach(connection, stream);
             stream_fail(stream, reason);
         }
@@ -121,19 +119,37 @@ static void fail_from(struct connection *connection, uint32_t first_id, const ch
 
 static void drop(struct connection *connection, const char *reason) {
     channel_close(&connection->channel);
-    fail_from(connection, 0, reason);
+    fail_all(connection, reason);
     buffer_free(&connection->in);
     buffer_free(&connection->block);
     hpack_close(&connection->hpack);
     connection->is_ready = false;
-    for (int index = 0; index < options.connections; index++)
-        if (connections[index].channel.fd >= 0) return;
-    while (waiting) {  // There is nobody left to wait for.
-        struct stream *stream = waiting;
-        waiting = stream->next;
-        if (!waiting) waiting_end = &waiting;
-        stream_fail(stream, reason);
-    }
+}
+
+// ---- Streams that wait for a connection with room
+
+static void wait_at_end(struct stream *stream) {
+    stream->next = NULL;
+    *waiting_end = stream;
+    waiting_end = &stream->next;
+}
+
+static struct stream *first_waiting(void) {
+    struct stream *stream = waiting;
+    waiting = stream->next;
+    if (!waiting) waiting_end = &waiting;
+    return stream;
+}
+
+// A server that refuses a stream has done nothing for it, so it is asked again, as every gRPC client does. grpc's own
+// counts a stream as open for a moment after its end, and refuses the next one if that is too quick.
+static bool ask_again(struct connection *connection, struct stream *stream) {
+    if (stream->http_status || ++stream->refused_count > REFUSALS_MAX) return false;
+    detach(connection, stream);
+    stream->sent = 0;
+    stream->is_blocked = false;
+    wait_at_end(stream);
+    return true;
 }
 
 // ---- Requests
@@ -173,7 +189,7 @@ static void open_stream(struct connection *connection, struct stream *stream) {
     buffer_append(&connection->channel.out, buffer_first(&header_block), buffer_size(&header_block));
     send_message(connection, stream);
     uint64_t intended_ns = stream->intended_ns;
-    bool is_sample = stream->is_sample;
+    bool is_sample = stream->is_sample && stream->refused_count == 0;
     // A broken connection shows at the next event too, and ends its streams there: this may be in the midst of one.
     (void)channel_flush(&connection->channel);
     note_lateness(intended_ns, is_sample);
@@ -191,14 +207,17 @@ static struct connection *with_room(void) {
     return NULL;
 }
 
+static bool any_connection(void) {
+    for (int index = 0; index < options.connections; index++)
+        if (connections[index].channel.fd >= 0) return true;
+    return false;
+}
+
 // Dial what was lost. True if there is any connection then.
 static bool revive(void) {
-    bool any = false;
-    for (int index = 0; index < options.connections; index++) {
+    for (int index = 0; index < options.connections; index++)
         if (connections[index].channel.fd < 0) dial(&connections[index]);
-        any = any || connections[index].channel.fd >= 0;
-    }
-    return any;
+    return any_connection();
 }
 
 void http2_send(struct stream *stream) {
@@ -210,20 +229,13 @@ void http2_send(struct stream *stream) {
     if (connection) {
         open_stream(connection, stream);
     } else {
-        stream->next = NULL;
-        *waiting_end = stream;
-        waiting_end = &stream->next;
+        wait_at_end(stream);
     }
 }
 
 static void serve_waiting(void) {
     struct connection *connection;
-    while (waiting && (connection = with_room())) {
-        struct stream *stream = waiting;
-        waiting = stream->next;
-        if (!waiting) waiting_end = &waiting;
-        open_stream(connection, stream);
-    }
+    while (waiting && (connection = with_room())) open_stream(connection, first_waiting());
 }
 
 // ---- Frames that we get. Each handler returns why the connection has to end, or NULL.
@@ -337,8 +349,10 @@ static const char *take_reset(struct connection *connection, uint32_t id, const 
     if (size != 4) return "bad frame size";
     struct stream *stream = find(connection, id);
     if (!stream) return NULL;
-    detach(connection, stream);
-    stream_fail(stream, u32(bytes) < 12 ? REASONS[u32(bytes)] : "reset");
+    if (u32(bytes) != REFUSED_STREAM || !ask_again(connection, stream)) {
+        detach(connection, stream);
+        stream_fail(stream, u32(bytes) < 12 ? REASONS[u32(bytes)] : "reset");
+    }
     serve_waiting();
     return NULL;
 }
@@ -346,7 +360,16 @@ static const char *take_reset(struct connection *connection, uint32_t id, const 
 static const char *take_goaway(struct connection *connection, const uint8_t *bytes, size_t size) {
     if (size < 8) return "bad frame size";
     connection->is_leaving = true;
-    fail_from(connection, (u32(bytes) & 0x7fffffff) + 1, "refused by GOAWAY");
+    uint32_t last_id = u32(bytes) & 0x7fffffff;
+    for (int index = 0; index < BUCKETS; index++) {
+        for (struct stream *stream = connection->buckets[index], *next; stream; stream = next) {
+            next = stream->next;
+            if (stream->id <= last_id || ask_again(connection, stream)) continue;
+            detach(connection, stream);
+            stream_fail(stream, "refused by GOAWAY");
+        }
+    }
+    serve_waiting();
     return NULL;
 }
 
@@ -406,19 +429,22 @@ static void on_event(struct channel *channel, uint32_t events) {
     struct connection *connection = (struct connection *)channel;
     const char *trouble = NULL;
     if (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
-        ssize_t size = recv(channel->fd, buffer_reserve(&connection->in, READ_BYTES), READ_BYTES, 0);
+        ssize_t size = channel_receive(channel, buffer_reserve(&connection->in, READ_BYTES), READ_BYTES);
         if (size > 0) {
             connection->in.end += (size_t)size;
             trouble = take_all(connection, now_ns());
-        } else if (size == 0) {
-            trouble = "connection closed";
-        } else if (errno != EAGAIN) {
-            trouble = errno == ECONNREFUSED ? "connection refused" : "connection reset";
+        } else if (size < 0) {
+            trouble = channel->trouble;
         }
     }
-    if (!trouble && !channel_flush(channel)) trouble = "connection reset";
+    if (!trouble && !channel_flush(channel)) trouble = channel->trouble;
     if (!trouble && connection->is_leaving && connection->open_count == 0) trouble = "connection closed";
-    if (trouble) drop(connection, trouble);
+    if (!trouble) return;
+    // One that never was ready would not be the next time; the others' streams can go elsewhere.
+    bool was_ready = connection->is_ready;
+    drop(connection, trouble);
+    if (waiting && !(was_ready && revive()) && !any_connection())
+        while (waiting) stream_fail(first_waiting(), trouble);
 }
 
 static void dial(struct connection *connection) {

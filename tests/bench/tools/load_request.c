@@ -1,3 +1,4 @@
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -40,6 +41,7 @@ static void tell_own(void (*tell)(void *, const char *, const char *), void *con
         const char *text = options.headers[index], *colon = strstr(text, ": ");
         char name[128];
         snprintf(name, sizeof name, "%.*s", (int)(colon - text), text);
+        for (char *letter = name; *letter; letter++) *letter = (char)tolower((unsigned char)*letter);
         tell(context, name, colon + 2);
     }
 }
