@@ -8,6 +8,7 @@ which they were sent, so that a token's way is measured exactly.
 import asyncio
 import json
 import os
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -21,11 +22,13 @@ from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from deploy.local.ports import free_ports
 from tests.bench.support.report import ROOT, Figure, report
 from tests.bench.support.stack import Stack, program, stack
+from tests.bench.support.stub import stub
 
 ROUNDS = int(os.environ.get("ROUNDS", "40"))
 WARM_UP_ROUNDS = 3
 RUNTIME_MODEL = "smollm2:135m"
 FIRST_TOKEN_STUB, PACED_STUB = "stub-n1-i0", "stub-n50-i20000"
+SENT_NS = re.compile(r"~(\d{17})")
 PROMPT = "Name a colour."
 FIRST_TOKEN_GOAL_S, TOKEN_GOAL_S = 0.005, 0.001
 
@@ -80,7 +83,7 @@ async def token_ways_s(path: Direct | ThroughEdge) -> list[float]:
     ways_s = []
     async for text in path.tokens(PACED_STUB, 50):
         arrived_ns = time.monotonic_ns()
-        ways_s += [(arrived_ns - int(sent_ns)) / 1e9 for sent_ns in text.split()]
+        ways_s += [(arrived_ns - int(sent_ns)) / 1e9 for sent_ns in SENT_NS.findall(text)]
     return ways_s
 
 
@@ -121,15 +124,16 @@ def compared(name: str, direct_s: list[float], edge_s: list[float], goal_s: floa
 
 
 def main() -> None:
-    runtime_port, stub_port = free_ports(2)
-    runtime_url, stub_url = f"http://127.0.0.1:{runtime_port}", f"http://127.0.0.1:{stub_port}"
+    (runtime_port,) = free_ports(1)
+    runtime_url = f"http://127.0.0.1:{runtime_port}"
     models = os.environ.get("OLLAMESH_CACHE", str(ROOT / ".ollamesh" / "cache")) + "/models"
     with (
-        program("-m", "tests.bench.support.stub_ollama", str(stub_port)),
+        stub(FIRST_TOKEN_STUB, PACED_STUB) as backend,
         program("-m", "deploy.local.runtime", "--listen", f"127.0.0.1:{runtime_port}", "--models", models),
-        stack(OLLAMA_HOSTS=f"{runtime_url},{stub_url}") as mesh,
+        stack(OLLAMA_HOSTS=f"{runtime_url},{backend.url}") as mesh,
     ):
-        report("ttft", rounds=ROUNDS, figures=asyncio.run(measure(runtime_url, stub_url, mesh)))
+        figures = asyncio.run(measure(runtime_url, backend.url, mesh))
+        report("ttft", rounds=ROUNDS, figures=figures, remarks=[f"Limit: {backend.limit}."])
 
 
 if __name__ == "__main__":
