@@ -70,19 +70,26 @@ class Peer:
 
     def body(self, model: str) -> bytes:
         """Return a request for one short chat, streamed; for gRPC, the message without its frame."""
-        if self.protocol == "grpc":
-            message = Message(role=Role.ROLE_USER, content=PROMPT)
-            return ChatRequest(model=model, messages=[message]).SerializeToString()
-        messages = [{"role": "user", "content": PROMPT}]
-        return json.dumps({"model": model, "stream": True, "messages": messages}).encode()
+        return grpc_body(model) if self.protocol == "grpc" else json_body(model)
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes, those that have ended included."""
-        return _sum(self.pid, lambda process: sum(process.cpu_times()[:4]))
+        return tree_sum(self.pid, lambda process: sum(process.cpu_times()[:4]))
 
     def rss_bytes(self) -> int:
         """Return the resident memory of all its processes; pages that they share count for each."""
-        return int(_sum(self.pid, lambda process: process.memory_info().rss))
+        return int(tree_sum(self.pid, lambda process: process.memory_info().rss))
+
+
+def grpc_body(model: str) -> bytes:
+    message = Message(role=Role.ROLE_USER, content=PROMPT)
+    return ChatRequest(model=model, messages=[message]).SerializeToString()
+
+
+def json_body(model: str) -> bytes:
+    """Return a chat as Ollama and OpenAI both read it."""
+    messages = [{"role": "user", "content": PROMPT}]
+    return json.dumps({"model": model, "stream": True, "messages": messages}).encode()
 
 
 def installed(name: str) -> bool:
@@ -167,7 +174,8 @@ def _tree(pid: int) -> list[psutil.Process]:
     return [leader, *leader.children(recursive=True)]
 
 
-def _sum(pid: int, measure: Callable[[psutil.Process], float]) -> float:
+def tree_sum(pid: int, measure: Callable[[psutil.Process], float]) -> float:
+    """Add up what `measure` says of a process and of all that it started."""
     total = 0.0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess):  # It has ended since.

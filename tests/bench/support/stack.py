@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -16,9 +16,21 @@ from tests.bench.support.report import ROOT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    port: int
+    pid: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
     edge: str  # host:port
     token: str
+    parts: Mapping[str, Part]  # Those that run on, by name.
+    environment: Mapping[str, str] = field(repr=False)
+
+    def new_token(self) -> str:
+        """Return a token with all of its ten minutes before it."""
+        return _run(self.environment, str(Path(sys.executable).with_name("ollamesh")), "token").strip()
 
 
 @contextmanager
@@ -38,7 +50,12 @@ def stack(**settings: str) -> Iterator[Stack]:
         try:
             status = json.loads(_run(env, "-m", "deploy.local", "status", "--json"))
             token = _run(env, str(Path(sys.executable).with_name("ollamesh")), "token").strip()
-            yield Stack(edge=urlsplit(status["edge"]).netloc, token=token)
+            parts = {
+                part["name"]: Part(port=part["port"], pid=part["pid"])
+                for part in status["parts"]
+                if part["port"] and part["pid"]
+            }
+            yield Stack(edge=urlsplit(status["edge"]).netloc, token=token, parts=parts, environment=env)
         finally:
             _run(env, "-m", "deploy.local", "down")
 

@@ -1,0 +1,84 @@
+"""What each target adds to a first token and to each token's way, at a load that all of them can bear.
+
+Open loops: streams of 50 tokens, 50 a second, begin when a seeded plan says so, on the clock of that plan. All targets
+are measured in turn, round after round, so that what the machine does meanwhile happens to all of them.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from tests.bench.plane.target import Target
+from tests.bench.support.load import Outcome, Spread, run
+
+MODEL, TOKEN_COUNT = "stub-n50-i20000:latest", 50
+RATE_PER_S = 3.0  # LiteLLM needs 2 ms of processor for each token: three streams at a time are a third of it.
+SECONDS, WARM_UP_S = 8.0, 1.0
+TRIES_MAX = 3  # Of a round in which the generator was late.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A round of one target."""
+
+    outcome: Outcome
+    cpu_s: float
+
+    @property
+    def cpu_per_token_s(self) -> float:
+        return self.cpu_s / max(1, self.outcome.tokens)
+
+
+@dataclass(slots=True)
+class Rounds:
+    """All valid rounds by target, in the order of rounds, and how many were void."""
+
+    samples: defaultdict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
+    void_count: int = 0
+    void_reasons: set[str] = field(default_factory=set)
+
+    def added_s(self, name: str, base: str, of: Callable[[Outcome], Spread]) -> float:
+        """Return the median over rounds of how much later the median comes than at `base`."""
+        pairs = zip(self.samples[name], self.samples[base], strict=False)
+        return median(of(one.outcome).p50 - of(other.outcome).p50 for one, other in pairs)
+
+    def median_s(self, name: str, of: Callable[[Outcome], float]) -> float:
+        return median(of(sample.outcome) for sample in self.samples[name])
+
+    def cpu_per_token_s(self, name: str) -> float:
+        return median(sample.cpu_per_token_s for sample in self.samples[name])
+
+    def has(self, *names: str) -> bool:
+        return all(self.samples.get(name) for name in names)
+
+
+def measure(targets: Sequence[Target], *, rounds: int, begin: Callable[[], None] = lambda: None) -> Rounds:
+    """Measure targets in turns. `begin` is called before each round."""
+    found = Rounds()
+    for number in range(rounds):
+        begin()
+        for target in targets:
+            if (sample := _valid(target, seed=number + 1, found=found)) is not None:
+                found.samples[target.name].append(sample)
+    return found
+
+
+def _valid(target: Target, *, seed: int, found: Rounds) -> Sample | None:
+    for _ in range(TRIES_MAX):
+        load = target.load(
+            MODEL,
+            rate_per_s=RATE_PER_S,
+            seed=seed,
+            seconds=SECONDS,
+            warm_up_s=WARM_UP_S,
+            expect_token_count=TOKEN_COUNT,
+        )
+        began_cpu_s = target.cpu_s()
+        outcome = run(load)
+        cpu_s = target.cpu_s() - began_cpu_s
+        if (reason := outcome.void) is None and outcome.failed + outcome.unfinished == 0:
+            return Sample(outcome=outcome, cpu_s=cpu_s)
+        found.void_count += 1
+        found.void_reasons.add(reason or f"{target.name}: {outcome.failures or 'streams that did not end'}")
+    return None
