@@ -253,3 +253,34 @@ def test_a_page_token_is_ours_or_refused(text: str) -> None:
         requests.page_token(text)
     except InvalidRequest as refused:
         assert refused.violations[0].field == "page_token"  # noqa: PT017 - either may happen.
+
+
+@pytest.mark.parametrize(
+    ("request_", "fields"),
+    [
+        (
+            ChatRequest(
+                model="tiny",
+                messages=[
+                    Message(role=Role.ROLE_USER),
+                    Message(role=Role.ROLE_TOOL),
+                    Message(role=Role.ROLE_ASSISTANT, tool_calls=[ToolCall(name="t", arguments_json="[]")]),
+                    Message(role=Role.ROLE_USER, images=[b"png"]),
+                ],
+                top_logprobs=1,
+            ),
+            ["top_logprobs", "messages[0]", "messages[2].tool_calls[0].arguments_json"],
+        ),
+        (
+            GenerateRequest(model="tiny", prompt="x", raw=True, system="s", top_logprobs=1),
+            ["top_logprobs", "raw"],
+        ),
+        (GenerateRequest(model="tiny", prompt="x", raw=True, context=[1]), ["raw"]),
+    ],
+)
+def test_rules_across_fields_are_reported_all_at_once(
+    request_: ChatRequest | GenerateRequest, fields: list[str]
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        body_of(request_)
+    assert [violation.field for violation in refused.value.violations] == fields

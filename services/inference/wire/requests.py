@@ -1,4 +1,8 @@
-"""Requests: protobuf in, domain out. Refuses JSON text that is not JSON, and decides nothing else."""
+"""Requests: protobuf in, domain out. Refuses what the rules of single fields cannot tell, and decides nothing else.
+
+Rules across fields stand here and not as CEL in the protos: one such rule for each message of a conversation made
+validation three times as long.
+"""
 
 import base64
 import binascii
@@ -35,8 +39,11 @@ _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 def chat(request: pb.ChatRequest) -> Chat:
     """Raises InvalidRequest and NotServed."""
     _refuse_unserved(request)
-    broken: list[Violation] = []
+    broken = _alone(request)
     for place, message in enumerate(request.messages):
+        if not (message.content or message.images or message.tool_calls or message.role == pb.ROLE_TOOL):
+            description = "a message needs content, images or tool calls"
+            broken.append(Violation(f"messages[{place}]", description, "message.empty"))
         for number, call in enumerate(message.tool_calls):
             field = f"messages[{place}].tool_calls[{number}].arguments_json"
             broken += _not_an_object(call.arguments_json, field)
@@ -64,7 +71,11 @@ def chat(request: pb.ChatRequest) -> Chat:
 def generate(request: pb.GenerateRequest) -> Generate:
     """Raises InvalidRequest and NotServed."""
     _refuse_unserved(request)
-    if broken := _wrong_format(request.format):
+    broken = _alone(request) + _wrong_format(request.format)
+    if request.raw and (request.system or request.context):
+        description = "raw prompts bypass the template, so system and context cannot be used with them"
+        broken.append(Violation("raw", description, "generate.raw"))
+    if broken:
         raise InvalidRequest(broken)
     return Generate(
         model=request.model,
@@ -158,6 +169,12 @@ def _hint_s(request: pb.ChatRequest | pb.GenerateRequest | EmbedRequest) -> floa
 
 def _format(output: pb.OutputFormat) -> str | None:
     return output.json_schema or (_ANY_JSON if output.json else None)
+
+
+def _alone(request: pb.ChatRequest | pb.GenerateRequest) -> list[Violation]:
+    if request.top_logprobs and not request.logprobs:
+        return [Violation("top_logprobs", "top_logprobs needs logprobs", "top_logprobs.alone")]
+    return []
 
 
 def _wrong_format(output: pb.OutputFormat) -> list[Violation]:
