@@ -23,7 +23,7 @@ PROGRAMS = {
     "stub": ("stub", "stub_reply", "stub_request", "timers", "common"),
     "load": (
         *("load", "load_options", "load_request", "load_stream", "load_channel", "load_http1", "load_http2"),
-        *("load_report", "hpack", "histogram", "timers", "common"),
+        *("load_report", "frames", "hpack", "histogram", "timers", "common"),
     ),
 }
 NO_COMPILER = "no C compiler: install gcc or clang, or let the wheel `ziglang` be fetched"

@@ -6,25 +6,15 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 
+#include "frames.h"
 #include "hpack.h"
 #include "load.h"
 
-#define PREFACE "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 #define READ_BYTES (256 * 1024)
-#define FRAME_HEAD_BYTES 9
-#define FRAME_BYTES_MAX 16384  // The protocol's default, which we leave.
-#define STREAM_WINDOW (16 * 1024 * 1024)
-#define CONNECTION_WINDOW (1024 * 1024 * 1024)
-#define DEFAULT_WINDOW 65535
 #define HEADER_BLOCK_BYTES_MAX (1024 * 1024)
 #define BUCKETS 1024
 #define HANDSHAKE_S 5
 #define REFUSALS_MAX 10
-
-enum type { DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION };
-enum flag { END_STREAM = 1, ACK = 1, END_HEADERS = 4, PADDED = 8, HAS_PRIORITY = 32 };
-enum setting { HEADER_TABLE_SIZE = 1, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_FRAME_SIZE };
-enum error { REFUSED_STREAM = 7, CANCEL = 8 };
 
 struct connection {
     struct channel channel;  // First, so that a channel is its connection.
@@ -44,39 +34,6 @@ static struct buffer header_block;
 static struct stream *waiting, **waiting_end = &waiting;  // For a connection that has room.
 
 static void serve_waiting(void);
-
-// ---- Frames that we send
-
-static void frame_head(struct connection *connection, size_t size, enum type type, int flags, uint32_t id) {
-    uint8_t head[FRAME_HEAD_BYTES] = {(uint8_t)(size >> 16), (uint8_t)(size >> 8), (uint8_t)size, (uint8_t)type,
-                                      (uint8_t)flags, (uint8_t)(id >> 24), (uint8_t)(id >> 16), (uint8_t)(id >> 8), (uint8_t)id};
-    buffer_append(&connection->channel.out, head, sizeof head);
-}
-
-static void append_u32(struct buffer *out, uint32_t value) {
-    uint8_t bytes[4] = {(uint8_t)(value >> 24), (uint8_t)(value >> 16), (uint8_t)(value >> 8), (uint8_t)value};
-    buffer_append(out, bytes, sizeof bytes);
-}
-
-static void send_u32(struct connection *connection, enum type type, uint32_t id, uint32_t value) {
-    frame_head(connection, 4, type, 0, id);
-    append_u32(&connection->channel.out, value);
-}
-
-static void append_setting(struct buffer *out, enum setting name, uint32_t value) {
-    buffer_append(out, &(uint8_t[2]){0, (uint8_t)name}, 2);
-    append_u32(out, value);
-}
-
-static void greet(struct connection *connection) {
-    struct buffer *out = &connection->channel.out;
-    buffer_append(out, PREFACE, sizeof PREFACE - 1);
-    frame_head(connection, 18, SETTINGS, 0, 0);
-    append_setting(out, HEADER_TABLE_SIZE, 0);
-    append_setting(out, ENABLE_PUSH, 0);
-    append_setting(out, INITIAL_WINDOW_SIZE, STREAM_WINDOW);
-    send_u32(connection, WINDOW_UPDATE, 0, CONNECTION_WINDOW - DEFAULT_WINDOW);
-}
 
 // ---- The open streams of a connection
 
@@ -102,7 +59,7 @@ static void detach(struct connection *connection, struct stream *stream) {
 static void end(struct connection *connection, struct stream *stream) {
     detach(connection, stream);
     // An answer may come before all is asked; then nobody wants the rest.
-    if (stream->sent < buffer_size(&request_message)) send_u32(connection, RST_STREAM, stream->id, CANCEL);
+    if (stream->sent < buffer_size(&request_message)) frame_u32(&connection->channel.out, RST_STREAM, stream->id, CANCEL);
     stream_end(stream);
     serve_waiting();
 }
@@ -163,7 +120,7 @@ static void send_message(struct connection *connection, struct stream *stream) {
         if (part > connection->frame_max) part = connection->frame_max;
         if (part > (size_t)stream->window) part = (size_t)stream->window;
         if (part > (size_t)connection->window) part = (size_t)connection->window;
-        frame_head(connection, part, DATA, stream->sent + part == size ? END_STREAM : 0, stream->id);
+        frame_head(&connection->channel.out, part, DATA, stream->sent + part == size ? END_STREAM : 0, stream->id);
         buffer_append(&connection->channel.out, buffer_first(&request_message) + stream->sent, part);
         stream->sent += part;
         stream->window -= (int64_t)part;
@@ -185,7 +142,7 @@ static void open_stream(struct connection *connection, struct stream *stream) {
     stream->window = connection->stream_window;
     stream->next = *bucket(connection, stream->id);
     *bucket(connection, stream->id) = stream;
-    frame_head(connection, buffer_size(&header_block), HEADERS, END_HEADERS, stream->id);
+    frame_head(&connection->channel.out, buffer_size(&header_block), HEADERS, END_HEADERS, stream->id);
     buffer_append(&connection->channel.out, buffer_first(&header_block), buffer_size(&header_block));
     send_message(connection, stream);
     uint64_t intended_ns = stream->intended_ns;
@@ -240,23 +197,10 @@ static void serve_waiting(void) {
 
 // ---- Frames that we get. Each handler returns why the connection has to end, or NULL.
 
-static uint32_t u32(const uint8_t *bytes) {
-    return (uint32_t)bytes[0] << 24 | (uint32_t)bytes[1] << 16 | (uint32_t)bytes[2] << 8 | bytes[3];
-}
-
-// Take off padding. False if there is more of it than of the frame.
-static bool unpad(const uint8_t **bytes, size_t *size, uint8_t flags) {
-    if (!(flags & PADDED)) return true;
-    if (*size < 1 || **bytes > *size - 1) return false;
-    *size -= 1 + (size_t)**bytes;
-    ++*bytes;
-    return true;
-}
-
 static void acknowledge(struct connection *connection, uint32_t id, uint32_t size, uint32_t *unacknowledged, uint32_t window) {
     *unacknowledged += size;
     if (*unacknowledged < window / 2) return;
-    send_u32(connection, WINDOW_UPDATE, id, *unacknowledged);
+    frame_u32(&connection->channel.out, WINDOW_UPDATE, id, *unacknowledged);
     *unacknowledged = 0;
 }
 
@@ -268,7 +212,7 @@ static const char *take_data(struct connection *connection, uint32_t id, uint8_t
     if (!(flags & END_STREAM)) acknowledge(connection, id, (uint32_t)size, &stream->unacknowledged, STREAM_WINDOW);
     if (!unpad(&bytes, &size, flags)) return "bad padding";
     if (size > 0 && stream_payload(stream, (const char *)bytes, size, arrived_ns)) {
-        send_u32(connection, RST_STREAM, id, CANCEL);
+        frame_u32(&connection->channel.out, RST_STREAM, id, CANCEL);
         detach(connection, stream);
         stream_cancelled(stream);
         serve_waiting();
@@ -334,24 +278,19 @@ static const char *take_settings(struct connection *connection, uint8_t flags, c
             default: break;
         }
     }
-    frame_head(connection, 0, SETTINGS, ACK, 0);
+    frame_head(&connection->channel.out, 0, SETTINGS, ACK, 0);
     connection->is_ready = true;
     serve_waiting();
     return NULL;
 }
 
 static const char *take_reset(struct connection *connection, uint32_t id, const uint8_t *bytes, size_t size) {
-    static const char *const REASONS[] = {
-        "reset NO_ERROR", "reset PROTOCOL_ERROR", "reset INTERNAL_ERROR", "reset FLOW_CONTROL_ERROR",
-        "reset SETTINGS_TIMEOUT", "reset STREAM_CLOSED", "reset FRAME_SIZE_ERROR", "reset REFUSED_STREAM",
-        "reset CANCEL", "reset COMPRESSION_ERROR", "reset CONNECT_ERROR", "reset ENHANCE_YOUR_CALM",
-    };
     if (size != 4) return "bad frame size";
     struct stream *stream = find(connection, id);
     if (!stream) return NULL;
     if (u32(bytes) != REFUSED_STREAM || !ask_again(connection, stream)) {
         detach(connection, stream);
-        stream_fail(stream, u32(bytes) < 12 ? REASONS[u32(bytes)] : "reset");
+        stream_fail(stream, reset_reason(u32(bytes)));
     }
     serve_waiting();
     return NULL;
@@ -400,7 +339,7 @@ static const char *take_frame(struct connection *connection, const uint8_t *head
         case PING:
             if (size != 8) return "bad frame size";
             if (flags & ACK) return NULL;
-            frame_head(connection, size, PING, ACK, 0);
+            frame_head(&connection->channel.out, size, PING, ACK, 0);
             buffer_append(&connection->channel.out, bytes, size);
             return NULL;
         case GOAWAY: return take_goaway(connection, bytes, size);
@@ -458,7 +397,7 @@ static void dial(struct connection *connection) {
     };
     if (!channel_open(&connection->channel)) return;
     hpack_open(&connection->hpack);
-    greet(connection);
+    frame_greeting(&connection->channel.out);
     (void)channel_flush(&connection->channel);  // What is wrong then shows at its first event.
 }
 
