@@ -28,6 +28,7 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
@@ -88,6 +89,7 @@ async def run(
             default_model=config.default_model,
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
+        opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
         async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
             tasks.create_task(engine.run())

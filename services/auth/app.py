@@ -21,6 +21,7 @@ from services.auth.telemetry import AuthMetrics
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
+from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 SERVICES = ("ollamesh.auth.v1.AuthService", "ollamesh.auth.v1.OAuthService")
@@ -53,6 +54,7 @@ async def run(
         )
         add_AuthServiceServicer_to_server(AuthServicer(grants), server.grpc)
         add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)
+        opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def keep_keys() -> None:

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import uvloop
 
@@ -14,14 +14,23 @@ from services.common.config import ConfigError, Environment
 from services.common.telemetry import configure_logging
 
 Config = TypeVar("Config")
+Given_contra = TypeVar("Given_contra", contravariant=True)
 
 EXIT_MISCONFIGURED = 2
+
+
+class Run(Protocol[Given_contra]):
+    """A service: serves until `stop`, and tells its port once it does."""
+
+    def __call__(
+        self, config: Given_contra, stop: asyncio.Event, *, started: Callable[[int], None]
+    ) -> Coroutine[Any, Any, None]: ...
 
 
 def run_service(
     name: str,
     read: Callable[[Environment], Config],
-    run: Callable[[Config, asyncio.Event], Coroutine[Any, Any, None]],
+    run: Run[Config],
 ) -> int:
     """Run a service until SIGTERM or SIGINT. Return the exit status of its process."""
     configure_logging(name)
@@ -38,8 +47,16 @@ def run_service(
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        gc.freeze()  # What was imported lives for ever; collections need not look at it again.
-        await run(config, stop)
+        await run(config, stop, started=_settle)
 
     uvloop.run(main())
     return 0
+
+
+def _settle(_port: int) -> None:
+    """What was imported and built lives as long as the process: collections need not look at it again.
+
+    Here and not in the server, which tests also run, in processes that go on to build other things.
+    """
+    gc.collect()
+    gc.freeze()

@@ -12,6 +12,7 @@ from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 from services.inference.adapters.gpus import Gpus
 from services.inference.adapters.ollama import Ollama
@@ -77,6 +78,7 @@ async def run(
         server = _server(config, registry, verifier)
         servicer = InferenceServicer(gateway, config.policies, fleet_watch)
         add_InferenceServiceServicer_to_server(servicer, server.grpc)
+        opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:

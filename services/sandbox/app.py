@@ -11,6 +11,7 @@ from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.config import Config
@@ -44,6 +45,7 @@ async def run(
             [deadline(), authentication(verifier)],
         )
         add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
+        opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:

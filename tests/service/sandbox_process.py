@@ -9,6 +9,7 @@ import ctypes
 import encodings.idna  # noqa: F401 - Else loaded on first use.
 import os
 import sys
+from collections.abc import Callable
 
 from services.common.main import run_service
 from services.sandbox.app import run
@@ -24,8 +25,9 @@ def become(uid: int) -> None:
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # As in a process that this user started.
 
 
-async def run_and_tell(config: Config, stop: asyncio.Event) -> None:
+async def run_and_tell(config: Config, stop: asyncio.Event, *, started: Callable[[int], None]) -> None:
     def tell(port: int) -> None:
+        started(port)
         print(port, flush=True)  # noqa: T201 - To the test that waits for it.
 
     await run(config, stop, started=tell)
