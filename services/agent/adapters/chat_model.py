@@ -29,7 +29,7 @@ from pydantic import Field, PrivateAttr, SecretStr
 
 from services.agent.adapters.refusals import refusal_of
 from services.agent.errors import ModelFailed
-from services.common.grpc.client import bearer
+from services.common.grpc.client import bearer, held
 
 DOMAIN = "inference.ollamesh"
 SERVICE = "ollamesh.inference.v1.InferenceService"
@@ -112,22 +112,19 @@ class MeshChatModel(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         request = self._request(messages, stop or [], kwargs.get("tools", []))
         remaining_s = self.deadline_s - asyncio.get_running_loop().time()
-        call = self.stub.Chat(
-            request,
-            timeout=max(0.0, remaining_s) + TIMEOUT_MARGIN_S,
-            metadata=bearer(self.token.get_secret_value()),
-        )
+        timeout_s = max(0.0, remaining_s) + TIMEOUT_MARGIN_S
+        metadata = bearer(self.token.get_secret_value())
         try:
-            async for response in call:
-                if (chunk := _chunk(response.event, self.model)) is None:
-                    continue
-                if run_manager:
-                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
-                yield chunk
+            # Left early, because nobody listens any more, the generation ends.
+            with held(self.stub.Chat(request, timeout=timeout_s, metadata=metadata)) as call:
+                async for response in call:
+                    if (chunk := _chunk(response.event, self.model)) is None:
+                        continue
+                    if run_manager:
+                        await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
+                    yield chunk
         except grpc.aio.AioRpcError as error:
             raise ModelFailed(f"the model did not answer: {refusal_of(error, domain=DOMAIN)}") from error
-        finally:
-            call.cancel()  # Idempotent; ends the generation if nobody listens to it any more.
 
     def _request(
         self, messages: Sequence[BaseMessage], stop: Sequence[str], tools: Sequence[dict[str, Any]]

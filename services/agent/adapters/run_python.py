@@ -16,7 +16,7 @@ from services.agent.adapters.refusals import refusal_of
 from services.agent.core.events import Channel
 from services.agent.core.tool_result import Execution, result_text
 from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
-from services.common.grpc.client import bearer
+from services.common.grpc.client import bearer, held
 
 DOMAIN = "sandbox.ollamesh"
 SERVICE = "ollamesh.sandbox.v1.SandboxService"
@@ -70,18 +70,17 @@ class RunPython:
         if not _is_program(code):
             return ToolResult(content='Call it with {"code": "..."}: a program as text.', failed=True)
         remaining_s = context.deadline_s - asyncio.get_running_loop().time()
-        call = self._stub.Execute(
-            ExecuteRequest(spec=pb.ExecutionSpec(code=code, limits=pb.Limits(output_bytes=OUTPUT_BYTES_MAX))),
-            timeout=max(0.0, min(remaining_s, SPEC.timeout_s)),
-            metadata=bearer(context.token),
+        request = ExecuteRequest(
+            spec=pb.ExecutionSpec(code=code, limits=pb.Limits(output_bytes=OUTPUT_BYTES_MAX))
         )
+        timeout_s = max(0.0, min(remaining_s, SPEC.timeout_s))
         try:
-            return await _follow(call, context)
+            # Left early, because this call is being cancelled, the execution is killed.
+            with held(self._stub.Execute(request, timeout=timeout_s, metadata=bearer(context.token))) as call:
+                return await _follow(call, context)
         except grpc.aio.AioRpcError as error:
             refusal = refusal_of(error, domain=DOMAIN)
             return ToolResult(content=f"The code was not run to its end: {refusal}.", failed=True)
-        finally:
-            call.cancel()  # Idempotent; kills the execution if this call is being cancelled.
 
 
 async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) -> ToolResult:

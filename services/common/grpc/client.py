@@ -1,11 +1,20 @@
 """Channels to the other services: balanced, kept alive, and retrying what is safe to retry."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Protocol, TypeVar
 
 import grpc.aio
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
+
+
+class Cancellable(Protocol):
+    def cancel(self) -> bool: ...
+
+
+Call = TypeVar("Call", bound=Cancellable)
 
 
 def channel(target: str, *, service: str = "", idempotent: Iterable[str] = ()) -> grpc.aio.Channel:
@@ -39,3 +48,15 @@ def channel(target: str, *, service: str = "", idempotent: Iterable[str] = ()) -
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
     """Metadata that presents `token`."""
     return (("authorization", f"Bearer {token}"),)
+
+
+@contextmanager
+def held(call: Call) -> Iterator[Call]:
+    """Have a call for as long as the block lasts: left in whatever way, it is over, and its server knows.
+
+    gRPC does not see to that: a call that is only forgotten goes on until its channel closes (decision 0014).
+    """
+    try:
+        yield call
+    finally:
+        call.cancel()  # Does nothing to one that has ended.
