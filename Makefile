@@ -103,7 +103,8 @@ SEEDS ?= 2000
 sim: setup ## the seeded simulations, longer: make sim SEEDS=10000
 	@$(PY) -m pytest -q tests/simulation --seeds $(SEEDS)
 
-BENCHES = $(filter-out __init__,$(basename $(notdir $(wildcard tests/bench/*.py))))
+# The soak takes its time, and has a target of its own.
+BENCHES = $(filter-out __init__ soak,$(basename $(notdir $(wildcard tests/bench/*.py))))
 .PHONY: bench
 bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
 	@for name in $(BENCHES); do $(MAKE) bench-$$name; done
@@ -121,6 +122,11 @@ bench-peers-lock: .tools/.ready ## resolve the locks of the peers anew
 
 bench-%: setup ## one benchmark, such as bench-ttft
 	@$(PY) -m tests.bench.$(subst -,_,$*)
+
+MINUTES ?= 30
+.PHONY: soak
+soak: setup ## 200 streams of which a fifth is left: does the gateway grow? make soak MINUTES=5
+	@MINUTES=$(MINUTES) $(PY) -m tests.bench.soak
 
 .PHONY: chaos
 chaos: setup ## (nothing yet) the fault matrix at full length

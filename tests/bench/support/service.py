@@ -63,6 +63,15 @@ class Service:
                     charged[sample.labels["tenant"]] += sample.value
         return charged
 
+    async def totals(self, *names: str) -> list[float]:
+        """Return metrics, each added up over its labels."""
+        totals = dict.fromkeys(names, 0.0)
+        for family in text_string_to_metric_families(await asyncio.to_thread(self._metrics)):
+            for sample in family.samples:
+                if sample.name in totals:
+                    totals[sample.name] += sample.value
+        return [totals[name] for name in names]
+
     def cpu_s(self) -> float:
         """Return the processor time that the gateway has used."""
         fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
