@@ -192,3 +192,16 @@ async def test_a_deadline_ends_the_work() -> None:
                 pass
         await asyncio.wait_for(servicer.closed.wait(), 5)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_nobody_is_told_of_a_failure_after_their_deadline() -> None:
+    """The status could not be sent, and gRPC would lose its memory: the call just ends."""
+
+    class Late:
+        def time_remaining(self) -> float:
+            return 0.0
+
+    late: Any = Late()  # Without `abort`.
+    with pytest.raises(asyncio.CancelledError):
+        async with errors("inference.ollamesh")("/test/Method", late):
+            raise Full(waiting_max=3)

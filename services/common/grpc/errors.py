@@ -1,5 +1,6 @@
 """The one place where failures become gRPC statuses."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -52,6 +53,10 @@ def errors(domain: str) -> Around:
 
 
 async def _abort(context: Context, error: MeshError, domain: str) -> None:
+    if context.time_remaining() == 0:
+        # Its caller has given up, as this call is about to learn. gRPC cannot send the status any more, and would
+        # lose what it had made of it (decision 0014).
+        raise asyncio.CancelledError from error
     # Not `abort_with_status`: OpenTelemetry's wrapper sees only `abort`.
     details = ((DETAILS_KEY, status_of(error, domain).SerializeToString()),)
     await context.abort(CODES[error.kind], str(error), details)
