@@ -15,11 +15,10 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
-from deploy.local.ports import free_ports
 from tests.bench.support.leavers import Plan, Record, drive
 from tests.bench.support.report import RESULTS, Figure, report
 from tests.bench.support.service import Service, service
-from tests.bench.support.stack import program
+from tests.bench.support.stub import stub
 from tests.bench.support.watched import Sample, Watched, slope
 
 MINUTES = float(os.environ.get("MINUTES", "30"))
@@ -142,10 +141,9 @@ def load_figures(found: Soaked) -> list[Figure]:
 
 
 async def main() -> None:
-    (port,) = free_ports(1)
-    with program("-m", "tests.bench.support.stub_ollama", str(port)):
-        async with service([f"http://127.0.0.1:{port}"], instance_slots=STREAMS + 56) as gateway:
-            found = await soak(gateway, Watched(gateway, [port]))
+    with stub(f"{MODEL}:latest") as upstream:
+        async with service([upstream.url], instance_slots=STREAMS + 56) as gateway:
+            found = await soak(gateway, Watched(gateway, [upstream.port]))
     remarks = [f"{count} streams failed with {why}" for why, count in found.record.failed.items()]
     report("soak", rounds=1, figures=figures(found), remarks=remarks)
     samples = {"base": asdict(found.base), "samples": [asdict(one) for one in found.samples]}

@@ -1,9 +1,8 @@
 """The soak in short (`make soak` is the long one): streams that are left leave nothing behind in the gateway."""
 
-from deploy.local.ports import free_ports
 from tests.bench.support.leavers import Plan, Way, drive
 from tests.bench.support.service import Service, service
-from tests.bench.support.stack import program
+from tests.bench.support.stub import stub
 from tests.bench.support.watched import Watched
 
 MODEL = "stub-n50-i20000"
@@ -36,10 +35,9 @@ async def leave(gateway: Service, *, stream_count: int, seed: int) -> None:
 
 
 async def test_streams_that_are_left_leave_nothing_behind() -> None:
-    (port,) = free_ports(1)
-    with program("-m", "tests.bench.support.stub_ollama", str(port)):
-        async with service([f"http://127.0.0.1:{port}"], instance_slots=2 * CALLERS) as gateway:
-            watched = Watched(gateway, [port])
+    with stub(f"{MODEL}:latest") as upstream:
+        async with service([upstream.url], instance_slots=2 * CALLERS) as gateway:
+            watched = Watched(gateway, [upstream.port])
             rest = await watched.sample()
             await leave(gateway, stream_count=WARM_UP_COUNT, seed=1)
             base = await watched.back_at(rest, within_s=WITHIN_S)
