@@ -102,6 +102,7 @@ class Engine:
         self._calls: dict[int, _Call] = {}
         self._loading: set[str] = set()  # Instances; each loads one model at a time.
         self._changed = asyncio.Event()
+        self._tasks: asyncio.TaskGroup | None = None  # Once it runs.
 
     # For callers
 
@@ -120,15 +121,19 @@ class Engine:
             output_token_max=order.output_token_max,
             prefixes=order.prefixes,
         )
-        self._changed.set()  # A refusal too: its model may be worth loading.
         try:
             self._scheduler.submit(job, now_s)
         except MeshError as error:
             self._metrics.refused(error.reason)
+            self._changed.set()  # Its model may be worth loading.
             raise
         call = self._calls[job.ticket] = _Call(job, work)
         call.timer = asyncio.get_running_loop().call_at(job.deadline_at_s, self._out_of_time, call)
-        self._places.changed(order.model)
+        if self._tasks is not None and self._scheduler.is_first(job):
+            self._decide(self._tasks, now_s)  # Who is first need not wait for the loop's next turn.
+        if call.task is None:
+            self._places.changed(order.model)
+            self._changed.set()
         return job.ticket
 
     def abandon(self, ticket: int) -> None:
@@ -160,15 +165,19 @@ class Engine:
     async def run(self) -> None:
         """Decide and carry out, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
             while True:
                 now_s = self._now_s()
-                for decision in self._scheduler.decide(now_s):
-                    self._carry_out(tasks, decision)
+                self._decide(tasks, now_s)
                 for name in self._health.take_probes(now_s):
                     probing = tasks.create_task(self._upkeep.probe(name))
                     probing.add_done_callback(partial(self._probed, name))
                 self._tell_places(now_s)
                 await self._next_change()
+
+    def _decide(self, tasks: asyncio.TaskGroup, now_s: float) -> None:
+        for decision in self._scheduler.decide(now_s):
+            self._carry_out(tasks, decision)
 
     def _carry_out(self, tasks: asyncio.TaskGroup, decision: Decision) -> None:
         match decision:

@@ -245,14 +245,17 @@ class Scheduler:
         need_bytes = self._hosts[instance].models.get(model, 0)
         return self._estimates.load_s(model, instance, vram_bytes=need_bytes)
 
+    def is_first(self, job: Job) -> bool:
+        """Whether a job waits, and nobody else waits for its model."""
+        return job.ticket in self._waiting and len(self._queues[job.model]) == 1
+
     def models_waited_for(self) -> list[str]:
         """Return the models that have a queue, in order."""
         return sorted(self._queues)
 
     def line(self, model: str) -> list[Job]:
         """Return the jobs that wait for `model`, in the order in which they would go."""
-        queue = self._queues.get(model)
-        return queue.line() if queue else []
+        return queue.line() if (queue := self._queues.get(model)) else []
 
     def places(self, model: str, now_s: float) -> list[Place]:
         """Return the same with what can be foreseen. O(n log n): not for every change."""
