@@ -2,9 +2,13 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 
+import structlog
+from ollamesh.inference.v1 import fleet_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
@@ -25,6 +29,7 @@ from services.inference.core.gpus import alone_here
 from services.inference.core.ledger import InstanceView, Ledger
 from services.inference.core.recording import RecordingScheduler, keyed
 from services.inference.core.scheduler import Scheduler
+from services.inference.desk import NearDesk
 from services.inference.engine import Controls, Engine
 from services.inference.fleet import Fleet
 from services.inference.fleet_metrics import FleetMetrics
@@ -32,29 +37,128 @@ from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
 from services.inference.hardware import Hardware
 from services.inference.learned import estimates, save_now_and_then
+from services.inference.processes.counts import AllCounts, families, registry_of
+from services.inference.processes.head import head_at
+from services.inference.processes.staff import Staff
 from services.inference.servicer import InferenceServicer
 from services.inference.telemetry import Metrics
 from services.inference.wire import listings
 
 SERVICES = ("ollamesh.inference.v1.InferenceService",)
+DRAIN_MARGIN_S = 5.0  # For what a worker does beside draining when it ends.
 
 
 async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Serve until `stop`. `started` is told the port."""
-    registry = CollectorRegistry()
+    """Serve until `stop`. `started` is told the (first) port."""
+    serve = _run_alone if len(config.ports) == 1 else _run_head
+    await serve(config, stop, started)
+
+
+async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int], None]) -> None:
+    """One process that does everything."""
+    registry, ledger = CollectorRegistry(), Ledger()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
-        instances = {
-            endpoint.name: await opened.enter_async_context(_ollama(endpoint, config))
-            for endpoint in config.endpoints
-        }
+        truth = await opened.enter_async_context(_deciding(config, registry, ledger))
+        gateway = Gateway(
+            engine=NearDesk(truth.engine, truth.instances),
+            ledger=ledger,
+            instances=truth.instances,
+            catalog=config.catalog,
+            metrics=truth.metrics,
+            buffer_bytes_max=config.reader_buffer_bytes_max,
+        )
+        fleet_watch = FleetWatch(_look(gateway))
+        server = _server(config, registry, verifier, gateway, fleet_watch)
+        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+
+        async def ready() -> bool:
+            return ledger.any_ready()
+
+        async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
+            background = [tasks.create_task(run(), name=name) for name, run in truth.background]
+            background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
+            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            for task in background:
+                task.cancel()
+
+
+async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int], None]) -> None:
+    """The process that decides, of several; the others carry the streams."""
+    registry = CollectorRegistry()
+    counts, ledger = AllCounts(registry), Ledger()
+    async with _deciding(config, registry, ledger) as truth:
+        staff = Staff(truth.engine, ledger, counts, instances=tuple(truth.instances), count=len(config.ports))
+        ledger.tells(staff.tell)
+        serve_metrics(registry_of(counts), bind=config.server.bind, port=config.server.metrics_port)
+        async with asyncio.TaskGroup() as tasks:  # As above.
+            background = [tasks.create_task(run(), name=name) for name, run in truth.background]
+            drain_s = config.server.lame_duck_s + config.server.grace_s + DRAIN_MARGIN_S
+            await staff.run(stop, drain_s=drain_s, started=started)
+            for task in background:
+                task.cancel()
+
+
+async def run_worker(config: Config, stop: asyncio.Event, *, link: int, place: int) -> None:
+    """One of the processes that carry the streams. `link` is the descriptor of the head's other end."""
+    structlog.contextvars.bind_contextvars(worker=place)
+    registry, ledger = CollectorRegistry(), Ledger()
+    metrics = Metrics(registry, tenants=config.metrics_tenants)
+    config = replace(config, server=replace(config.server, port=config.ports[place]))
+    async with AsyncExitStack() as opened:
+        opened.enter_context(loop_watched(registry))
+        verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
+        instances = await _instances(config, opened)
+        head = await opened.enter_async_context(
+            head_at(link, instances, ledger, stop=stop, counted=lambda: families(registry))
+        )
+        gateway = Gateway(
+            engine=head.engine,
+            ledger=ledger,
+            instances=instances,
+            catalog=config.catalog,
+            metrics=metrics,
+            buffer_bytes_max=config.reader_buffer_bytes_max,
+        )
+        fleet_watch = FleetWatch(_look(gateway))
+        server = _server(config, registry, verifier, gateway, fleet_watch)
+
+        async def ready() -> bool:
+            return head.engine.ready
+
+        async with asyncio.TaskGroup() as tasks:
+            background = [
+                tasks.create_task(head.run(), name="head"),
+                tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
+            ]
+            await server.serve(stop, services=SERVICES, ready=ready, started=head.serving)
+            for task in background:
+                task.cancel()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Truth:
+    """What decides, and what must run for it."""
+
+    engine: Engine
+    instances: Mapping[str, Ollama]
+    metrics: Metrics
+    background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]]
+
+
+@asynccontextmanager
+async def _deciding(config: Config, registry: CollectorRegistry, ledger: Ledger) -> AsyncIterator[_Truth]:
+    """All that there can be only one of: the scheduler, and who looks after the instances."""
+    async with AsyncExitStack() as opened:
+        opened.enter_context(loop_watched(registry))
+        instances = await _instances(config, opened)
         fleet = Fleet(instances, slots=config.slots_per_instance, every_s=config.poll_every_s)
         owned = Owned(config.servings, binary=config.ollama_binary, policy=config.owned, changed=fleet.doubt)
         gpus = Gpus(every_s=config.poll_every_s)
         hardware = _hardware(config, gpus, owned)
-        ledger, metrics = Ledger(), Metrics(registry, tenants=config.metrics_tenants)
+        metrics = Metrics(registry, tenants=config.metrics_tenants)
         learned, hints = await opened.enter_async_context(estimates(config.redis_url))
         recorder = _recorder(config, opened)
         scheduler = _scheduler(config, learned, recorder)
@@ -66,53 +170,53 @@ async def run(
             metrics=metrics,
         )
         fleet_metrics = FleetMetrics(registry, ledger, scheduler)
-        gateway = Gateway(
-            engine=engine,
-            ledger=ledger,
-            instances=instances,
-            catalog=config.catalog,
-            metrics=metrics,
-            buffer_bytes_max=config.reader_buffer_bytes_max,
-        )
-        fleet_watch = FleetWatch(lambda: listings.fleet(gateway.fleet()))
-        server = _server(config, registry, verifier)
-        servicer = InferenceServicer(gateway, config.policies, fleet_watch)
-        add_InferenceServiceServicer_to_server(servicer, server.grpc)
-        opened.enter_context(loop_watched(registry))
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
-
-        async def ready() -> bool:
-            return ledger.any_ready()
 
         def observe(view: InstanceView) -> None:
             engine.observe(hardware.complete(view))
 
-        async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            background = [
-                tasks.create_task(engine.run(), name="engine"),
-                tasks.create_task(fleet_metrics.run(), name="fleet metrics"),
-                tasks.create_task(owned.run(), name="owned instances"),
-                tasks.create_task(gpus.run(), name="gpus"),
-                tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
-            ]
-            background += [
-                tasks.create_task(fleet.watch(name, observe), name=f"watch {name}") for name in instances
-            ]
-            if hints is not None:
-                background.append(tasks.create_task(save_now_and_then(learned, hints), name="learned"))
-            if recorder is not None:
-                background.append(tasks.create_task(recorder.run(), name="recorder"))
-            await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            for task in background:
-                task.cancel()
+        background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = [
+            ("engine", engine.run),
+            ("fleet metrics", fleet_metrics.run),
+            ("owned instances", owned.run),
+            ("gpus", gpus.run),
+            *((f"watch {name}", partial(fleet.watch, name, observe)) for name in instances),
+        ]
+        if hints is not None:
+            background.append(("learned", partial(save_now_and_then, learned, hints)))
+        if recorder is not None:
+            background.append(("recorder", recorder.run))
+        yield _Truth(engine=engine, instances=instances, metrics=metrics, background=background)
 
 
-def _server(config: Config, registry: CollectorRegistry, verifier: Verifier) -> Server:
-    return Server(
+async def _instances(config: Config, opened: AsyncExitStack) -> Mapping[str, Ollama]:
+    return {
+        endpoint.name: await opened.enter_async_context(_ollama(endpoint, config))
+        for endpoint in config.endpoints
+    }
+
+
+def _look(gateway: Gateway) -> Callable[[], Awaitable[pb.Fleet]]:
+    async def look() -> pb.Fleet:
+        return listings.fleet(await gateway.fleet())
+
+    return look
+
+
+def _server(
+    config: Config,
+    registry: CollectorRegistry,
+    verifier: Verifier,
+    gateway: Gateway,
+    fleet_watch: FleetWatch,
+) -> Server:
+    server = Server(
         config.server,
         [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
         [deadline(), authentication(verifier)],
     )
+    servicer = InferenceServicer(gateway, config.policies, fleet_watch)
+    add_InferenceServiceServicer_to_server(servicer, server.grpc)
+    return server
 
 
 def _hardware(config: Config, gpus: Gpus, owned: Owned) -> Hardware:

@@ -9,6 +9,7 @@ from typing import Self
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
+from services.common.process_ports import process_ports
 from services.common.restarts import RestartPolicy
 from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
@@ -27,6 +28,7 @@ from services.inference.core.policy import Policy, read_weights
 from services.inference.core.restarts import OwnedPolicy
 from services.inference.core.serving import PASSED_ON, Serving, plan_servings
 
+PORT = 50053
 SLOTS_MAX = 1024
 PORT_MAX = 65_535
 
@@ -34,6 +36,7 @@ PORT_MAX = 65_535
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     server: ServerConfig
+    ports: tuple[int, ...]  # Of each process; 0 picks a free one.
     trust: TrustConfig
     endpoints: tuple[Endpoint, ...]
     api_key: str | None = field(repr=False)
@@ -58,7 +61,8 @@ class Config:
         slots = env.integer("OLLAMESH_INSTANCE_SLOTS", 4, low=1, high=SLOTS_MAX)
         servings = _servings(env, slots, gpu_count)
         return cls(
-            server=ServerConfig.read(env, "inference", port=50053, metrics_port=9463),
+            server=ServerConfig.read(env, "inference", port=PORT, metrics_port=9463),
+            ports=process_ports(env, "inference", default=PORT),
             trust=TrustConfig.read(env),
             endpoints=_endpoints(env, servings),
             servings=servings,

@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 
 from services.common.errors import MeshError
-from services.inference.core.admission import Order
 from services.inference.core.catalog import Catalog
 from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load, Unload
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Ledger, capacity
+from services.inference.core.prefixes import Prefix
 from services.inference.core.retries import RetryBudget
 from services.inference.core.scheduler import Scheduler
 from services.inference.errors import (
@@ -50,6 +50,19 @@ class Terms:
     priority: Priority
     wait_max_s: float
     total_max_s: float
+
+
+class Errand(Protocol):
+    """What the scheduler must know of an order; the rest is between its work and an instance."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def prompt_token_count(self) -> int: ...
+    @property
+    def output_token_max(self) -> int: ...
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +119,7 @@ class Engine:
 
     # For callers
 
-    def submit(self, order: Order, terms: Terms, work: Work) -> int:
+    def submit(self, order: Errand, terms: Terms, work: Work) -> int:
         """Queue `work` for a slot; return its ticket. Raises QueueFull and DeadlineUnreachable."""
         now_s = self._now_s()
         job = Job(

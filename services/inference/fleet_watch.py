@@ -7,7 +7,7 @@ change, and otherwise every ten seconds.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from ollamesh.inference.v1.fleet_pb2 import Fleet
@@ -20,7 +20,7 @@ class FleetWatch:
     """The state of the fleet as its readers see it."""
 
     def __init__(
-        self, look: Callable[[], Fleet], *, every_s: float = EVERY_S, refresh_s: float = REFRESH_S
+        self, look: Callable[[], Awaitable[Fleet]], *, every_s: float = EVERY_S, refresh_s: float = REFRESH_S
     ) -> None:
         self._look_at = look
         self.every_s = every_s
@@ -29,6 +29,7 @@ class FleetWatch:
         self._looked_at_s = self._news_at_s = float("-inf")
         self._signature = b""
         self._arrived = asyncio.Event()  # News; another one for the next.
+        self._looking = asyncio.Lock()
         self.latest = Fleet()
         self.version = 0
         self.ended = False
@@ -37,7 +38,7 @@ class FleetWatch:
         """Look, while anybody watches, until `stop`; then end all readers."""
         while not stop.is_set():
             if self._readers:
-                self._look()
+                await self._look()
             with suppress(TimeoutError):
                 async with asyncio.timeout(self.every_s):
                     await stop.wait()
@@ -46,8 +47,6 @@ class FleetWatch:
 
     def reader(self) -> "Reader":
         """Watch from now on. Whoever has it must close it, however reading ends."""
-        if _now_s() - self._looked_at_s >= self.every_s:
-            self._look()
         reader = Reader(self)
         self._readers.add(reader)
         return reader
@@ -55,13 +54,19 @@ class FleetWatch:
     def leave(self, reader: "Reader") -> None:
         self._readers.discard(reader)
 
+    async def refresh(self) -> None:
+        """Look, unless somebody has just done so."""
+        async with self._looking:
+            if _now_s() - self._looked_at_s >= self.every_s:
+                await self._look()
+
     async def news(self) -> None:
         """Return at the next change, or at the end."""
         await self._arrived.wait()
 
-    def _look(self) -> None:
+    async def _look(self) -> None:
+        self.latest = await self._look_at()
         now_s = self._looked_at_s = _now_s()
-        self.latest = self._look_at()
         signature = _signature(self.latest)
         if signature != self._signature or now_s - self._news_at_s >= self._refresh_s:
             self._signature, self._news_at_s = signature, now_s
@@ -87,6 +92,8 @@ class Reader:
 
     async def read(self) -> Fleet | None:
         """Return the first state at once and each next when there is one; None at the end."""
+        if self._version < 0 and not self._watch.ended:
+            await self._watch.refresh()
         await asyncio.sleep(max(0.0, self._again_at_s - _now_s()))
         while self._version == self._watch.version and not self._watch.ended:
             await self._watch.news()

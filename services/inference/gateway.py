@@ -15,7 +15,8 @@ from services.inference.core.catalog import Catalog
 from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
-from services.inference.engine import Engine, Terms
+from services.inference.desk import Desk
+from services.inference.engine import Terms
 from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
 from services.inference.ports import Description, Instance, Trouble
 from services.inference.telemetry import Metrics
@@ -28,7 +29,7 @@ Frame = TypeVar("Frame")
 class Stream(Generic[Frame]):
     """An accepted completion. Whoever has it must close it, however reading ends."""
 
-    _engine: Engine
+    _engine: Desk
     _ticket: int
     _completion: Completion[Frame]
 
@@ -55,14 +56,14 @@ class FleetView:
 class Gateway:
     """The service without its wire."""
 
-    engine: Engine
+    engine: Desk
     ledger: Ledger
     instances: Mapping[str, Instance]
     catalog: Catalog
     metrics: Metrics
     buffer_bytes_max: int
 
-    def open(
+    async def open(
         self,
         ask: Chat | Generate,
         terms: Terms,
@@ -80,14 +81,14 @@ class Gateway:
             buffer_bytes_max=self.buffer_bytes_max,
             by_token=by_token,
         )
-        ticket = self.engine.submit(order, terms, Answering(order, completion))
+        ticket = await self.engine.submit(order, terms, Answering(order, completion))
         return Stream(self.engine, ticket, completion)
 
     async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
         """Return the vectors, or raise why there are none."""
         order = self._admit(ask, terms, bounds)
         work = Embedding(order)
-        ticket = self.engine.submit(order, terms, work)
+        ticket = await self.engine.submit(order, terms, work)
         try:
             return await work.result
         finally:
@@ -119,11 +120,12 @@ class Gateway:
             self.metrics.refused(error.reason)
             raise
 
-    def fleet(self) -> FleetView:
+    async def fleet(self) -> FleetView:
         """Return the state of everything."""
+        standing = await self.engine.standing()
         return FleetView(
             instances=self.ledger.views(),
-            busy={name: self.engine.busy(name) for name in self.instances},
-            queues=self.engine.queues(),
+            busy={name: standing.busy.get(name, {}) for name in self.instances},
+            queues=standing.queues,
             now_s=asyncio.get_running_loop().time(),
         )

@@ -44,7 +44,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Chat(  # type: ignore[override]
         self, request: ChatRequest, context: Context
     ) -> AsyncIterator[bytes]:
-        stream = self._opened(requests.chat(request), request, context)
+        stream = await self._opened(requests.chat(request), request, context)
         del request  # It may be large, and the stream may be long.
         while (response := await stream.read()) is not None:
             yield response
@@ -52,7 +52,7 @@ class InferenceServicer(InferenceServiceServicer):
     async def Generate(  # type: ignore[override]
         self, request: GenerateRequest, context: Context
     ) -> AsyncIterator[bytes]:
-        stream = self._opened(requests.generate(request), request, context)
+        stream = await self._opened(requests.generate(request), request, context)
         del request
         while (response := await stream.read()) is not None:
             yield response
@@ -77,7 +77,7 @@ class InferenceServicer(InferenceServiceServicer):
         return listings.described(model, description, self._gateway.catalog)
 
     async def GetFleet(self, request: GetFleetRequest, context: Context) -> GetFleetResponse:
-        return GetFleetResponse(fleet=listings.fleet(self._gateway.fleet()))
+        return GetFleetResponse(fleet=listings.fleet(await self._gateway.fleet()))
 
     async def WatchFleet(
         self, request: WatchFleetRequest, context: Context
@@ -87,7 +87,7 @@ class InferenceServicer(InferenceServiceServicer):
         while (state := await reader.read()) is not None:
             yield WatchFleetResponse(fleet=state)
 
-    def _opened(
+    async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
     ) -> Stream[bytes]:
         bounds = self._bounds()
@@ -98,7 +98,7 @@ class InferenceServicer(InferenceServiceServicer):
             queue_timeout=request.queue_timeout,
             remaining_s=context.time_remaining(),
         )
-        stream = self._gateway.open(ask, terms, bounds, seal=frame, by_token=request.delta_per_token)
+        stream = await self._gateway.open(ask, terms, bounds, seal=frame, by_token=request.delta_per_token)
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream

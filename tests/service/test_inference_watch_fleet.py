@@ -79,7 +79,7 @@ class Fleet:
         self.state = pb.Fleet(instances=[pb.Instance(name="one", gpus=[pb.Gpu(name="H200")])])
         self.look_count = 0
 
-    def look(self) -> pb.Fleet:
+    async def look(self) -> pb.Fleet:
         self.look_count += 1
         seen = pb.Fleet()
         seen.CopyFrom(self.state)

@@ -4,7 +4,7 @@ The ledger knows models and instances; the scheduler knows jobs and slots. `capa
 from the first to the second.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -102,9 +102,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._views: dict[str, InstanceView] = {}
+        self._tell: Callable[[InstanceView], None] | None = None
+
+    def tells(self, tell: Callable[[InstanceView], None]) -> None:
+        """Have `tell` hear of each view from now on."""
+        self._tell = tell
 
     def observe(self, view: InstanceView) -> None:
         self._views[view.name] = view
+        if self._tell is not None:
+            self._tell(view)
 
     def view(self, name: str) -> InstanceView:
         return self._views[name]
