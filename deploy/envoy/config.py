@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Self
 
 from services.common.config import Environment
+from services.common.process_ports import process_ports
 
 SERVICES = ("auth", "agent", "inference", "sandbox")
 FIRST_PORT = 50051
+WITH_PROCESSES = "inference"  # The service that can be several processes on one machine.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - Where one reaches who listens everywhere.
 
 
@@ -43,9 +45,12 @@ class Edge:
 
 
 def _replicas(env: Environment, service: str, default: Endpoint) -> tuple[Endpoint, ...]:
-    """`OLLAMESH_X_REPLICAS` as host:port pairs, or the one at `OLLAMESH_X_PORT` of this machine."""
+    """`OLLAMESH_X_REPLICAS` as host:port pairs, or the one at `OLLAMESH_X_PORT` of this machine, or its processes."""
     name = f"OLLAMESH_{service.upper()}_REPLICAS"
     given = env.optional(name)
+    if given is None and service == WITH_PROCESSES:
+        ports = process_ports(env, service, default=default.port, low=1)
+        return tuple(Endpoint(default.host, port) for port in ports)
     if given is None:
         port = env.integer(f"OLLAMESH_{service.upper()}_PORT", default.port, low=1, high=65_535)
         return (Endpoint(default.host, port),)

@@ -12,7 +12,7 @@ from deploy.local.model_source import RUNTIME_MODULE, SourceKind
 from deploy.local.part import Command, Part
 from deploy.local.plan import Plan
 from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
-from deploy.local.settings import ROOT, port_variable
+from deploy.local.settings import ROOT, port_variable, process_variables
 from deploy.migrations.config import SERVICES as MIGRATED
 from services.common.launch import Guard
 
@@ -131,10 +131,11 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
         **_ports(plan, name, f"{name}_metrics"),
-        **{f"OLLAMESH_{called.upper()}_TARGET": plan.address(called) for called in CALLS[name]},
+        **{f"OLLAMESH_{called.upper()}_TARGET": plan.target(called) for called in CALLS[name]},
     }
     if name == "inference":
         settings |= {"OLLAMA_HOSTS": plan.ollama_hosts, "OLLAMA_GPUS": plan.source.gpus}
+        settings |= process_variables(plan.ports)
         if plan.source.gpus:
             settings |= _ports(plan, "runtime")
         if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
@@ -160,6 +161,7 @@ def _edge(plan: Plan) -> Part:
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
         **_ports(plan, "edge", "admin", *CALLS),
+        **process_variables(plan.ports),
     }
     argv = (str(servers.envoy()), "--config-path", str(configuration), "--disable-hot-restart")
     return Part(

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 
 from deploy.local import postgres, redis
@@ -11,7 +12,7 @@ from deploy.local.errors import DiskFullError, FolderError, RuntimePortTakenErro
 from deploy.local.model_source import ModelSource, find_models
 from deploy.local.ports import holder, is_free, resolve
 from deploy.local.secret_files import SecretFiles
-from deploy.local.settings import Settings, port_variable
+from deploy.local.settings import PROCESSES, Settings, port_variable
 from deploy.migrations.roles import service_role
 
 DATABASE = "ollamesh"
@@ -48,10 +49,24 @@ class Plan:
         """`host:port` of a part that listens on `bind`."""
         return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.ports[name]}"
 
+    def target(self, name: str) -> str:
+        """Where a gRPC client finds a service: at all of its processes, where that can be written."""
+        ports = [self.ports[each] for each in PROCESSES if each in self.ports]
+        if name != PROCESSES[0] or len(ports) == 1 or not is_ipv4(self.host):
+            return self.address(name)
+        return "ipv4:" + ",".join(f"{self.host}:{port}" for port in ports)
+
     @property
     def ollama_hosts(self) -> str:
         """For the inference service; empty if it has only instances of its own."""
         return f"http://127.0.0.1:{self.ports['runtime']}" if self.source.is_part else self.source.hosts
+
+
+def is_ipv4(host: str) -> bool:
+    try:
+        return ip_address(host).version == 4
+    except ValueError:
+        return False
 
 
 def make_plan(settings: Settings) -> Plan:

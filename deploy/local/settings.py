@@ -8,6 +8,7 @@ from typing import Self
 
 from deploy.local.errors import SettingsError
 from services.common.config import ConfigError, Environment
+from services.common.process_ports import PROCESSES_MAX, process_ports
 
 ROOT = Path(__file__).resolve().parents[2]
 # Each is moved by OLLAMESH_<NAME>_PORT; 0 means any that is free.
@@ -27,10 +28,19 @@ DEFAULT_PORTS = {
     "runtime": 11434,
 }
 PORT_MAX = 65535
+# The processes of the inference service, each with a port: the first has its usual name.
+PROCESSES = ("inference", *(f"inference_{number}" for number in range(2, PROCESSES_MAX + 1)))
+PROCESS_PORTS, PROCESS_COUNT = "OLLAMESH_INFERENCE_PORTS", "OLLAMESH_INFERENCE_PROCESSES"
 
 
 def port_variable(name: str) -> str:
-    return f"OLLAMESH_{name.upper()}_PORT"
+    return PROCESS_PORTS if name in PROCESSES[1:] else f"OLLAMESH_{name.upper()}_PORT"
+
+
+def process_variables(ports: Mapping[str, int]) -> dict[str, str]:
+    """How the inference service and the edge are told of its processes."""
+    found = [str(ports[name]) for name in PROCESSES if name in ports]
+    return {PROCESS_COUNT: str(len(found)), PROCESS_PORTS: ",".join(found)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +62,7 @@ class Settings:
             home=Path(env.text("OLLAMESH_HOME", str(ROOT / ".ollamesh"))).absolute(),
             cache=Path(env.text("OLLAMESH_CACHE", str(ROOT / ".ollamesh" / "cache"))).absolute(),
             bind=env.text("OLLAMESH_BIND", "127.0.0.1"),
-            ports={
-                name: env.integer(port_variable(name), default, low=0, high=PORT_MAX)
-                for name, default in DEFAULT_PORTS.items()
-            },
+            ports=_ports(env),
             ollama_hosts=env.optional("OLLAMA_HOSTS") or env.optional("OLLAMA_HOST") or "",
             ollama_gpus=env.optional("OLLAMA_GPUS") or "",
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
@@ -77,5 +84,16 @@ class Settings:
             "OLLAMA_HOSTS": self.ollama_hosts,
             "OLLAMA_GPUS": self.ollama_gpus,
             "OLLAMESH_EMBEDDED_MODELS": str(not self.look_for_ollama).lower(),
-            **{port_variable(name): str(port) for name, port in self.ports.items()},
+            **{port_variable(name): str(self.ports[name]) for name in DEFAULT_PORTS if name in self.ports},
+            **process_variables(self.ports),
         }
+
+
+def _ports(env: Environment) -> dict[str, int]:
+    processes = process_ports(env, PROCESSES[0], default=DEFAULT_PORTS[PROCESSES[0]])
+    others = {
+        name: env.integer(port_variable(name), default, low=0, high=PORT_MAX)
+        for name, default in DEFAULT_PORTS.items()
+        if name != PROCESSES[0]
+    }
+    return {**others, **dict(zip(PROCESSES, processes, strict=False))}

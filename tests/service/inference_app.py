@@ -1,10 +1,16 @@
-"""The inference service, whole, behind a real socket, with real tokens."""
+"""The inference service, whole, behind a real socket, with real tokens.
+
+With OLLAMESH_TEST_PROCESSES=2 it is that many processes, of which a test talks to the first: what holds of one process
+must hold of several. Tests that reach into the service's objects cannot pass then.
+"""
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import grpc
 import grpc.aio
@@ -24,6 +30,7 @@ from services.inference.simulation.parts import MachineSpec, ModelSpec
 from tests.fakes.fake_ollama import FakeOllama, Outcome, Recorded, fake_model
 from tests.fakes.identity import Identity
 
+PROCESSES = int(os.environ.get("OLLAMESH_TEST_PROCESSES", "1"))
 TIMEOUT_S = 60.0
 WITHIN_S = 20.0  # Longest wait for what must happen soon.
 TINY = fake_model("tiny:latest", "completion", "tools", "thinking", "embedding")
@@ -98,7 +105,7 @@ class Service:
 async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
     """Run the service over instances. `settings` are knobs; in lower case, without their OLLAMESH_ prefix."""
     identity, stop = Identity(), asyncio.Event()
-    async with identity.served() as auth_target:
+    async with identity.served() as auth_target, AsyncExitStack() as opened:
         usual = {
             "OLLAMA_HOSTS": ",".join(urls),
             "OLLAMESH_AUTH_TARGET": auth_target,
@@ -112,10 +119,13 @@ async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
             name if name.isupper() else f"OLLAMESH_{name.upper()}": str(value)
             for name, value in settings.items()
         }
+        if PROCESSES > 1:
+            usual["OLLAMESH_INFERENCE_PROCESSES"] = str(PROCESSES)
         env = Environment({**usual, **given})
         config = Config.read(env)
         env.check()
         port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        opened.enter_context(mock.patch.dict(os.environ, {**usual, **given}))  # Where workers read theirs.
         running = asyncio.create_task(run(config, stop, started=port.set_result))
         running.add_done_callback(lambda _: port.cancel())  # Rather than wait for a port that never comes.
         try:

@@ -67,3 +67,12 @@ def test_mistakes_are_named_at_once() -> None:
         "OLLAMESH_INFERENCE_PORT",
         "OLLAMESH_SANDBOX_REPLICAS",
     ]
+
+
+def test_the_processes_of_the_inference_service_are_balanced_over() -> None:
+    ports = [place.port for place in read(OLLAMESH_INFERENCE_PROCESSES="3").upstreams["inference"]]
+    assert ports == [50053, 50063, 50073]
+    edge = read(OLLAMESH_INFERENCE_PROCESSES="2", OLLAMESH_INFERENCE_PORTS="7001, 7002")
+    assert edge.upstreams["inference"] == (Endpoint("127.0.0.1", 7001), Endpoint("127.0.0.1", 7002))
+    elsewhere = read(OLLAMESH_INFERENCE_PROCESSES="2", OLLAMESH_INFERENCE_REPLICAS="gpu-1:1")
+    assert elsewhere.upstreams["inference"] == (Endpoint("gpu-1", 1),)

@@ -211,3 +211,21 @@ def test_a_port_of_another_address_is_not_in_the_way() -> None:
         assert resolve({"edge": port}, host="127.0.0.1") == {"edge": port}
         with pytest.raises(PortTakenError):
             resolve({"edge": port}, host="0.0.0.0")
+
+
+def test_processes_of_the_inference_service_are_told_to_whoever_calls_it(settings: Settings) -> None:
+    ports = {**settings.ports, "inference_2": 0}
+    plan = make_plan(replace(settings, ports=ports))
+    listed = f"{plan.ports['inference']},{plan.ports['inference_2']}"
+    parts = by_name(plan)
+    prepared = parts["edge"].prepare
+    assert prepared is not None
+    for env in (parts["inference"].run.env, prepared.env):
+        assert (env["OLLAMESH_INFERENCE_PROCESSES"], env["OLLAMESH_INFERENCE_PORTS"]) == ("2", listed)
+    inference = Config.read(Environment(parts["inference"].run.env))
+    assert inference.ports == (plan.ports["inference"], plan.ports["inference_2"])
+    first, second = (f"127.0.0.1:{port}" for port in inference.ports)
+    assert parts["agent"].run.env["OLLAMESH_INFERENCE_TARGET"] == f"ipv4:{first},{second}"
+    named = replace(plan, settings=replace(plan.settings, bind="::1"))
+    assert by_name(named)["agent"].run.env["OLLAMESH_INFERENCE_TARGET"] == f"[::1]:{inference.ports[0]}"
+    assert "OLLAMESH_AGENT_PROCESSES" not in parts["agent"].run.env

@@ -1,5 +1,6 @@
 """What is read from the environment, and what is handed on to the parts."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,3 +103,17 @@ def test_what_the_stack_sets_beats_what_was_inherited_in_either_spelling() -> No
     assert env["OLLAMESH_ADMIN_PASSWORD_FILE"] == "/ours"
     assert env["OLLAMESH_AUTH_PORT"] == "2"
     assert "OLLAMESH_AUTH_PORT_FILE" not in env
+
+
+def test_processes_of_the_inference_service_have_ports_of_their_own() -> None:
+    settings = Settings.from_env({"OLLAMESH_INFERENCE_PROCESSES": "3", "OLLAMESH_INFERENCE_PORT": "6000"})
+    assert {name: settings.ports[name] for name in ("inference", "inference_2", "inference_3")} == {
+        "inference": 6000,
+        "inference_2": 6010,
+        "inference_3": 6020,
+    }
+    assert Settings.from_env(settings.variables()).ports == settings.ports
+    resolved = replace(settings, ports={**settings.ports, "inference_2": 7000})
+    assert Settings.from_env(resolved.variables()).ports == resolved.ports, "what was found travels too"
+    with pytest.raises(SettingsError, match="OLLAMESH_INFERENCE_PORTS"):
+        Settings.from_env({"OLLAMESH_INFERENCE_PROCESSES": "3", "OLLAMESH_INFERENCE_PORTS": "1,2"})
