@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
@@ -60,9 +60,10 @@ class Config:
     def read(cls, env: Environment, *, gpu_count: Callable[[], int] = count_gpus) -> Self:
         slots = env.integer("OLLAMESH_INSTANCE_SLOTS", 4, low=1, high=SLOTS_MAX)
         servings = _servings(env, slots, gpu_count)
+        ports = process_ports(env, "inference", default=PORT)
         return cls(
-            server=ServerConfig.read(env, "inference", port=PORT, metrics_port=9463),
-            ports=process_ports(env, "inference", default=PORT),
+            server=replace(ServerConfig.read(env, "inference", port=PORT, metrics_port=9463), port=ports[0]),
+            ports=ports,
             trust=TrustConfig.read(env),
             endpoints=_endpoints(env, servings),
             servings=servings,

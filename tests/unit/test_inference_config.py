@@ -186,3 +186,11 @@ def test_what_is_wrong_with_a_policy_is_said(text: str, why: str) -> None:
     assert mistake.startswith("OLLAMESH_POLICY ")
     assert why in mistake
     assert mistakes(OLLAMA_HOSTS="gpu-1", OLLAMESH_TIMEOUT_MAX_S="4")
+
+
+def test_every_process_has_its_port() -> None:
+    one = read(OLLAMA_HOSTS="gpu-1", OLLAMESH_INFERENCE_PORTS="7001")
+    assert (one.server.port, one.ports) == (7001, (7001,))
+    assert read(OLLAMA_HOSTS="gpu-1", OLLAMESH_INFERENCE_PROCESSES="2").ports == (50053, 50063)
+    (mistake,) = mistakes(OLLAMA_HOSTS="gpu-1", OLLAMESH_INFERENCE_PROCESSES="0")
+    assert "OLLAMESH_INFERENCE_PROCESSES" in mistake
