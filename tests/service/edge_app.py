@@ -238,6 +238,18 @@ async def until_keys_are_known(stack: Stack, path: str, token: str) -> None:
                 return
 
 
+async def until_healthy(stack: Stack, count: int) -> None:
+    """Wait until Envoy knows that many replicas to be ready."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while await stat(stack, "cluster.inference.membership_healthy") != count:
+            await asyncio.sleep(0.1)
+
+
+async def stat(stack: Stack, name: str) -> int:
+    async with stack.http.get(f"{stack.admin_url}/stats?filter=^{name}$") as answer:
+        return int((await answer.text()).split()[-1])
+
+
 @dataclass(slots=True)
 class World:
     """The edge and all that is behind it."""

@@ -32,6 +32,7 @@ class Program:
     services: tuple[Service, ...]
     ports: tuple[int, ...]
     metrics_port: int
+    auth_port: int
 
     def workers(self) -> list[psutil.Process]:
         """Its workers, by place."""
@@ -105,6 +106,7 @@ async def program(*urls: str, processes: int = 2, **settings: object) -> AsyncIt
                 ),
                 ports=tuple(ports),
                 metrics_port=metrics_port,
+                auth_port=int(auth_target.rpartition(":")[2]),
             )
             await found.until_ready(len(urls))
             yield found

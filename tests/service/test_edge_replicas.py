@@ -24,6 +24,8 @@ from tests.service.edge_app import (
     Replica,
     Stack,
     replica,
+    stat,
+    until_healthy,
     until_keys_are_known,
 )
 from tests.stack import Database
@@ -136,18 +138,6 @@ async def test_with_no_replica_ready_the_service_itself_says_why(parts: Parts) -
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await parts.call(CHAT)
     assert failure(refused.value) == (grpc.StatusCode.UNAVAILABLE, "AUTH_UNAVAILABLE")
-
-
-async def until_healthy(stack: Stack, count: int) -> None:
-    """Wait until Envoy knows that many replicas to be ready."""
-    async with asyncio.timeout(TIMEOUT_S):
-        while await stat(stack, "cluster.inference.membership_healthy") != count:
-            await asyncio.sleep(0.1)
-
-
-async def stat(stack: Stack, name: str) -> int:
-    async with stack.http.get(f"{stack.admin_url}/stats?filter=^{name}$") as answer:
-        return int((await answer.text()).split()[-1])
 
 
 async def test_a_replica_that_died_costs_nobody_what_it_had_not_begun(parts: Parts) -> None:
