@@ -33,9 +33,10 @@ async def test_a_worker_that_is_killed_takes_only_its_own_streams_with_it() -> N
             one, other = running.services
             victim, survivor = running.workers()
             fake.script("a", Hang())
-            fake.script("a", gate, "b")
-            answering, untouched = one.chat(), other.chat()
+            answering = one.chat()
             await until_event(answering, "delta")
+            fake.script("a", gate, "b")
+            untouched = other.chat()
             await until_event(untouched, "delta")
             fake.script(Hang())
             reading = one.chat()
