@@ -101,7 +101,9 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
                 task.cancel()
 
 
-async def run_worker(config: Config, stop: asyncio.Event, *, link: int, place: int) -> None:
+async def run_worker(
+    config: Config, stop: asyncio.Event, *, started: Callable[[int], None], link: int, place: int
+) -> None:
     """One of the processes that carry the streams. `link` is the descriptor of the head's other end."""
     structlog.contextvars.bind_contextvars(worker=place)
     registry, ledger = CollectorRegistry(), Ledger()
@@ -128,12 +130,16 @@ async def run_worker(config: Config, stop: asyncio.Event, *, link: int, place: i
         async def ready() -> bool:
             return head.engine.ready
 
+        def serving(port: int) -> None:
+            head.serving(port)
+            started(port)
+
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(head.run(), name="head"),
                 tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
             ]
-            await server.serve(stop, services=SERVICES, ready=ready, started=head.serving)
+            await server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
                 task.cancel()
 

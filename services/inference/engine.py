@@ -119,8 +119,13 @@ class Engine:
 
     # For callers
 
-    def submit(self, order: Errand, terms: Terms, work: Work) -> int:
-        """Queue `work` for a slot; return its ticket. Raises QueueFull and DeadlineUnreachable."""
+    def submit(
+        self, order: Errand, terms: Terms, work: Work, *, accepted: Callable[[int], None] = lambda _: None
+    ) -> int:
+        """Queue `work` for a slot; return its ticket. Raises QueueFull and DeadlineUnreachable.
+
+        `accepted` is told the ticket before anything becomes of the work, which may be at once.
+        """
         now_s = self._now_s()
         job = Job(
             ticket=next(self._tickets),
@@ -142,6 +147,7 @@ class Engine:
             raise
         call = self._calls[job.ticket] = _Call(job, work)
         call.timer = asyncio.get_running_loop().call_at(job.deadline_at_s, self._out_of_time, call)
+        accepted(job.ticket)
         if self._tasks is not None and self._scheduler.is_first(job):
             self._decide(self._tasks, now_s)  # Who is first need not wait for the loop's next turn.
         if call.task is None:

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import MeshError
-from services.inference.completion import Completion, Finished
+from services.inference.completion import Completion, Event, Finished
 from services.inference.core.admission import Order
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
@@ -100,7 +100,7 @@ class Rig:
     far: FarEngine
     wire: Wire
     instances: dict[str, Fickle]
-    completions: list[Completion] = field(default_factory=list)
+    completions: list[Completion[Event]] = field(default_factory=list)
 
     def deliver(self, *, head: bool) -> None:
         if head and self.wire.to_head:
@@ -113,8 +113,8 @@ class Rig:
             self.deliver(head=True)
             self.deliver(head=False)
 
-    async def submit(self, *, total_max_s: float = 600.0, tenant: str = "a") -> tuple[int, Completion]:
-        completion = Completion("s", opened_at_s=0.0, buffer_bytes_max=1000)
+    async def submit(self, *, total_max_s: float = 600.0, tenant: str = "a") -> tuple[int, Completion[Event]]:
+        completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
         self.completions.append(completion)
         terms = Terms(
             tenant=tenant, priority=Priority.DEFAULT, wait_max_s=total_max_s, total_max_s=total_max_s

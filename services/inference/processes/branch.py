@@ -117,16 +117,18 @@ class Branch:
             wait_max_s=asked.wait_max_s,
             total_max_s=asked.total_max_s,
         )
+
+        def accepted(ticket: int) -> None:
+            self._works[number], self._tickets[number] = work, ticket
+            self._send(Accepted(number=number))
+
         try:
-            ticket = self._engine.submit(asked, terms, work)
+            self._engine.submit(asked, terms, work, accepted=accepted)
         except MeshError as error:
             self._send(Refused(number=number, wrong=wrong(error)))
         except Exception as error:  # A bug of ours costs this request, and not all of the worker's.
             log.exception("bug", method="submit")
             self._send(Refused(number=number, wrong=wrong(error)))
-        else:
-            self._works[number], self._tickets[number] = work, ticket
-            self._send(Accepted(number=number))
 
     def _abandon(self, number: int) -> None:
         work = self._works.get(number)
