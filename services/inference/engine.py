@@ -19,11 +19,8 @@ from services.inference.core.prefixes import Prefix
 from services.inference.core.retries import RetryBudget
 from services.inference.core.scheduler import Scheduler
 from services.inference.errors import (
-    InstanceFailed,
-    InstanceLost,
     QueueFull,
     QueueTimeout,
-    StreamStalled,
     TimeExceeded,
 )
 from services.inference.health import Failure, Health
@@ -31,7 +28,7 @@ from services.inference.places import Places
 from services.inference.ports import Fault, Instance, Trouble
 from services.inference.telemetry import Metrics
 from services.inference.upkeep import Upkeep
-from services.inference.work import Seat, Work
+from services.inference.work import Seat, Work, failure
 
 log = structlog.get_logger(__name__)
 
@@ -277,7 +274,7 @@ class Engine:
             self._blame(name, trouble, now_s, begun=call.work.begun)
             if self._retry(call, name):
                 return
-            call.work.fail(_failure(call.work, name, trouble))
+            call.work.fail(failure(call.work, name, trouble))
         elif usage is not None:
             self._health.succeeded(name, now_s)
         self._forget(call)
@@ -393,10 +390,3 @@ class Engine:
     @staticmethod
     def _now_s() -> float:
         return asyncio.get_running_loop().time()
-
-
-def _failure(work: Work, name: str, trouble: Trouble) -> Exception:
-    """What a caller is told of an instance's trouble."""
-    if not work.begun:
-        return InstanceFailed(instance=name)
-    return StreamStalled() if trouble.fault is Fault.STALLED else InstanceLost()

@@ -13,7 +13,8 @@ from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
 from services.inference.core.ledger import Card
 from services.inference.core.usage import Usage
-from services.inference.ports import Instance, Vectors
+from services.inference.errors import InstanceFailed, InstanceLost, StreamStalled
+from services.inference.ports import Fault, Instance, Trouble, Vectors
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +64,13 @@ class Work(Protocol):
 
     def summary(self) -> Summary:
         """Tell what came of it."""
+
+
+def failure(work: Work, instance: str, trouble: Trouble) -> Exception:
+    """Return what a work's caller is told of an instance's trouble."""
+    if not work.begun:
+        return InstanceFailed(instance=instance)
+    return StreamStalled() if trouble.fault is Fault.STALLED else InstanceLost()
 
 
 class Answering:
