@@ -7,14 +7,12 @@ prompt, a token, a secret or a request.
 import logging
 import sys
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 
-from services.common.grpc.around import Around, Context
+from services.common.grpc.around import Around, Context, Rest
 
 log = structlog.get_logger(__name__)
 
@@ -72,16 +70,14 @@ def serve_metrics(registry: CollectorRegistry, *, bind: str, port: int) -> None:
 def telemetry(metrics: RpcMetrics) -> Around:
     """Count and time every call, and log those that fail. Outermost, so that it sees the final status."""
 
-    @asynccontextmanager
-    async def around(method: str, context: Context) -> AsyncIterator[None]:
+    async def around(method: str, context: Context, rest: Rest) -> object:
         if method.startswith("/grpc."):  # Health checks would drown everything else.
-            yield
-            return
+            return await rest()
         started_s = time.perf_counter()
         code = grpc.StatusCode.OK
         metrics.in_flight.inc()
         try:
-            yield
+            return await rest()
         except grpc.aio.AbortError:
             code = grpc.StatusCode(_status(context))
             raise

@@ -23,7 +23,7 @@ Start = Callable[[str, Sequence[str]], AbstractContextManager[Peer]]
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 STEPS = os.environ.get("STEPS", "memory paced relay ladder costs").split()
-MODELS = (paced.MODEL, relay.MODEL, relay.SHORT_MODEL, ladder.MODEL, memory.MODEL)
+MODELS = (paced.MODEL, relay.MODEL, relay.SHORT_MODEL, ladder.MODEL, memory.MODEL, memory.WARM_UP_MODEL)
 SLOTS = 1024
 IDLE_STREAMS, IDLE_STREAMS_LITELLM = 1000, 100
 # Where each begins to climb, well below where it is expected to fall.

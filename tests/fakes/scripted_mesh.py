@@ -36,7 +36,7 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import (
 )
 
 from services.common.errors import Kind, MeshError, TokenExpired, TokenInvalid
-from services.common.grpc.around import Around, Context, Interceptor
+from services.common.grpc.around import Around, Context, Interceptor, Rest
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
 
@@ -159,8 +159,8 @@ def _domains() -> Around:
     """As `errors`, with the domain of whichever service is called."""
     known = {name: errors(f"{name}.ollamesh") for name in ("auth", "agent", "inference", "sandbox")}
 
-    def around(method: str, context: Context) -> Any:
-        return known[method.split(".")[1]](method, context)
+    async def around(method: str, context: Context, rest: Rest) -> object:
+        return await known[method.split(".")[1]](method, context, rest)
 
     return around
 

@@ -201,7 +201,9 @@ async def test_nobody_is_told_of_a_failure_after_their_deadline() -> None:
         def time_remaining(self) -> float:
             return 0.0
 
+    async def fail() -> None:
+        raise Full(waiting_max=3)
+
     late: Any = Late()  # Without `abort`.
     with pytest.raises(asyncio.CancelledError):
-        async with errors("inference.ollamesh")("/test/Method", late):
-            raise Full(waiting_max=3)
+        await errors("inference.ollamesh")("/test/Method", late, fail)

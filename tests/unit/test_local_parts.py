@@ -15,7 +15,7 @@ from deploy.local.model_source import ModelSource, SourceKind, find_models
 from deploy.local.part import Part
 from deploy.local.parts import all_parts
 from deploy.local.plan import Plan, make_plan
-from deploy.local.ports import resolve
+from deploy.local.ports import free_ports, resolve
 from deploy.local.settings import DEFAULT_PORTS, Settings
 from services.common.config import Environment
 from services.inference.config import Config
@@ -206,8 +206,8 @@ def test_zero_picks_distinct_free_ports() -> None:
 
 
 def test_a_port_of_another_address_is_not_in_the_way() -> None:
-    with socket.create_server(("127.0.0.2", 0)) as other:
-        port = other.getsockname()[1]
+    (port,) = free_ports(1)  # Not any that the system picks: those are for what connects from here, too.
+    with socket.create_server(("127.0.0.2", port)):
         assert resolve({"edge": port}, host="127.0.0.1") == {"edge": port}
         with pytest.raises(PortTakenError):
             resolve({"edge": port}, host="0.0.0.0")

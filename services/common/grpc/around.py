@@ -1,14 +1,16 @@
-"""The path of every call through a server: context managers around checks, one parse and one validation.
+"""The path of every call through a server: what is around it, checks, one parse and one validation.
 
 One interceptor does it all, because each costs a lookup and a closure per call, and because the order
 matters: who is calling is known before a byte of the request is parsed. Requests are parsed here and
 not by gRPC, which answers malformed ones with INTERNAL.
 
 All of this is done once for each call. For each message of a stream there is one step of its generator and one write.
+An idle stream holds on to all that it is in: so arounds are functions and not context managers, which weigh three times
+as much.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing
+from contextlib import aclosing
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -19,14 +21,15 @@ import grpc.aio
 from services.common.grpc.validation import parse
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Around = Callable[[str, Context], AbstractAsyncContextManager[None]]
+Rest = Callable[[], Awaitable[object]]  # Of a call.
+Around = Callable[[str, Context, Rest], Awaitable[object]]
 Check = Callable[[str, Context], Awaitable[None]]
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
     """Wraps every method, unary or streaming, in `arounds`, outermost first; `checks` come inside of them, in turn.
 
-    What has nothing to do when a call ends is a check: an idle stream holds on to whatever it is in.
+    What has nothing to do when a call ends is a check.
     """
 
     def __init__(self, arounds: Sequence[Around], checks: Sequence[Check] = ()) -> None:
@@ -72,30 +75,22 @@ class Interceptor(grpc.aio.ServerInterceptor):
         is_generator = handler.response_streaming and not iscoroutinefunction(inner)
         work = write_all if is_generator else answer
 
+        async def checked(received: Any, context: Context) -> Any:
+            for check in self._checks:
+                await check(method, context)
+            return await work(received, context)
+
         # gRPC inspects it with iscoroutinefunction: keep it plain.
         async def handle(received: Any, context: Context) -> Any:
-            return await self._within(self._arounds, method, received, context, work)
+            rest: Rest = partial(checked, received, context)
+            for around in reversed(self._arounds):
+                rest = partial(around, method, context, rest)
+            return await rest()
 
         ends = ("unary", "stream")
         arity = f"{ends[handler.request_streaming]}_{ends[handler.response_streaming]}"
         make = getattr(grpc, f"{arity}_rpc_method_handler")
         return make(handle, response_serializer=None if is_generator else serialize)
-
-    async def _within(
-        self,
-        arounds: Sequence[Around],
-        method: str,
-        received: Any,
-        context: Context,
-        work: Callable[[Any, Context], Awaitable[Any]],
-    ) -> Any:
-        """Do the work inside of `arounds`."""
-        if arounds:
-            async with arounds[0](method, context):
-                return await self._within(arounds[1:], method, received, context, work)
-        for check in self._checks:
-            await check(method, context)
-        return await work(received, context)
 
 
 async def _parsed(deserializer: Callable[[bytes], Any], received: Any) -> AsyncIterator[Any]:

@@ -1,8 +1,7 @@
 """The one place where failures become gRPC statuses."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from typing import NoReturn
 
 import grpc
 import structlog
@@ -11,7 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 from services.common.errors import InvalidRequest, Kind, MeshError, NotServed
-from services.common.grpc.around import Around, Context
+from services.common.grpc.around import Around, Context, Rest
 
 log = structlog.get_logger(__name__)
 
@@ -34,10 +33,9 @@ CODES = {
 def errors(domain: str) -> Around:
     """Answer every failure inside with its status, reason and details; `domain` as in ErrorInfo."""
 
-    @asynccontextmanager
-    async def around(method: str, context: Context) -> AsyncIterator[None]:
+    async def around(method: str, context: Context, rest: Rest) -> object:
         try:
-            yield
+            return await rest()
         except grpc.aio.AbortError:
             raise  # Already answered; gRPC asserts that this very object comes back.
         except MeshError as error:
@@ -52,7 +50,7 @@ def errors(domain: str) -> Around:
     return around
 
 
-async def _abort(context: Context, error: MeshError, domain: str) -> None:
+async def _abort(context: Context, error: MeshError, domain: str) -> NoReturn:
     if context.time_remaining() == 0:
         # Its caller has given up, as this call is about to learn. gRPC cannot send the status any more, and would
         # lose what it had made of it (decision 0014).

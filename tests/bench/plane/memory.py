@@ -7,13 +7,15 @@ from tests.bench.plane.target import Target
 from tests.bench.support.load import run_async
 
 MODEL = "stub-n1-i0-t30000000:latest"  # Its first token would come after half a minute.
+WARM_UP_MODEL, WARM_UP_STREAMS, WARM_UP_COUNT = "stub-n1-i0:latest", 20, 500
 SETTLE_S = 3.0
+WARM_UP_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weight:
     base_bytes: int
-    idle_bytes: int  # More than that, with the streams.
+    idle_bytes: int  # More than after the warm-up, with the streams.
     streams: int
 
     @property
@@ -22,8 +24,16 @@ class Weight:
 
 
 async def weigh(target: Target, *, streams: int) -> Weight:
-    """Open so many streams, and weigh the target before and when they have all been issued for a while."""
+    """Open so many streams, and weigh the target before and when they have all been issued for a while.
+
+    In between it answers some requests, so that what its first ones have it load is not taken for theirs.
+    """
     base_bytes = target.rss_bytes()
+    warming = target.load(
+        WARM_UP_MODEL, concurrency=WARM_UP_STREAMS, count_max=WARM_UP_COUNT, seconds=WARM_UP_S
+    )
+    await run_async(warming)
+    warm_bytes = target.rss_bytes()
     opening_s = streams / 500
     load = target.load(
         MODEL,
@@ -39,4 +49,4 @@ async def weigh(target: Target, *, streams: int) -> Weight:
     outcome = await running
     if outcome.failed or outcome.unfinished != streams:
         raise RuntimeError(f"{target.name}: {outcome.failures} {outcome.first_failure}")
-    return Weight(base_bytes=base_bytes, idle_bytes=full_bytes - base_bytes, streams=streams)
+    return Weight(base_bytes=base_bytes, idle_bytes=full_bytes - warm_bytes, streams=streams)
