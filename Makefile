@@ -104,10 +104,18 @@ sim: setup ## the seeded simulations, longer: make sim SEEDS=10000
 	@$(PY) -m pytest -q tests/simulation --seeds $(SEEDS)
 
 # The soak takes its time, and has a target of its own.
-BENCHES = $(filter-out __init__ soak,$(basename $(notdir $(wildcard tests/bench/*.py))))
+BENCHES = $(filter-out __init__ smoke soak,$(basename $(notdir $(wildcard tests/bench/*.py))))
 .PHONY: bench
 bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
 	@for name in $(BENCHES); do $(MAKE) bench-$$name; done
+
+.PHONY: bench-smoke
+bench-smoke: setup ## the data plane in a minute: fails if a ratio is off by more than twice
+	@$(PY) -m tests.bench.smoke
+
+.PHONY: profile
+profile: setup ## flame graphs of the gateway under load, in .ollamesh/bench/
+	@$(PY) -m tests.bench.plane.flame
 
 # A benchmark leaves out peers that are not there.
 .PHONY: bench-peers

@@ -23,7 +23,7 @@ ROUNDS, SECONDS = 3, 1.0
 ONE_TOKEN = "stub-n1-i0:latest"
 MODELS = (ONE_TOKEN, relay.MODEL, memory.MODEL)
 IDLE_STREAMS = 300
-# Measured: 2 to 3 times, with all that the gateway does for a request and a second connection beside it.
+# Measured: 3 to 4 times, with all that the gateway does for a request and a second connection beside it.
 FIRST_TOKEN_TIMES_BARE = 3.5
 KNOWN_TOKEN_SHARE = 0.02  # Of an unknown one's cost: a lookup against a signature.
 VALIDATED_TIMES_PARSED = 30.0

@@ -207,6 +207,8 @@ async def test_a_wedged_one_is_started_anew(bench: Bench) -> None:
     async with owning(bench, "1", **settings) as (_, service):
         await service.until_fleet(_ready(1))
         assert grammar(await events_of(service.chat("hello", model="smollm2:135m"))).endswith("F")
+        # Until then, a probe asks for less, and waits for longer.
+        await service.until_fleet(lambda fleet: bool(fleet.instances[0].resident_models))
         wedged = bench.running()["0"]
         os.kill(wedged.process.pid, signal.SIGSTOP)
         calls = [service.chat("hello", model="smollm2:135m") for _ in range(4)]
