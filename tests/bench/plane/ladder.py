@@ -5,7 +5,7 @@ between a stream's tokens is twice what it should be.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tests.bench.plane.target import Target
@@ -16,7 +16,7 @@ INTERVAL_S = 0.02
 LIMIT_S = 2 * INTERVAL_S
 STEP = 1.25
 SECONDS, WARM_UP_S = 5.0, 2.0
-RUNGS_MAX = 14
+RUNGS_MAX = 30
 STREAMS_MAX = 1000  # Slots of the gateway's one instance, less what it needs for itself.
 
 
@@ -52,16 +52,20 @@ def measure(targets: Sequence[tuple[Target, int]], *, rounds: int) -> Mapping[st
 
 
 def climb(target: Target, first: int) -> Climb:
-    """Go up until a rung does not hold; down first, if the first one does not."""
-    rungs = [_rung(target, first)]
+    return climb_by(lambda streams: _rung(target, streams), first)
+
+
+def climb_by(rung: Callable[[int], Rung], first: int) -> Climb:
+    """Go up until a rung does not hold; down instead, if the first one does not."""
+    rungs = [rung(first)]
     while not rungs[-1].holds and rungs[-1].streams > 1 and len(rungs) < RUNGS_MAX:
-        rungs.append(_rung(target, int(rungs[-1].streams / STEP)))
+        rungs.append(rung(int(rungs[-1].streams / STEP)))
     if len(rungs) == 1:
         streams = float(first)
         while rungs[-1].holds and streams < STREAMS_MAX and len(rungs) < RUNGS_MAX:
             streams = min(STREAMS_MAX, streams * STEP)
-            rungs.append(_rung(target, max(rungs[-1].streams + 1, round(streams))))
-    return Climb(rungs=sorted(rungs, key=lambda rung: rung.streams))
+            rungs.append(rung(max(rungs[-1].streams + 1, round(streams))))
+    return Climb(rungs=sorted(rungs, key=lambda one: one.streams))
 
 
 def _rung(target: Target, streams: int) -> Rung:
