@@ -34,7 +34,7 @@ async def connected() -> AsyncIterator[Connection]:
 
 
 async def asking(connection: Connection, reader: WholeReader) -> asyncio.Task[None]:
-    task = asyncio.create_task(connection.exchange(b"GET / HTTP/1.1\r\n\r\n", reader, PATIENT))
+    task = asyncio.create_task(connection.exchange(lambda: b"GET / HTTP/1.1\r\n\r\n", reader, PATIENT))
     await asyncio.sleep(0)
     return task
 

@@ -5,6 +5,7 @@ parser into the reader of the response without a task, a queue or a future on th
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -70,8 +71,8 @@ class Connection(asyncio.Protocol):
         self.answered = False  # Whether any byte of the response has arrived.
         self.reusable = False
 
-    async def exchange(self, request: bytes, reader: Reader, patience: Patience) -> None:
-        """Send `request` and feed the response to `reader`, until it ends or the reader wants no more.
+    async def exchange(self, request: Callable[[], bytes], reader: Reader, patience: Patience) -> None:
+        """Send what `request` makes and feed the response to `reader`, until it ends or the reader wants no more.
 
         Raises Trouble. When this returns, the connection is idle or closed; when it raises, closed.
         """
@@ -82,8 +83,8 @@ class Connection(asyncio.Protocol):
         self._heard_at_s = self._loop.time()
         self._patience, self._over = patience, self._loop.create_future()
         self._watch()
-        self._transport.write(request)
         try:
+            self._transport.write(request())
             failure = await self._over
         except asyncio.CancelledError:
             self.reusable = False  # Whoever was to put it away is gone, complete as the response may be.

@@ -91,17 +91,18 @@ class Ollama:
             await ollama._pool.close()
 
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
-        path, body = completion_body(order, model)
+        def request() -> bytes:
+            return self._request("POST", *completion_body(order, model))
+
         reader = StreamReader(sink)
-        request, patience = self._request("POST", path, body), self._patience(first_token_s)
-        await self._pool.exchange(request, reader, patience)
+        await self._pool.exchange(request, reader, self._patience(first_token_s))
         reader.check(model)
 
     async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         assert isinstance(order.ask, Embed)
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX)
         request = self._request("POST", "/api/embed", embed_body(order, model))
-        await self._pool.exchange(request, reader, self._patience(first_token_s))
+        await self._pool.exchange(lambda: request, reader, self._patience(first_token_s))
         answer = _decoded(reader.body(model), Embeddings)
         if len(answer.embeddings) != len(order.ask.inputs):
             raise Trouble(Fault.BROKEN, "as many vectors as texts were due")
@@ -136,7 +137,8 @@ class Ollama:
             return
         path, body = probe_body(model, embeds=embeds, options=options or {})
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX) if embeds else StreamReader(_Nothing())
-        await self._pool.exchange(self._request("POST", path, body), reader, self._working)
+        request = self._request("POST", path, body)
+        await self._pool.exchange(lambda: request, reader, self._working)
         reader.check(None)
 
     async def report(self) -> Report:
@@ -177,7 +179,8 @@ class Ollama:
     ) -> Answer:
         """Return a whole answer. `model` is the one a caller asked about, if one did."""
         reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
-        await self._pool.exchange(self._request(method, path, body), reader, patience or self._listing)
+        request = self._request(method, path, body)
+        await self._pool.exchange(lambda: request, reader, patience or self._listing)
         return _decoded(reader.body(model), kind)
 
     def _patience(self, first_token_s: float) -> Patience:

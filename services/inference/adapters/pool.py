@@ -2,6 +2,7 @@
 
 import asyncio
 import ssl
+from collections.abc import Callable
 
 from services.inference.adapters.connection import Connection, Patience, Reader
 from services.inference.core.endpoints import Endpoint
@@ -22,8 +23,11 @@ class Pool:
         self._idle_max = idle_max
         self._idle: list[Connection] = []
 
-    async def exchange(self, request: bytes, reader: Reader, patience: Patience) -> None:
-        """As Connection.exchange, on whichever connection."""
+    async def exchange(self, request: Callable[[], bytes], reader: Reader, patience: Patience) -> None:
+        """As Connection.exchange, on whichever connection.
+
+        `request` makes the bytes when they are to be sent: a long prompt need not be kept as long as its answer takes.
+        """
         loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
@@ -44,7 +48,9 @@ class Pool:
         while self._idle:
             await self._idle.pop().close()
 
-    async def _use(self, connection: Connection, request: bytes, reader: Reader, patience: Patience) -> None:
+    async def _use(
+        self, connection: Connection, request: Callable[[], bytes], reader: Reader, patience: Patience
+    ) -> None:
         await connection.exchange(request, reader, patience)
         if connection.reusable:
             if len(self._idle) < self._idle_max:
