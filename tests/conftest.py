@@ -10,7 +10,9 @@ from tests.stack import database, mesh, module_database, postgres_server, redis_
 __all__ = ["database", "mesh", "module_database", "postgres_server", "redis_server", "redis_url"]
 
 # How long an example takes says nothing here: machines are shared, and slow at times.
-hypothesis.settings.register_profile("suite", deadline=None)
+hypothesis.settings.register_profile(
+    "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("suite")
 
 # A shell starts its background jobs with Ctrl-C ignored, and what they start inherits that.

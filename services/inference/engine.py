@@ -2,20 +2,20 @@
 
 import asyncio
 import contextlib
+import contextvars
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
-from typing import Protocol, assert_never
+from typing import assert_never
 
 import structlog
 
 from services.common.errors import MeshError
 from services.inference.core.catalog import Catalog
 from services.inference.core.decisions import Decision, Dispatch, Displace, Expire, Fail, Load, Unload
-from services.inference.core.jobs import Job, Priority
+from services.inference.core.jobs import Errand, Job, Priority
 from services.inference.core.ledger import InstanceView, Ledger, capacity
-from services.inference.core.prefixes import Prefix
 from services.inference.core.retries import RetryBudget
 from services.inference.core.scheduler import Scheduler
 from services.inference.errors import (
@@ -47,19 +47,6 @@ class Terms:
     priority: Priority
     wait_max_s: float
     total_max_s: float
-
-
-class Errand(Protocol):
-    """What the scheduler must know of an order; the rest is between its work and an instance."""
-
-    @property
-    def model(self) -> str: ...
-    @property
-    def prompt_token_count(self) -> int: ...
-    @property
-    def output_token_max(self) -> int: ...
-    @property
-    def prefixes(self) -> tuple[Prefix, ...]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +100,8 @@ class Engine:
         self._loading: set[str] = set()  # Instances; each loads one model at a time.
         self._changed = asyncio.Event()
         self._tasks: asyncio.TaskGroup | None = None  # Once it runs.
+        self._context = contextvars.Context()  # Of its tasks: those of a caller's hold its token.
+        self._bug: Exception | None = None
 
     # For callers
 
@@ -146,7 +135,7 @@ class Engine:
         call.timer = asyncio.get_running_loop().call_at(job.deadline_at_s, self._out_of_time, call)
         accepted(job.ticket)
         if self._tasks is not None and self._scheduler.is_first(job):
-            self._decide(self._tasks, now_s)  # Who is first need not wait for the loop's next turn.
+            self._place_at_once(self._tasks, now_s)
         if call.task is None:
             self._places.changed(order.model)
             self._changed.set()
@@ -181,8 +170,10 @@ class Engine:
     async def run(self) -> None:
         """Decide and carry out, until cancelled."""
         async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+            self._tasks, self._context = tasks, contextvars.copy_context()
             while True:
+                if self._bug is not None:
+                    raise self._bug
                 now_s = self._now_s()
                 self._decide(tasks, now_s)
                 for name in self._health.take_probes(now_s):
@@ -190,6 +181,17 @@ class Engine:
                     probing.add_done_callback(partial(self._probed, name))
                 self._tell_places(now_s)
                 await self._next_change()
+
+    def _place_at_once(self, tasks: asyncio.TaskGroup, now_s: float) -> None:
+        """Decide for one who is first, and need not wait for the loop's next turn.
+
+        A bug ends the process, as it does in the loop: what was decided counts as done, and would be lost.
+        """
+        try:
+            self._decide(tasks, now_s)
+        except Exception as error:  # noqa: BLE001 - It is raised where it belongs.
+            self._bug = error
+            self._changed.set()
 
     def _decide(self, tasks: asyncio.TaskGroup, now_s: float) -> None:
         for decision in self._scheduler.decide(now_s):
@@ -202,12 +204,12 @@ class Engine:
                 self._start(tasks, self._calls[job.ticket], instance)
             case Load(instance, model, cause):
                 self._loading.add(instance)
-                loading = tasks.create_task(self._upkeep.load(instance, model))
+                loading = tasks.create_task(self._upkeep.load(instance, model), context=self._context)
                 loading.add_done_callback(partial(self._loaded, instance, model))
                 log.info("model_load", instance=instance, model=model, cause=cause.value)
                 self._metrics.load(model, cause)
             case Unload(instance, model):
-                unloading = tasks.create_task(self._upkeep.unload(instance, model))
+                unloading = tasks.create_task(self._upkeep.unload(instance, model), context=self._context)
                 unloading.add_done_callback(partial(self._unloaded, instance, model))
             case Expire(job):
                 self._give_up(job, QueueTimeout())
@@ -232,7 +234,7 @@ class Engine:
             + _FIRST_TOKEN_PROMPTS * self._scheduler.reading_s(job.ticket)
             + _FIRST_TOKEN_LOADS * self._scheduler.load_s(name, job.model),
         )
-        call.task = tasks.create_task(self._work(call, seat))
+        call.task = tasks.create_task(self._work(call, seat), context=self._context)
         # Not a `finally` in the task: cancelled before its first step, it would never get there.
         call.task.add_done_callback(partial(self._ended, call, name))
 

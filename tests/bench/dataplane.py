@@ -105,6 +105,7 @@ def measure(
         remarks.append(
             f"Void rounds, measured again: {pace.void_count} ({'; '.join(sorted(pace.void_reasons))})."
         )
+        remarks += [f"Streams that failed: {name}: {count}." for name, count in pace.failed.items() if count]
     if "relay" in steps:
         all_.mesh.renew()
         found += figures.relay(relay.measure(all_.relayed, rounds=rounds))

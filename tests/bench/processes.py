@@ -1,27 +1,26 @@
 """What it costs to be several processes: CPU per request, by process, and what the link adds to a request.
 
-`python -m tests.bench.processes`. Answers of one token from a stub that costs nothing, so that what is measured is what
+Answers of one token from a stub that costs nothing, so that what is measured is what
 a request costs; per token nothing crosses between processes. Rounds go in turn through one process, a head with two
 workers and one with four, on the same machine in the same minute. A faster service it cannot show where cores are few.
 """
 
 import asyncio
 import os
-import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from itertools import cycle
 from pathlib import Path
 from statistics import median
 
 import psutil
 
-from deploy.local.ports import free_ports
-from services.common.launch import Guard
+from tests.bench.support.report import Figure, report
+from tests.bench.support.stub import stub
 from tests.service.inference_app import Call
-from tests.service.inference_processes import REPOSITORY, Program, program
+from tests.service.inference_processes import Program, program
 
 COUNTS = (1, 2, 4)
 ROUNDS = int(os.environ.get("ROUNDS", "7"))
@@ -72,29 +71,38 @@ async def measured(running: Program, found: dict[str, list[float]]) -> None:
     found["first token"].append(median(first_s for _, first_s in times) * 1e6)
 
 
-@asynccontextmanager
-async def stub() -> AsyncIterator[str]:
-    (port,) = free_ports(1)
-    argv = Guard(folder=str(REPOSITORY)).command(
-        (sys.executable, "-m", "tests.bench.support.stub_ollama", str(port))
-    )
-    process = await asyncio.create_subprocess_exec(*argv)
-    try:
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.kill()
-        await process.wait()
-
-
 async def idle_bytes(running: Program) -> int:
     """What the whole service holds in memory, shared pages divided."""
     pids = [running.head.pid, *(worker.pid for worker in running.workers())]
     return sum(psutil.Process(pid).memory_full_info().pss for pid in pids)
 
 
-async def main() -> None:
+def figures(found: Mapping[int, Mapping[str, list[float]]], pss_bytes: Mapping[int, int]) -> list[Figure]:
+    """Return each figure of several processes beside that of one."""
+    made = []
+    for count, values in found.items():
+        made += [
+            Figure(
+                name=f"{count} processes: {name} per request",
+                value=median(some),
+                unit="us",
+                baseline=median(found[1][name]),
+            )
+            for name, some in values.items()
+        ]
+        made.append(
+            Figure(
+                name=f"{count} processes: memory (PSS)",
+                value=pss_bytes[count] / 1e6,
+                unit="MB",
+                baseline=pss_bytes[1] / 1e6,
+            )
+        )
+    return made
+
+
+async def measure(url: str) -> list[Figure]:
     async with AsyncExitStack() as opened:
-        url = await opened.enter_async_context(stub())
         services = {
             count: await opened.enter_async_context(
                 program(url, processes=count, instance_slots=64, queue_max=1000, poll_every_s=2)
@@ -107,14 +115,14 @@ async def main() -> None:
         for _ in range(ROUNDS):
             for count, running in services.items():
                 await measured(running, found[count])
-        names = list(found[1])
-        print(f"| processes | {' | '.join(names)} | PSS MB |")
-        print(f"|---|{'---|' * (len(names) + 1)}")
-        for count, figures in found.items():
-            cells = " | ".join(f"{median(figures[name]):.0f}" for name in names)
-            print(f"| {count} | {cells} | {await idle_bytes(services[count]) / 1e6:.0f} |")
-        print(f"\nµs per request, medians of {ROUNDS} rounds; load average {os.getloadavg()[0]:.1f}")
+        return figures(found, {count: await idle_bytes(running) for count, running in services.items()})
+
+
+def main() -> None:
+    with stub(f"{MODEL}:latest") as upstream:
+        found = asyncio.run(measure(upstream.url))
+    report("processes", rounds=ROUNDS, figures=found, remarks=[f"Load average: {os.getloadavg()[0]:.1f}."])
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

@@ -35,6 +35,8 @@ def first_tokens(targets: Sequence[Target]) -> dict[str, float]:
     for _ in range(ROUNDS):
         for target in targets:
             outcome = run(target.load(ONE_TOKEN, concurrency=1, seconds=SECONDS))
+            if trouble := outcome.void or outcome.failures:
+                raise RuntimeError(f"{target.name}: {trouble}")
             found[target.name].append(outcome.first_token_s.p50)
     return {name: median(values) for name, values in found.items()}
 

@@ -106,6 +106,7 @@ class Rig:
     engine: Engine
     ledger: Ledger
     restarts: list[str]
+    task: asyncio.Task[None]  # Of the engine.
 
     def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion[Event]]:
         completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
@@ -150,7 +151,7 @@ async def running(*instances: FakeInstance, slots: int = 1, measured: bool = Fal
         engine.observe(InstanceView(name=name, slots=slots, report=REPORT))
     task = asyncio.create_task(engine.run())
     try:
-        yield Rig(engine, ledger, restarts)
+        yield Rig(engine, ledger, restarts, task)
     finally:
         for instance in instances:
             instance.may_stop.set()

@@ -47,7 +47,11 @@ def outcome(first_token_s: float, way_s: float = 0.0) -> Outcome:
 def rounds(**first_tokens_ms: list[float]) -> Rounds:
     found = Rounds()
     for name, values in first_tokens_ms.items():
-        samples = [Sample(outcome=outcome(value / 1e3), cpu_s=0.01) for value in values]
+        samples = [
+            Sample(number=number, outcome=outcome(value / 1e3), cpu_s=0.01)
+            for number, value in enumerate(values)
+            if value > 0  # Otherwise the round is void.
+        ]
         found.samples[name.replace("__", ", ").replace("_", "-")] += samples
     return found
 
@@ -81,6 +85,12 @@ def test_what_is_added_is_compared_within_a_round() -> None:
     assert found.added_s("gateway", "direct", lambda one: one.first_token_s) == pytest.approx(0.0015)
 
 
+def test_a_void_round_is_nobody_s_baseline() -> None:
+    found = rounds(direct=[1.0, 0.0, 9.0], gateway=[2.0, 5.0, 10.0])
+    assert found.added_s("gateway", "direct", lambda one: one.first_token_s) == pytest.approx(0.001)
+    assert not rounds(direct=[1.0, 0.0], gateway=[0.0, 1.0]).has("direct", "gateway")
+
+
 def test_goals_follow_from_the_peers_of_the_same_run() -> None:
     found = rounds(direct=[1.0], direct__SSE=[1.0], gateway=[1.9], litellm=[13.0], vllm_router=[1.5])
     by_name = {figure.name: figure for figure in figures.paced(found)}
@@ -96,7 +106,7 @@ def test_without_peers_there_are_no_goals() -> None:
 
 
 def rate(tokens_per_s: float) -> list[Rate]:
-    return [Rate(tokens_per_s=tokens_per_s, tokens_per_message=1, cpu_per_token_s=1e-6)]
+    return [Rate(tokens_per_s=tokens_per_s, cpu_per_token_s=1e-6)]
 
 
 @pytest.mark.parametrize(("slack", "holds"), [(1.0, False), (2.0, True)])

@@ -1,6 +1,8 @@
 """The engine with instances that do as the port allows: slow to stop, wrong in every way, or full of bugs."""
 
 import asyncio
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
@@ -8,7 +10,7 @@ from services.inference.core.jobs import Job
 from services.inference.core.scheduler import Scheduler
 from services.inference.errors import InstanceFailed, TimeExceeded
 from services.inference.ports import Fault, Trouble
-from tests.unit.engine_rig import FakeInstance, running, until, whole
+from tests.unit.engine_rig import FakeInstance, Rig, running, until, whole
 
 
 async def test_a_slot_is_busy_until_its_instance_has_really_stopped() -> None:
@@ -133,3 +135,61 @@ async def test_who_runs_out_of_time_is_told_and_the_slot_waits_for_the_instance(
         await rig.until_busy(1)
         instance.may_answer_probes.set()
         await rig.until_busy(0)
+
+
+async def loaded(rig: Rig) -> None:
+    """Have the model in memory, and nothing to do."""
+    _, completion = rig.open()
+    await until(lambda: completion.ending is not None and not rig.engine.busy("gpu-0"))
+
+
+async def test_who_is_first_is_placed_within_the_submission() -> None:
+    instance = FakeInstance(answers=True)
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        await loaded(rig)
+        instance.answers = False
+        rig.open()
+        assert sum(rig.engine.busy("gpu-0").values()) == 1
+        rig.open()  # There is one slot.
+        assert [len(line) for line in rig.engine.queues().values()] == [1]
+
+
+async def test_a_bug_in_placing_ends_the_engine_and_not_only_a_call() -> None:
+    instance = FakeInstance(answers=True)
+    instance.may_stop.set()
+
+    def broken(*_: object, **__: object) -> None:
+        raise ZeroDivisionError
+
+    async with running(instance) as rig:
+        await loaded(rig)
+        rig.engine._metrics.placed = broken  # type: ignore[method-assign]
+        rig.open()
+        with pytest.raises(ExceptionGroup) as ended:
+            await asyncio.wait_for(rig.task, 20)
+    assert ended.group_contains(ZeroDivisionError)
+
+
+async def test_what_is_done_for_a_caller_does_not_know_it() -> None:
+    """The context of a caller holds its token, and a load is for everybody."""
+    who: ContextVar[str] = ContextVar("who", default="nobody")
+    seen: list[str] = []
+
+    class Watching(FakeInstance):
+        async def load(self, *args: Any, **more: Any) -> float:
+            seen.append(who.get())
+            return await super().load(*args, **more)
+
+        async def complete(self, *args: Any, **more: Any) -> None:
+            seen.append(who.get())
+            await super().complete(*args, **more)
+
+    instance = Watching(answers=True)
+    instance.may_stop.set()
+    async with running(instance) as rig:
+        await asyncio.sleep(0)
+        who.set("a caller")
+        for _ in range(2):  # The second one is placed at once.
+            await loaded(rig)
+    assert seen == ["nobody"] * 3

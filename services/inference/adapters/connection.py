@@ -152,7 +152,8 @@ class Connection(asyncio.Protocol):
         if self._reader is None:  # Nobody asked: whoever asked next would take it for their answer.
             self._abort()
             return
-        self._heard_at_s = self._loop.time()
+        if self._phase is not Phase.COMPLETE:  # What trickles in after the end keeps nobody waiting.
+            self._heard_at_s = self._loop.time()
         self.answered = True
         broken = False
         try:
@@ -162,7 +163,11 @@ class Connection(asyncio.Protocol):
         if not self._feed():
             self._end()
         elif self._whole:
-            self.reusable = self._keeps and not broken
+            # A request that was refused before all of it was sent would be read on before the next one.
+            sent = self._transport is not None and not self._transport.get_write_buffer_size()
+            self.reusable = self._keeps and sent and not broken
+            self._end()
+        elif broken and self._reader.phase is Phase.COMPLETE:
             self._end()
         elif broken:
             self._end(Trouble(Fault.BROKEN, "the answer is not HTTP"))
@@ -198,7 +203,13 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         assert self._reader is not None, "somebody asked"
-        self._reader.head(self._parser.get_status_code())
+        if not self._is_interim():
+            self._reader.head(self._parser.get_status_code())
 
     def on_message_complete(self) -> None:
-        self._whole, self._keeps = True, self._parser.should_keep_alive()
+        if not self._is_interim():
+            self._whole, self._keeps = True, self._parser.should_keep_alive()
+
+    def _is_interim(self) -> bool:
+        """Whether this is no answer yet (100 Continue, 103 Early Hints): the one that follows is."""
+        return int(self._parser.get_status_code()) < 200

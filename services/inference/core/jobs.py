@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import IntEnum
 from math import inf
+from typing import Protocol
 
 from services.inference.core.prefixes import Prefix
 
@@ -28,3 +29,16 @@ class Job:
     output_token_max: int = 0  # The request's own limit; 0 is none.
     prefixes: tuple[Prefix, ...] = ()  # Of its prompt, the longest first.
     avoid: frozenset[str] = frozenset()  # Instances that have failed it.
+
+
+class Errand(Protocol):
+    """What the scheduler must know of an order; the rest is between its work and an instance."""
+
+    @property
+    def model(self) -> str: ...
+    @property
+    def prompt_token_count(self) -> int: ...
+    @property
+    def output_token_max(self) -> int: ...
+    @property
+    def prefixes(self) -> tuple[Prefix, ...]: ...

@@ -4,7 +4,7 @@ Open loops: streams of 50 tokens, 50 a second, begin when a seeded plan says so,
 are measured in turn, round after round, so that what the machine does meanwhile happens to all of them.
 """
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import median
@@ -22,6 +22,7 @@ TRIES_MAX = 3  # Of a round in which the generator was late.
 class Sample:
     """A round of one target."""
 
+    number: int  # Of the round.
     outcome: Outcome
     cpu_s: float
 
@@ -32,16 +33,21 @@ class Sample:
 
 @dataclass(slots=True)
 class Rounds:
-    """All valid rounds by target, in the order of rounds, and how many were void."""
+    """All valid rounds by target, how many were void, and how many streams failed in those that were not."""
 
     samples: defaultdict[str, list[Sample]] = field(default_factory=lambda: defaultdict(list))
     void_count: int = 0
     void_reasons: set[str] = field(default_factory=set)
+    failed: Counter[str] = field(default_factory=Counter)  # By target.
 
     def added_s(self, name: str, base: str, of: Callable[[Outcome], Spread]) -> float:
-        """Return the median over rounds of how much later the median comes than at `base`."""
-        pairs = zip(self.samples[name], self.samples[base], strict=False)
-        return median(of(one.outcome).p50 - of(other.outcome).p50 for one, other in pairs)
+        """Return the median over the rounds that both have of how much later the median comes than at `base`."""
+        bases = {sample.number: sample.outcome for sample in self.samples[base]}
+        return median(
+            of(sample.outcome).p50 - of(bases[sample.number]).p50
+            for sample in self.samples[name]
+            if sample.number in bases
+        )
 
     def median_s(self, name: str, of: Callable[[Outcome], float]) -> float:
         return median(of(sample.outcome) for sample in self.samples[name])
@@ -50,7 +56,9 @@ class Rounds:
         return median(sample.cpu_per_token_s for sample in self.samples[name])
 
     def has(self, *names: str) -> bool:
-        return all(self.samples.get(name) for name in names)
+        """Whether there is a round that all of them have."""
+        rounds = [{sample.number for sample in self.samples.get(name, [])} for name in names]
+        return bool(set.intersection(*rounds))
 
 
 def measure(targets: Sequence[Target], *, rounds: int, begin: Callable[[], None] = lambda: None) -> Rounds:
@@ -59,17 +67,18 @@ def measure(targets: Sequence[Target], *, rounds: int, begin: Callable[[], None]
     for number in range(rounds):
         begin()
         for target in targets:
-            if (sample := _valid(target, seed=number + 1, found=found)) is not None:
+            if (sample := _valid(target, number, found)) is not None:
                 found.samples[target.name].append(sample)
     return found
 
 
-def _valid(target: Target, *, seed: int, found: Rounds) -> Sample | None:
+def _valid(target: Target, number: int, found: Rounds) -> Sample | None:
+    """Measure until the generator is in time. What the target itself fails at is counted and stays."""
     for _ in range(TRIES_MAX):
         load = target.load(
             MODEL,
             rate_per_s=RATE_PER_S,
-            seed=seed,
+            seed=number + 1,
             seconds=SECONDS,
             warm_up_s=WARM_UP_S,
             expect_token_count=TOKEN_COUNT,
@@ -77,8 +86,9 @@ def _valid(target: Target, *, seed: int, found: Rounds) -> Sample | None:
         began_cpu_s = target.cpu_s()
         outcome = run(load)
         cpu_s = target.cpu_s() - began_cpu_s
-        if (reason := outcome.void) is None and outcome.failed + outcome.unfinished == 0:
-            return Sample(outcome=outcome, cpu_s=cpu_s)
+        if (reason := outcome.void) is None:
+            found.failed[target.name] += outcome.failed + outcome.unfinished
+            return Sample(number=number, outcome=outcome, cpu_s=cpu_s)
         found.void_count += 1
-        found.void_reasons.add(reason or f"{target.name}: {outcome.failures or 'streams that did not end'}")
+        found.void_reasons.add(reason)
     return None

@@ -17,7 +17,6 @@ SHORT_MODEL = "stub-n100-i0:latest"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
     tokens_per_s: float
-    tokens_per_message: float
     cpu_per_token_s: float
 
 
@@ -34,7 +33,6 @@ def measure(targets: Sequence[tuple[Target, str]], *, rounds: int) -> Mapping[st
             found[target.name].append(
                 Rate(
                     tokens_per_s=outcome.tokens_per_s,
-                    tokens_per_message=outcome.tokens / max(1, outcome.messages),
                     cpu_per_token_s=(target.cpu_s() - began_cpu_s) / outcome.tokens,
                 )
             )

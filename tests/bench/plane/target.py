@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-import psutil
-
 from tests.bench.support.load import Load, Protocol
 from tests.bench.support.peers import SSE_PATH, Peer, grpc_body, json_body, tree_sum
 from tests.bench.support.stack import Stack
@@ -96,7 +94,3 @@ class MeshTargets:
             pid=pid,
             headers=lambda: self._bearer,
         )
-
-
-def is_alive(target: Target) -> bool:
-    return psutil.pid_exists(target.pid)
