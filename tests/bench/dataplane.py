@@ -119,7 +119,6 @@ def measure(
         plots.ladder(climbs)
     if "costs" in steps:
         found += figures.costs(asyncio.run(costs.cached_auth_s()), asyncio.run(costs.validation_s()))
-    plots.memory()
     return found, remarks
 
 

@@ -15,8 +15,9 @@ import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 
+from tests.bench.plane import plots
 from tests.bench.support.leavers import Plan, Record, drive
-from tests.bench.support.report import RESULTS, Figure, report
+from tests.bench.support.report import Figure, report
 from tests.bench.support.service import Service, service
 from tests.bench.support.stub import stub
 from tests.bench.support.watched import Sample, Watched, slope
@@ -147,7 +148,8 @@ async def main() -> None:
     remarks = [f"{count} streams failed with {why}" for why, count in found.record.failed.items()]
     report("soak", rounds=1, figures=figures(found), remarks=remarks)
     samples = {"base": asdict(found.base), "samples": [asdict(one) for one in found.samples]}
-    (RESULTS / "soak-samples.json").write_text(json.dumps(samples))
+    plots.SOAK_SAMPLES.write_text(json.dumps(samples))
+    plots.memory()
 
 
 if __name__ == "__main__":

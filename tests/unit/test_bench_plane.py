@@ -1,5 +1,6 @@
 """What the data plane's benchmark concludes from what it measured."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,5 +129,11 @@ def test_plots_are_pictures(tmp_path: Path) -> None:
         *plots.spreads(rounds(direct=[1.0, 2.0], gateway=[3.0, 4.0]), folder=tmp_path),
         plots.ladder({"gateway": [Climb(rungs=[rung_below(9)(8), rung_below(9)(10)])]}, folder=tmp_path),
     ]
+    samples = tmp_path / "samples.json"
+    row = {"at_s": 1000.0, "rss_bytes": 90_000_000, "anonymous_bytes": 50_000_000}
+    samples.write_text(json.dumps({"samples": [row, row | {"at_s": 1060.0}]}))
+    memory = plots.memory(samples, folder=tmp_path)
+    assert memory is not None
+    drawn.append(memory)
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
     assert plots.memory(tmp_path / "none.json", folder=tmp_path) is None

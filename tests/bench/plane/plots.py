@@ -63,8 +63,10 @@ def memory(samples: Path = SOAK_SAMPLES, *, folder: Path = RESULTS) -> Path | No
     if not samples.exists():
         return None
     rows = json.loads(samples.read_text())["samples"]
-    figure, axes = _axes("Minutes", "Resident memory of the gateway, MB")
-    axes.plot([row["at_s"] / 60 for row in rows], [row["rss_bytes"] / 1e6 for row in rows], label="RSS")
+    minutes = [(row["at_s"] - rows[0]["at_s"]) / 60 for row in rows]
+    figure, axes = _axes("Minutes", "Memory of the gateway, MB")
+    axes.plot(minutes, [row["rss_bytes"] / 1e6 for row in rows], label="resident")
+    axes.plot(minutes, [row["anonymous_bytes"] / 1e6 for row in rows], label="of that, anonymous")
     axes.set_ylim(bottom=0)
     return _saved(figure, axes, "200 streams, 20 % of them cancelled", folder / "memory.png")
 
