@@ -32,6 +32,7 @@ ALIVE_EVERY_S = 1.0
 SILENT_S = 30.0
 START_S = 60.0  # For its imports, on a machine that is busy with others'.
 EXIT_S = 5.0  # From the end of its link to the end of its process.
+ENDED_EVERY_S = 0.02  # How often a process is asked whether it has ended.
 COOL_DOWN_S = 60.0  # For one that dies again and again.
 
 
@@ -89,7 +90,10 @@ class Staff:
         """Run a worker, and run it again when it ends, until the head stops."""
         budget = RestartBudget(RestartPolicy())
         while not self._stop.is_set():
-            await self._live(place)
+            try:
+                await self._live(place)
+            except OSError as error:  # For want of a process, a descriptor or memory: there may be one later.
+                log.warning("worker_not_started", worker=place, error=str(error))
             if self._stop.is_set():
                 return
             if place not in self._served:
@@ -101,37 +105,29 @@ class Staff:
                 await asyncio.wait_for(self._stop.wait(), pause_s)
 
     async def _live(self, place: int) -> None:
-        """Run a worker once, to its end."""
-        worker = await self._started(place)
-        self._workers[place] = worker
-        try:
-            for view in self._ledger.views():
-                worker.branch.tell(view)
-            if self._stop.is_set():
-                worker.link.send(Stop())
-            await self._watch(worker)
-        finally:
-            del self._workers[place]
-            worker.link.abort()
-            try:
-                how = await _end(worker.popen)
-                log.info("worker_ended", worker=place, pid=worker.popen.pid, how=how)
-            finally:
-                worker.branch.lost()  # Now that its connections are closed.
-
-    async def _started(self, place: int) -> _Worker:
+        """Run a worker once, to its end. Raises OSError if the machine has no room for one."""
         ours, popen = _spawned(place)
-        link = Link()
-        branch = Branch(self._engine, send=link.send, instances=self._instances, share=self._counts.share())
+        link, share = Link(), self._counts.share()
+        branch = Branch(self._engine, send=link.send, instances=self._instances, share=share)
         worker = _Worker(place, link, branch, popen)
         branch.serving = partial(self._serves, worker)
         link.gives(branch.take)
         try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
-        except BaseException:
-            popen.kill()
-            raise
-        return worker
+            await _connected(link, ours)
+            self._workers[place] = worker
+            for view in self._ledger.views():
+                branch.tell(view)
+            if self._stop.is_set():
+                link.send(Stop())
+            await self._watch(worker)
+        finally:
+            self._workers.pop(place, None)
+            link.abort()
+            try:
+                how = await _end(popen)
+                log.info("worker_ended", worker=place, pid=popen.pid, how=how)
+            finally:
+                branch.lost()  # Now that its connections are closed.
 
     def _serves(self, worker: _Worker, port: int) -> None:
         worker.port = self._served[worker.place] = port
@@ -163,21 +159,44 @@ def _spawned(place: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     ours, theirs = socket.socketpair()
     with theirs:
         argv = (sys.executable, "-m", MODULE, str(theirs.fileno()), str(place))
-        popen = subprocess.Popen(  # noqa: S603 - Ourselves.
-            Guard().command(argv), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
-        )
+        try:
+            popen = subprocess.Popen(  # noqa: S603 - Ourselves.
+                Guard().command(argv), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+            )
+        except BaseException:
+            ours.close()
+            raise
     return ours, popen
+
+
+async def _connected(link: Link, ours: socket.socket) -> None:
+    """Have a link use our end; the end is closed with it, or if that fails."""
+    try:
+        await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=ours)
+    except BaseException:
+        ours.close()
+        raise
 
 
 async def _end(popen: subprocess.Popen[bytes]) -> str:
     """See to it that a process has ended, and return how. It has nothing to do any more."""
     try:
-        with suppress(subprocess.TimeoutExpired):
-            await asyncio.to_thread(popen.wait, EXIT_S)
+        await _ended(popen)
     finally:
         popen.kill()  # Without effect on one that has been waited for.
-    try:
-        status = await asyncio.to_thread(popen.wait, EXIT_S)
-    except subprocess.TimeoutExpired:  # One that waits for a broken disk or driver cannot be killed.
+    status = await _ended(popen)
+    if status is None:  # One that waits for a broken disk or driver cannot be killed.
         return "cannot be ended"
     return f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+
+
+async def _ended(popen: subprocess.Popen[bytes]) -> int | None:
+    """Return a process's status once it has ended; None if that takes too long.
+
+    Asked now and then, as `Popen.wait` does. Not in a thread: where no process can be started, no thread can either.
+    """
+    with suppress(TimeoutError):
+        async with asyncio.timeout(EXIT_S):
+            while popen.poll() is None:  # noqa: ASYNC110 - Nothing tells.
+                await asyncio.sleep(ENDED_EVERY_S)
+    return popen.poll()
