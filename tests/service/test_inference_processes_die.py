@@ -82,7 +82,7 @@ async def test_nothing_outlives_the_head() -> None:
 
 async def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody else could give its slots back. The head is this very process, so that it can be told to be impatient."""
-    monkeypatch.setattr(staff, "SILENT_S", 3.0)
+    monkeypatch.setattr(staff, "SILENT_ROUNDS", 3)
     async with FakeOllama(TINY) as fake:
         await preload(fake, TINY)
         async with serving(fake.url, inference_processes=2) as service:

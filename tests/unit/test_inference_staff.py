@@ -1,10 +1,11 @@
-"""The head and its workers: none pays for another's loss, whatever the machine has no room for."""
+"""The head and its workers: none pays for another's loss, nor for time in which the head itself stood still."""
 
 import asyncio
 import errno
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class Worker:
         self.link.gives(self._take)
         self.alive_count = 0  # How often it heard of the head.
         self.stopped = False
+        self.talks = True
 
     async def serve(self, theirs: socket.socket) -> None:
         await asyncio.get_running_loop().create_unix_connection(lambda: self.link, sock=theirs)
@@ -59,7 +61,8 @@ class Worker:
         match told.from_head(data):
             case told.Alive():
                 self.alive_count += 1
-                self.link.send(told.Counts(families=()))
+                if self.talks:
+                    self.link.send(told.Counts(families=()))
             case told.Stop():
                 self.stopped = True
                 self.die()
@@ -165,3 +168,29 @@ async def test_what_was_made_for_a_worker_that_cannot_be_started_is_closed(
     with pytest.raises(ExceptionGroup):
         await a_staff(1).run(asyncio.Event(), drain_s=1.0, started=lambda _: None)
     assert [end.fileno() for end in made] == [-1, -1]
+
+
+async def test_time_in_which_the_head_stood_still_is_not_held_against_its_workers(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They stood still too, perhaps; at any rate it could not hear them."""
+    monkeypatch.setattr(staff_module, "SILENT_ROUNDS", 5)
+    async with at_work(machine, count=1):
+        worker = machine.workers[0]
+        worker.talks, heard_count = False, worker.alive_count
+        await until(lambda: worker.alive_count > heard_count)
+        time.sleep(10 * 5 * staff_module.ALIVE_EVERY_S)  # noqa: ASYNC251 - That is the point.
+        worker.talks, heard_count = True, worker.alive_count
+        await until(lambda: not worker.runs or worker.alive_count > heard_count + 3 * 5)
+        assert worker.runs
+
+
+async def test_a_worker_that_says_nothing_is_ended(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(staff_module, "SILENT_ROUNDS", 5)
+    async with at_work(machine) as staff:
+        silent = machine.workers[1]
+        silent.talks = False
+        await until(lambda: silent.popen.poll() is not None)
+        assert machine.workers[0].runs
+        assert not staff.done()
+        await until(lambda: machine.workers[1] is not silent)

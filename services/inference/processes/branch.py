@@ -1,6 +1,5 @@
 """A worker, as the head sees it: takes its requests to the engine, and tells it what is decided and believed."""
 
-import asyncio
 from collections.abc import Callable, Iterable, Mapping
 
 import structlog
@@ -50,7 +49,7 @@ class Branch:
         self._works: dict[int, FarWork] = {}
         self._tickets: dict[int, int] = {}
         self._reports: dict[str, Report] = {}  # As last told.
-        self.heard_at_s = asyncio.get_running_loop().time()
+        self.unheard_rounds = 0  # Of the head, without a word from the worker.
 
     @property
     def open_count(self) -> int:
@@ -59,7 +58,7 @@ class Branch:
 
     def take(self, data: bytes) -> None:
         """Take a message of the worker's."""
-        self.heard_at_s = asyncio.get_running_loop().time()
+        self.unheard_rounds = 0
         message: FromWorker = from_worker(data)
         match message:
             case Submit():

@@ -28,9 +28,10 @@ log = structlog.get_logger(__name__)
 
 MODULE = "services.inference.processes"
 ALIVE_EVERY_S = 1.0
-# A worker tells its counts every second. One that hangs holds slots that nobody else can give back.
-SILENT_S = 30.0
-START_S = 60.0  # For its imports, on a machine that is busy with others'.
+# A worker tells its counts every second. One that hangs holds slots that nobody else can give back. Silence is counted
+# in the head's own rounds, one every ALIVE_EVERY_S: in time that the head itself stood still nobody could be heard.
+SILENT_ROUNDS = 30
+START_ROUNDS = 60  # For its imports, on a machine that is busy with others'.
 EXIT_S = 5.0  # From the end of its link to the end of its process.
 ENDED_EVERY_S = 0.02  # How often a process is asked whether it has ended.
 COOL_DOWN_S = 60.0  # For one that dies again and again.
@@ -138,13 +139,13 @@ class Staff:
 
     async def _watch(self, worker: _Worker) -> None:
         """Return when the worker is gone, or hangs."""
-        now_s = asyncio.get_running_loop().time
         while not worker.link.lost:
-            patience_s = SILENT_S if worker.port else START_S
-            if now_s() - worker.branch.heard_at_s > patience_s:
-                log.error("worker_silent", worker=worker.place, silent_s=patience_s)
+            rounds_max = SILENT_ROUNDS if worker.port else START_ROUNDS
+            if worker.branch.unheard_rounds >= rounds_max:
+                log.error("worker_silent", worker=worker.place, rounds=rounds_max)
                 worker.popen.kill()
                 return
+            worker.branch.unheard_rounds += 1
             worker.link.send(Alive())
             with suppress(TimeoutError):
                 async with asyncio.timeout(ALIVE_EVERY_S):
