@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from functools import partial
 from math import inf
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,12 +14,15 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import generate_latest
 
 from services.common.errors import InvalidRequest, MeshError
+from services.inference.adapters.answers import Processes, Tags, card, resident
+from services.inference.adapters.ollama import LISTING_BYTES_MAX
 from services.inference.core.breaker import BreakerState
 from services.inference.core.gpus import Gpu
 from services.inference.core.ledger import Card, Report, Resident
 from services.inference.core.prefixes import Prefix
 from services.inference.core.usage import Usage
 from services.inference.errors import ContextTooLarge, QueueFull, TimeExceeded
+from services.inference.processes import frames as frames_module
 from services.inference.processes import link as link_module
 from services.inference.processes import messages as told
 from services.inference.processes.counts import AllCounts, families, registry_of
@@ -26,17 +30,18 @@ from services.inference.processes.frames import FRAME_BYTES_MAX, Frames, FrameTo
 from services.inference.processes.link import Link
 
 WITHIN_S = 20.0
+REPORT = Report(
+    version="1",
+    cards=(Card(name="a", capabilities=frozenset({"completion"}), modified_at=datetime.now(UTC)),),
+    residents=(Resident(name="a", expires_at=datetime.now(UTC)),),
+)
 SEEN = told.Seen(
     name="gpu:1",
     slots=4,
     unready_reason="",
     silent=False,
     seen_at=datetime.now(UTC),
-    report=Report(
-        version="1",
-        cards=(Card(name="a", capabilities=frozenset({"completion"}), modified_at=datetime.now(UTC)),),
-        residents=(Resident(name="a", expires_at=datetime.now(UTC)),),
-    ),
+    report=told.Listing.of(REPORT),
     gpus=(Gpu(index=0, uuid="GPU-1"),),
     vram_bytes=1,
     breaker=BreakerState.HALF_OPEN,
@@ -104,6 +109,60 @@ def test_what_the_head_says_arrives(message: told.FromHead) -> None:
     assert told.from_head(payload) == message
 
 
+def test_what_an_instance_says_of_itself_arrives_whole() -> None:
+    (payload,) = Frames().feed(told.encoded(SEEN))
+    message = told.from_head(payload)
+    assert isinstance(message, told.Seen)
+    assert message.report is not None
+    assert message.report.report() == REPORT
+
+
+names = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+times = st.none() | st.datetimes(timezones=st.just(UTC))
+tags = st.lists(
+    st.fixed_dictionaries(
+        {"name": names},
+        optional={
+            "digest": names,
+            "size": st.integers(0, 2**63 - 1),
+            "modified_at": times,
+            "details": st.fixed_dictionaries(
+                {}, optional={"family": names, "parameter_size": names, "quantization_level": names}
+            ),
+            "capabilities": st.lists(names, max_size=5),
+        },
+    ),
+    max_size=20,
+)
+processes = st.lists(
+    st.fixed_dictionaries(
+        {"name": names},
+        optional={
+            "digest": names,
+            "size": st.integers(0, 2**63 - 1),
+            "size_vram": st.integers(0, 2**63 - 1),
+            "context_length": st.integers(0, 2**31),
+            "expires_at": times,
+        },
+    ),
+    max_size=20,
+)
+
+
+@given(tags, processes)
+def test_a_listing_is_no_longer_than_the_json_that_it_was_read_from(
+    tags: list[dict[str, object]], processes: list[dict[str, object]]
+) -> None:
+    """So a frame has room for all that an instance's answers may be."""
+    listed = msgspec.json.encode({"models": tags}), msgspec.json.encode({"models": processes})
+    report = Report(
+        cards=tuple(map(card, msgspec.json.decode(listed[0], type=Tags).models or ())),
+        residents=tuple(map(resident, msgspec.json.decode(listed[1], type=Processes).models or ())),
+    )
+    assert len(msgspec.msgpack.encode(told.Listing.of(report))) <= sum(map(len, listed))
+    assert 3 * LISTING_BYTES_MAX < FRAME_BYTES_MAX
+
+
 @pytest.mark.parametrize(
     "error",
     [QueueFull(retry_after_s=2.5, waiting_max=3), TimeExceeded(), ContextTooLarge(asked_token_count=1)],
@@ -158,6 +217,28 @@ async def test_one_that_does_not_read_is_given_up(monkeypatch: pytest.MonkeyPatc
             if sent_count % 100 == 0:
                 await asyncio.sleep(0)
         assert link.lost
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        told.Run(number=1, instance="g" * 100, model="m", digest="d", first_token_s=1.0),
+        msgspec.structs.replace(
+            SEEN, report=told.Listing.of(Report(cards=(Card(name="a", size_bytes=2**70),)))
+        ),
+    ],
+    ids=["too long", "no such number"],
+)
+async def test_what_cannot_be_sent_ends_its_link_and_nothing_else(
+    message: told.FromHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frames_module, "FRAME_BYTES_MAX", 100)
+    one, other, _, got = await linked()
+    one.send(told.Alive())
+    one.send(message)
+    await asyncio.wait_for(one.until_lost(), WITHIN_S)
+    await asyncio.wait_for(other.until_lost(), WITHIN_S)
+    assert [told.from_head(data) for data in got] == [told.Alive()]
 
 
 async def test_a_frame_that_cannot_be_ends_the_link() -> None:

@@ -225,7 +225,7 @@ class FarEngine:
             unready_reason=seen.unready_reason,
             silent=seen.silent,
             seen_at=seen.seen_at,
-            report=self._last_report(seen.name) if seen.report is None else seen.report,
+            report=self._last_report(seen.name) if seen.report is None else seen.report.report(),
             gpus=seen.gpus,
             vram_bytes=seen.vram_bytes,
             breaker=seen.breaker,

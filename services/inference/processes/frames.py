@@ -2,19 +2,20 @@
 
 from collections.abc import Iterator
 
-FRAME_BYTES_MAX = (
-    32 * 1024 * 1024
-)  # The longest is what an instance has, whose listing is at most 16 MiB of JSON.
+# More than any message has. The longest is what an instance says of itself: three answers (its version, models and
+# loaded models), each read up to 16 MiB of JSON, of which no part takes more bytes here than there (messages.py).
+FRAME_BYTES_MAX = 64 * 1024 * 1024
 _LENGTH_BYTES = 4
 
 
 class FrameTooLong(Exception):
-    """The other side sends what no message can be."""
+    """Longer than any message can be."""
 
 
 def framed(payload: bytes) -> bytes:
-    """Return a message as it is sent."""
-    assert len(payload) <= FRAME_BYTES_MAX, len(payload)
+    """Return a message as it is sent. Raises FrameTooLong."""
+    if len(payload) > FRAME_BYTES_MAX:
+        raise FrameTooLong
     return len(payload).to_bytes(_LENGTH_BYTES, "big") + payload
 
 

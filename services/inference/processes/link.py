@@ -32,10 +32,19 @@ class Link(asyncio.Protocol):
         self._take = take
 
     def send(self, message: FromWorker | FromHead, /) -> None:
-        """Send; without waiting, and without effect if the other side is gone."""
+        """Send; without waiting, and without effect if the other side is gone.
+
+        What cannot be sent ends the link: the other side must not go on without it, and nobody else need suffer.
+        """
         if self._transport is None or self._transport.is_closing():
             return
-        self._transport.write(encoded(message))
+        try:
+            self._transport.write(encoded(message))
+        except (FrameTooLong, OverflowError):
+            # An instance may say a number or a date that MessagePack has none for.
+            log.exception("link_cannot_send", kind=type(message).__name__)
+            self._transport.abort()
+            return
         if self._transport.get_write_buffer_size() > UNREAD_BYTES_MAX:
             log.error("link_not_read", unread_bytes=self._transport.get_write_buffer_size())
             self._transport.abort()

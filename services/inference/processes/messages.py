@@ -7,7 +7,7 @@ clock, which is the machine's monotonic one and so the same in both processes.
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Protocol
+from typing import Protocol, Self
 
 import msgspec
 
@@ -156,6 +156,46 @@ class Fail(Message, tag=12, frozen=True):
     wrong: Wrong
 
 
+class Card(Message, frozen=True):
+    """As the ledger has it; like all of these without the names of its fields, so never longer than it was in JSON."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    family: str
+    parameter_size: str
+    quantization: str
+    capabilities: frozenset[str]
+    modified_at: datetime | None
+
+
+class Resident(Message, frozen=True):
+    """As the ledger has it."""
+
+    name: str
+    digest: str
+    size_bytes: int
+    vram_bytes: int
+    context_token_count: int
+    quantization: str
+    expires_at: datetime | None
+
+
+class Listing(Message, frozen=True):
+    """A Report of the ledger's."""
+
+    version: str
+    cards: tuple[Card, ...]
+    residents: tuple[Resident, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> Self:
+        return msgspec.convert(report, cls, from_attributes=True)
+
+    def report(self) -> Report:
+        return msgspec.convert(self, Report, from_attributes=True)
+
+
 class Seen(Message, tag=13, frozen=True):
     """An instance, as the head believes it to be."""
 
@@ -164,7 +204,7 @@ class Seen(Message, tag=13, frozen=True):
     unready_reason: str
     silent: bool
     seen_at: datetime | None
-    report: Report | None  # None: as it was told last.
+    report: Listing | None  # None: as it was told last.
     gpus: tuple[Gpu, ...]
     vram_bytes: int
     breaker: BreakerState
@@ -201,7 +241,7 @@ class Send(Protocol):
 
 
 def encoded(message: FromWorker | FromHead) -> bytes:
-    """Return a message with its frame."""
+    """Return a message with its frame. Raises FrameTooLong."""
     return framed(_ENCODER.encode(message))
 
 
