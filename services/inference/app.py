@@ -90,7 +90,14 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
     registry = CollectorRegistry()
     counts, ledger = AllCounts(registry), Ledger()
     async with _deciding(config, registry, ledger) as truth:
-        staff = Staff(truth.engine, ledger, counts, instances=tuple(truth.instances), count=len(config.ports))
+        staff = Staff(
+            truth.engine,
+            ledger,
+            counts,
+            instances=tuple(truth.instances),
+            count=len(config.ports),
+            variables=config.worker_variables,
+        )
         ledger.tells(staff.tell)
         serve_metrics(registry_of(counts), bind=config.server.bind, port=config.server.metrics_port)
         async with asyncio.TaskGroup() as tasks:  # As above.

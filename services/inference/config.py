@@ -1,7 +1,7 @@
 """Every knob of the service, read once, at the start."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
@@ -89,6 +89,15 @@ class Config:
             catalog=_catalog(env),
             reader_buffer_bytes_max=env.integer("OLLAMESH_READER_BUFFER_BYTES", 256 * 1024, low=1024),
         )
+
+    @property
+    def worker_variables(self) -> Mapping[str, str]:
+        """What the environment of a worker has otherwise: the endpoints as found here, and none of them its own.
+
+        It would count the GPUs anew, and might find others.
+        """
+        hosts = (f"{'https' if each.secure else 'http'}://{each.name}" for each in self.endpoints)
+        return {"OLLAMA_HOSTS": ",".join(hosts), "OLLAMA_GPUS": "", "OLLAMA_GPUS_FILE": ""}
 
 
 def _scheduling(env: Environment) -> Policy:

@@ -134,7 +134,10 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(seed: int = 0, *, instances: int = 2, slots: int = SLOTS) -> AsyncIterator[Rig]:
+async def rig(
+    seed: int = 0, *, instances: int = 2, slots: int = SLOTS, unknown: str = ""
+) -> AsyncIterator[Rig]:
+    """`unknown`: an instance that the head has and the worker has not."""
     fleet = {f"gpu-{number}": Fickle(chance=random.Random(f"{seed} {number}")) for number in range(instances)}
     for instance in fleet.values():
         instance.may_answer_probes.set()
@@ -148,7 +151,8 @@ async def rig(seed: int = 0, *, instances: int = 2, slots: int = SLOTS) -> Async
     )
     share = AllCounts(CollectorRegistry()).share()
     branch = Branch(engine, send=wire.from_head, instances=fleet, share=share)
-    far = FarEngine(fleet, Ledger(), send=wire.from_worker, stop=asyncio.Event())
+    known = {name: instance for name, instance in fleet.items() if name != unknown}
+    far = FarEngine(known, Ledger(), send=wire.from_worker, stop=asyncio.Event())
     ledger.tells(branch.tell)
     for name in fleet:
         engine.observe(InstanceView(name=name, slots=slots, report=REPORT))
@@ -308,6 +312,20 @@ async def test_what_fails_is_answered_elsewhere_and_what_fails_there_too_is_told
                 _, completion = await task
                 await until(running.idle)
                 assert isinstance(completion.ending, ending)
+
+
+async def test_an_instance_that_the_worker_does_not_know_has_failed() -> None:
+    for instances, ending in ((2, Finished), (1, InstanceFailed)):
+        async with rig(instances=instances, unknown="gpu-0") as running:
+            for instance in running.instances.values():
+                instance.fate = "well"
+            task = asyncio.create_task(running.submit())
+            await asyncio.sleep(0)
+            running.deliver_all()
+            _, completion = await task
+            await until(running.idle)
+            assert isinstance(completion.ending, ending)
+            assert running.instances["gpu-0"].running_count_max == 0
 
 
 async def test_time_that_is_up_reaches_the_caller_and_ends_the_work() -> None:

@@ -2,11 +2,12 @@
 
 import asyncio
 import errno
+import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,9 @@ from functools import partial
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.common.config import Environment
 from services.common.restarts import RestartPolicy
+from services.inference.config import Config
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
 from services.inference.core.ledger import Ledger
@@ -88,7 +91,7 @@ class Machine:
         return ours, popen
 
 
-def a_staff(count: int) -> Staff:
+def a_staff(count: int, variables: Mapping[str, str] | None = None) -> Staff:
     counts, ledger = AllCounts(CollectorRegistry()), Ledger()
     engine = Engine(
         controls=Controls(instances={}, doubt=lambda _: None, restart=lambda _name, _why: True),
@@ -97,7 +100,7 @@ def a_staff(count: int) -> Staff:
         catalog=Catalog(),
         metrics=Metrics(CollectorRegistry()),
     )
-    return Staff(engine, ledger, counts, instances=(), count=count)
+    return Staff(engine, ledger, counts, instances=(), count=count, variables=variables or {})
 
 
 @asynccontextmanager
@@ -194,3 +197,31 @@ async def test_a_worker_that_says_nothing_is_ended(machine: Machine, monkeypatch
         assert machine.workers[0].runs
         assert not staff.done()
         await until(lambda: machine.workers[1] is not silent)
+
+
+async def test_workers_are_told_where_the_instances_are_and_own_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would count the GPUs anew, and one that found others than the head would know other instances."""
+    environment = {
+        "OLLAMA_GPUS": "all",
+        "OLLAMA_HOSTS": "gpu-9, https://Far.example/ollama/, http://[::1]:5",
+        "OLLAMESH_OLLAMA_BINARY": sys.executable,
+        "OLLAMESH_AUTH_TARGET": "127.0.0.1:1",
+    }
+    found: list[Mapping[str, str]] = []
+
+    def started(*_: object, env: Mapping[str, str], **__: object) -> None:
+        found.append(env)
+        raise NO_ROOM
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    head = Config.read(Environment(os.environ), gpu_count=lambda: 2)
+    monkeypatch.setattr(subprocess, "Popen", started)
+    with pytest.raises(ExceptionGroup):
+        await a_staff(1, head.worker_variables).run(asyncio.Event(), drain_s=1.0, started=lambda _: None)
+    given = Environment(found[0])
+    worker = Config.read(given, gpu_count=lambda: 1)
+    given.check()
+    assert len(worker.endpoints) == 5
+    assert worker.endpoints == head.endpoints
+    assert not worker.servings

@@ -8,7 +8,7 @@
     running  Cancel              its task is cancelled, unless its caller has all that it will get
     running  (it ends)           Ended is sent; gone, or waiting again if the instance failed: Run or Fail follows
 
-A caller that leaves is gone at once if it does not run. The head may have sent Run meanwhile: it is answered with Ended,
+An instance that is not known here has failed. A caller that leaves is gone at once if it does not run. The head may have sent Run meanwhile: it is answered with Ended,
 and nothing is started.
 """
 
@@ -25,7 +25,7 @@ from services.inference.core.ledger import Card, InstanceView, Ledger, Report
 from services.inference.desk import Standing
 from services.inference.engine import Terms
 from services.inference.errors import QueueFull
-from services.inference.ports import Instance, Trouble
+from services.inference.ports import Fault, Instance, Trouble
 from services.inference.processes import messages as told
 from services.inference.work import Seat, Work
 
@@ -175,9 +175,14 @@ class FarEngine:
         if call is None:
             self._send(told.Ended(number=run.number, started=False))
             return
+        instance = self._instances.get(run.instance)
+        if instance is None:
+            unknown = "unknown to the worker"
+            self._send(told.Ended(number=run.number, started=False, fault=Fault.BROKEN.value, detail=unknown))
+            return
         seat = Seat(
             name=run.instance,
-            instance=self._instances[run.instance],
+            instance=instance,
             card=Card(name=run.model, digest=run.digest),
             first_token_s=run.first_token_s,
         )

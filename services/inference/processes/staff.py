@@ -5,10 +5,11 @@ known to be gone when that end is closed, which the kernel does whatever ends it
 """
 
 import asyncio
+import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -54,13 +55,22 @@ class Staff:
     """All workers of one head."""
 
     def __init__(
-        self, engine: Engine, ledger: Ledger, counts: AllCounts, *, instances: tuple[str, ...], count: int
+        self,
+        engine: Engine,
+        ledger: Ledger,
+        counts: AllCounts,
+        *,
+        instances: tuple[str, ...],
+        count: int,
+        variables: Mapping[str, str],
     ) -> None:
+        """`variables`: what the workers' environment has beside, or instead of, what the head's has."""
         self._engine = engine
         self._ledger = ledger
         self._counts = counts
         self._instances = instances
         self._count = count
+        self._variables = variables
         self._workers: dict[int, _Worker] = {}
         self._served: dict[int, int] = {}  # Ports of those that have served once, by place.
         self._stop = asyncio.Event()
@@ -107,7 +117,7 @@ class Staff:
 
     async def _live(self, place: int) -> None:
         """Run a worker once, to its end. Raises OSError if the machine has no room for one."""
-        ours, popen = _spawned(place)
+        ours, popen = _spawned(place, self._variables)
         link, share = Link(), self._counts.share()
         branch = Branch(self._engine, send=link.send, instances=self._instances, share=share)
         worker = _Worker(place, link, branch, popen)
@@ -152,7 +162,7 @@ class Staff:
                     await worker.link.until_lost()
 
 
-def _spawned(place: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _spawned(place: int, variables: Mapping[str, str]) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """Start a worker; return our end of the pair of sockets, and its process.
 
     Not asyncio's own subprocess: on uvloop that is a fork, which runs gRPC's handlers.
@@ -162,7 +172,10 @@ def _spawned(place: int) -> tuple[socket.socket, subprocess.Popen[bytes]]:
         argv = (sys.executable, "-m", MODULE, str(theirs.fileno()), str(place))
         try:
             popen = subprocess.Popen(  # noqa: S603 - Ourselves.
-                Guard().command(argv), pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL
+                Guard().command(argv),
+                env={**os.environ, **variables},
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
             )
         except BaseException:
             ours.close()
