@@ -121,7 +121,14 @@ async def run_worker(
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
         instances = await _instances(config, opened)
         head = await opened.enter_async_context(
-            head_at(link, instances, ledger, stop=stop, counted=lambda: families(registry))
+            head_at(
+                link,
+                instances,
+                ledger,
+                stop=stop,
+                counted=lambda: families(registry),
+                refused=metrics.refused,
+            )
         )
         gateway = Gateway(
             engine=head.engine,

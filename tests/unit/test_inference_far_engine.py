@@ -100,6 +100,7 @@ class Rig:
     far: FarEngine
     wire: Wire
     instances: dict[str, Fickle]
+    refusals: list[str]  # Of the worker itself.
     completions: list[Completion[Event]] = field(default_factory=list)
 
     def deliver(self, *, head: bool) -> None:
@@ -152,13 +153,14 @@ async def rig(
     share = AllCounts(CollectorRegistry()).share()
     branch = Branch(engine, send=wire.from_head, instances=fleet, share=share)
     known = {name: instance for name, instance in fleet.items() if name != unknown}
-    far = FarEngine(known, Ledger(), send=wire.from_worker, stop=asyncio.Event())
+    refusals: list[str] = []
+    far = FarEngine(known, Ledger(), send=wire.from_worker, stop=asyncio.Event(), refused=refusals.append)
     ledger.tells(branch.tell)
     for name in fleet:
         engine.observe(InstanceView(name=name, slots=slots, report=REPORT))
     task = asyncio.create_task(engine.run())
     try:
-        yield Rig(engine, branch, far, wire, fleet)
+        yield Rig(engine, branch, far, wire, fleet, refusals)
     finally:
         task.cancel()
         await asyncio.wait([task])
@@ -294,6 +296,7 @@ async def test_more_than_the_head_answers_is_refused_here(monkeypatch: pytest.Mo
         await asyncio.sleep(0)
         with pytest.raises(QueueFull):
             await running.submit()
+        assert running.refusals == ["QUEUE_FULL"]
         for task in asking:
             task.cancel()
         await asyncio.wait(asking)

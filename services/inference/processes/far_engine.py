@@ -13,7 +13,7 @@ and nothing is started.
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -46,13 +46,20 @@ class FarEngine:
     """A Desk at the other end of a link, and the ledger that the head tells."""
 
     def __init__(
-        self, instances: Mapping[str, Instance], ledger: Ledger, *, send: told.Send, stop: asyncio.Event
+        self,
+        instances: Mapping[str, Instance],
+        ledger: Ledger,
+        *,
+        send: told.Send,
+        stop: asyncio.Event,
+        refused: Callable[[str], None],
     ) -> None:
-        """`stop` is set when the head wants the worker to end."""
+        """`stop` is set when the head wants the worker to end. `refused` counts what is refused here, by reason."""
         self._instances = instances
         self._ledger = ledger
         self._send = send
         self._stop = stop
+        self._refused = refused
         self._numbers = count(1)
         self._calls: dict[int, _Call] = {}
         self._asking: dict[int, asyncio.Future[None]] = {}
@@ -74,6 +81,7 @@ class FarEngine:
 
     async def submit(self, order: Order, terms: Terms, work: Work) -> int:
         if len(self._asking) >= ASKING_MAX:
+            self._refused(QueueFull.reason)
             raise QueueFull(waiting_max=ASKING_MAX)
         number = next(self._numbers)
         answer = self._asking[number] = asyncio.get_running_loop().create_future()

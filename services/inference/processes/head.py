@@ -52,10 +52,11 @@ async def head_at(
     *,
     stop: asyncio.Event,
     counted: Callable[[], tuple[Family, ...]],
+    refused: Callable[[str], None],
 ) -> AsyncIterator[Head]:
     """The head at the other end of an inherited socket. Leaving it, tell the last counts first."""
     link = Link()
-    engine = FarEngine(instances, ledger, send=link.send, stop=stop)
+    engine = FarEngine(instances, ledger, send=link.send, stop=stop, refused=refused)
     link.gives(engine.take)
     sock = socket.socket(fileno=descriptor)
     await asyncio.get_running_loop().create_unix_connection(lambda: link, sock=sock)
