@@ -131,6 +131,16 @@ class FarEngine:
             del self._questions[number]
         return self._standing
 
+    async def end(self) -> None:
+        """Abandon all that is left, and return when none of it runs and the head has been told so."""
+        for number in list(self._calls):
+            self.abandon(number)
+        running = [call.task for call in self._calls.values() if call.task is not None]
+        for task in running:
+            task.cancel()
+        if running:
+            await asyncio.wait(running)  # Who waits last is told last: `_ended` has been called.
+
     # What the head says
 
     def take(self, data: bytes) -> None:

@@ -54,7 +54,7 @@ async def head_at(
     counted: Callable[[], tuple[Family, ...]],
     refused: Callable[[str], None],
 ) -> AsyncIterator[Head]:
-    """The head at the other end of an inherited socket. Leaving it, tell the last counts first."""
+    """The head at the other end of an inherited socket. Leaving it, end what runs and tell the last counts first."""
     link = Link()
     engine = FarEngine(instances, ledger, send=link.send, stop=stop, refused=refused)
     link.gives(engine.take)
@@ -64,5 +64,6 @@ async def head_at(
     try:
         yield head
     finally:
+        await engine.end()
         head.tell()
         await link.close()
