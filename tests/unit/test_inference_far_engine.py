@@ -1,5 +1,5 @@
 """A worker and the head over a link that delivers when it pleases: whoever leaves, fails or dies at whatever moment,
-no instance gets more than it has slots, everybody hears how it ended, and nothing is left on either side.
+no instance gets more than it has slots, whoever stays hears how it ended, and nothing is left on either side.
 """
 
 import asyncio
@@ -31,9 +31,10 @@ from services.inference.processes.far_engine import FarEngine
 from services.inference.processes.frames import Frames
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
-from tests.unit.engine_rig import ORDER, REPORT, FakeInstance, until
+from tests.unit.engine_rig import ORDER, REPORT, WITHIN_S, FakeInstance, until
 
 SLOTS, WAITING_MAX = 2, 6
+PATIENCE = (1, 3, 10, 30, 100, None)  # In turns of the loop; None stays to the end.
 FATES = ("well", "well", "well", "trouble", "refusal", "bug", "hang")
 
 
@@ -44,12 +45,18 @@ class Fickle(FakeInstance):
     chance: random.Random = field(default_factory=random.Random)
     fate: str = ""
     silent: bool = False  # Says nothing before it fails.
+    goes_on: asyncio.Event = field(default_factory=asyncio.Event)  # Once set, what hangs ends well.
+    lingers: bool = False  # Does not return from what has ended until `goes_on`.
+    cancelled_count: int = 0
 
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         self.running_count += 1
         self.running_count_max = max(self.running_count_max, self.running_count)
         try:
             await self._answer(sink)
+        except asyncio.CancelledError:
+            self.cancelled_count += 1
+            raise
         finally:
             for _ in range(self.chance.randrange(5)):
                 with suppress(asyncio.CancelledError):
@@ -71,9 +78,11 @@ class Fickle(FakeInstance):
             case "bug":
                 raise ValueError("a bug")
             case "hang":
-                await asyncio.Event().wait()
+                await self.goes_on.wait()
         sink.write(Piece(text="b"))
         sink.finish(Outcome(reason=EndReason.STOP, output_token_count=2))
+        if self.lingers:
+            await self.goes_on.wait()
 
 
 class Wire:
@@ -113,6 +122,20 @@ class Rig:
         while self.wire.to_head or self.wire.to_worker:
             self.deliver(head=True)
             self.deliver(head=False)
+
+    def says(self, kind: type[messages.Message]) -> bool:
+        """Whether such a message is on its way to the worker."""
+        return any(isinstance(messages.from_head(data), kind) for data in self.wire.to_worker)
+
+    async def accepted(self, *, total_max_s: float = 600.0) -> tuple[int, Completion[Event]]:
+        """Submit; return when that was accepted, and all else is yet to be delivered."""
+        task = asyncio.create_task(self.submit(total_max_s=total_max_s))
+        await asyncio.sleep(0)
+        self.deliver(head=True)
+        while not task.done():
+            self.deliver(head=False)
+            await asyncio.sleep(0)
+        return await task
 
     async def submit(self, *, total_max_s: float = 600.0, tenant: str = "a") -> tuple[int, Completion[Event]]:
         completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
@@ -166,9 +189,8 @@ async def rig(
         await asyncio.wait([task])
 
 
-async def caller(chance: random.Random, rig: Rig) -> None:
-    """Ask, read for a while or to the end, and go; in whatever state the request is."""
-    patience = chance.choice([1, 3, 10, 30, None])
+async def caller(chance: random.Random, rig: Rig, *, patience: int | None) -> None:
+    """Ask, read for a while, and go, in whatever state the request is; or stay until it is told how it ended."""
 
     async def call() -> None:
         ticket, completion = await rig.submit(tenant=chance.choice("abc"))
@@ -180,9 +202,10 @@ async def caller(chance: random.Random, rig: Rig) -> None:
             rig.far.abandon(ticket)
 
     task = asyncio.create_task(call())
-    for _ in range(patience or 100):
-        await asyncio.sleep(0)
-    task.cancel()
+    if patience is not None:
+        for _ in range(patience):
+            await asyncio.sleep(0)
+        task.cancel()
     with suppress(asyncio.CancelledError, MeshError):
         await task
 
@@ -197,12 +220,18 @@ async def wire_by_chance(chance: random.Random, rig: Rig) -> None:
 async def some_callers(chance: random.Random, rig: Rig) -> None:
     async with asyncio.TaskGroup() as tasks:
         delivering = tasks.create_task(wire_by_chance(chance, rig))
-        callers = []
+        leave, stay = list[asyncio.Task[None]](), list[asyncio.Task[None]]()
         for _ in range(60):
-            callers.append(tasks.create_task(caller(chance, rig)))
+            patience = chance.choice(PATIENCE)
+            kind = stay if patience is None else leave
+            kind.append(tasks.create_task(caller(chance, rig, patience=patience)))
             for _ in range(chance.randrange(4)):
                 await asyncio.sleep(0)
-        await asyncio.wait(callers)
+        await asyncio.wait(leave)
+        for instance in rig.instances.values():
+            instance.goes_on.set()
+        _, never_told = await asyncio.wait(stay, timeout=WITHIN_S)
+        assert not never_told, "it stayed, and was not told how it ended"
         delivering.cancel()
 
 
@@ -218,10 +247,11 @@ async def test_whatever_happens_nothing_is_left(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(15))
 async def test_a_worker_that_dies_leaves_nothing(seed: int) -> None:
-    """And its slots come back only after a probe, if a prompt may still be read."""
     chance = random.Random(seed)
     async with rig(seed) as running:
-        callers = [asyncio.create_task(caller(chance, running)) for _ in range(10)]
+        callers = [
+            asyncio.create_task(caller(chance, running, patience=chance.choice(PATIENCE))) for _ in range(10)
+        ]
         delivering = asyncio.create_task(wire_by_chance(chance, running))
         for _ in range(chance.randrange(60)):
             await asyncio.sleep(0)
@@ -246,6 +276,25 @@ async def test_a_worker_that_dies_leaves_nothing(seed: int) -> None:
         await asyncio.wait(callers)
 
 
+async def test_a_slot_of_a_worker_that_died_comes_back_only_after_a_probe() -> None:
+    """Whatever it had come to: a prompt may still be read."""
+    async with rig(instances=1) as running:
+        instance = running.instances["gpu-0"]
+        instance.fate, instance.silent = "hang", True
+        instance.may_answer_probes.clear()
+        await running.accepted()
+        await until(lambda: running.says(messages.Run))
+        running.deliver_all()
+        await until(lambda: instance.running_count == 1)
+        running.wire.cut = True
+        await running.far.end()
+        running.branch.lost()
+        await until(lambda: instance.probe_count == 1)
+        assert running.engine.busy("gpu-0") == {ORDER.model: 1}
+        instance.may_answer_probes.set()
+        await until(running.idle)
+
+
 async def test_who_leaves_while_its_request_is_on_its_way_leaves_nothing() -> None:
     async with rig() as running:
         task = asyncio.create_task(running.submit())
@@ -262,13 +311,71 @@ async def test_who_leaves_as_it_gets_its_slot_starts_nothing() -> None:
         task = asyncio.create_task(running.submit())
         await asyncio.sleep(0)
         running.deliver(head=True)
-        await until(lambda: sum(running.engine.busy("gpu-0").values()) == 1)
-        await until(lambda: len(running.wire.to_worker) >= 2)  # Accepted and Run are on their way.
+        await until(lambda: running.says(messages.Run))
+        assert running.says(messages.Accepted)
         task.cancel()
         await asyncio.wait([task])
         probes = running.instances["gpu-0"].probe_count
         await until(running.idle)
         assert running.instances["gpu-0"].probe_count == probes, "nothing was sent, so nothing is asked"
+
+
+@pytest.mark.parametrize("failed_before", [False, True])
+async def test_time_that_is_up_before_anything_was_sent_asks_nothing_of_the_instance(
+    *, failed_before: bool
+) -> None:
+    """Run and Cancel arrive together; what an earlier instance was sent does not count."""
+    async with rig(instances=1 + failed_before) as running:
+        for instance in running.instances.values():
+            instance.fate, instance.silent = "trouble", True
+        _, completion = await running.accepted(total_max_s=1.0)
+        if failed_before:
+            await until(lambda: running.says(messages.Run))
+            while not running.wire.to_head:
+                running.deliver(head=False)
+                await asyncio.sleep(0)
+            running.deliver(head=True)
+        await until(lambda: running.says(messages.Cancel))
+        assert running.says(messages.Run)
+        used_count = sum(instance.running_count_max for instance in running.instances.values())
+        await until(running.idle)
+        assert isinstance(completion.ending, TimeExceeded)
+        assert sum(instance.running_count_max for instance in running.instances.values()) == used_count
+        assert all(instance.probe_count == 0 for instance in running.instances.values())
+
+
+async def test_who_leaves_with_its_whole_answer_disturbs_nobody() -> None:
+    async with rig(instances=1) as running:
+        instance = running.instances["gpu-0"]
+        instance.fate, instance.lingers = "well", True
+        ticket, completion = await running.accepted()
+        await until(lambda: running.idle() or completion.ending is not None)
+        running.far.abandon(ticket)
+        assert not running.wire.to_head, "there is nothing to be said"
+        await until(lambda: instance.running_count == 1)
+        instance.goes_on.set()
+        await until(running.idle)
+        assert instance.cancelled_count == 0
+
+
+async def test_a_cancel_that_comes_after_the_whole_answer_is_too_late() -> None:
+    async with rig(instances=1) as running:
+        instance = running.instances["gpu-0"]
+        instance.fate, instance.lingers = "well", True
+        _, completion = await running.accepted(total_max_s=1.0)
+        await until(lambda: running.says(messages.Run))
+        while not isinstance(completion.ending, Finished):
+            running.deliver(head=False)
+            await asyncio.sleep(0)
+        await until(lambda: running.says(messages.Cancel))
+        running.deliver_all()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert instance.running_count == 1
+        instance.goes_on.set()
+        await until(running.idle)
+        assert instance.cancelled_count == 0
+        assert isinstance(completion.ending, Finished)
 
 
 async def test_a_refusal_is_raised_before_there_is_a_ticket() -> None:
