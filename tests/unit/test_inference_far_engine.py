@@ -185,6 +185,7 @@ async def rig(
     try:
         yield Rig(engine, branch, far, wire, fleet, refusals)
     finally:
+        branch.lost()  # Or what runs would be waited for, should the test have failed.
         task.cancel()
         await asyncio.wait([task])
 
