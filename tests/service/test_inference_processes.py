@@ -72,7 +72,7 @@ async def test_slots_and_turns_are_shared() -> None:
     async with a_machine(BRISK, parallel=4) as fake, program(fake.url) as running:
         await preload(fake, BRISK)
         one, other = running.services
-        much = [one.chat(f"much {number} [write 50]", org="much") for number in range(24)]
+        much = [one.chat(f"much {number} [write 200]", org="much") for number in range(24)]
         await one.until_fleet(lambda fleet: sum(queue.default_waiting_count for queue in fleet.queues) > 8)
         little = [other.chat(f"little {number} [write 50]", org="little") for number in range(4)]
         seen = asyncio.create_task(_most_busy(other))
