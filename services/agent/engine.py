@@ -183,6 +183,8 @@ class Engine:
     async def _bury_one(self, orphan: Orphan) -> None:
         told = await self._events.told(orphan.run_id)
         run = Run.replayed(told, model=orphan.config.model, limits=orphan.config.limits)
+        if run.ended:  # It was this replica's own, which ended it by itself while it was adopted.
+            return
         now_s = self._clock()
         entries = run.end(CANCELLED if orphan.cancel_requested else LOST, now_s=now_s)
         batch = batch_of(entries, first_sequence=len(told) + 1, time_s=now_s, usage=run.used)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.common.errors import InvalidRequest
 from services.inference.adapters.answers import (
+    NOT_OF_THE_SHAPE,
     ChatMessage,
     Line,
     Logprob,
@@ -199,6 +200,14 @@ def test_what_instances_list_is_read_as_go_writes_it() -> None:
     assert (found.family, found.quantization, found.capabilities) == ("llama", "Q4_0", frozenset())
     never = msgspec.json.decode(b'{"name":"tiny","expires_at":"2318-11-30T10:00:00Z"}', type=Process)
     assert resident(never).expires_at is None
+
+
+@pytest.mark.parametrize("size", [-1, 2**63, 2**65])
+def test_a_size_that_nothing_has_is_not_of_the_shape(size: int) -> None:
+    with pytest.raises(NOT_OF_THE_SHAPE):
+        msgspec.json.decode(b'{"name":"tiny","size":%d}' % size, type=Process)
+    with pytest.raises(NOT_OF_THE_SHAPE):
+        msgspec.json.decode(b'{"models":[{"name":"tiny","size":%d}]}' % size, type=Tags)
 
 
 @pytest.mark.parametrize(

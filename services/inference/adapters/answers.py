@@ -87,10 +87,14 @@ class Details(msgspec.Struct):
     quantization_level: str | None = None
 
 
+# What fits everywhere: an instance that says more is broken.
+Size = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+
+
 class Tag(msgspec.Struct):
     name: str
     digest: str = ""
-    size: int = 0
+    size: Size = 0
     modified_at: datetime | None = None
     details: Details | None = None
     capabilities: list[str] | None = None
@@ -103,9 +107,9 @@ class Tags(msgspec.Struct):
 class Process(msgspec.Struct):
     name: str
     digest: str = ""
-    size: int = 0
-    size_vram: int = 0
-    context_length: int = 0
+    size: Size = 0
+    size_vram: Size = 0
+    context_length: Size = 0
     expires_at: datetime | None = None
     details: Details | None = None
 
