@@ -49,13 +49,11 @@ class Arrived:
             piece = replace(piece, tool_calls=tuple(map(self._named, piece.tool_calls)))
         if self._apart is not None:
             self._apart.append(piece)
-            self.held_bytes += PIECE_BYTES + len(piece.text.encode()) + len(piece.thinking.encode())
+            self.held_bytes += _text_bytes(piece)
         else:
             self._merge(piece)
-        if piece.tool_calls:
-            self.held_bytes += sum(map(_call_bytes, piece.tool_calls))
-        if piece.logprobs:
-            self.held_bytes += sum(map(_logprob_bytes, piece.logprobs))
+        if piece.tool_calls or piece.logprobs:
+            self.held_bytes += _beside_bytes(piece)
         return self.held_bytes <= self._bytes_max
 
     def take(self) -> Delta | None:
@@ -89,8 +87,7 @@ class Arrived:
 
     def _take_one(self, apart: deque[Piece]) -> Delta:
         piece = apart.popleft()
-        self.held_bytes -= PIECE_BYTES + len(piece.text.encode()) + len(piece.thinking.encode())
-        self.held_bytes -= sum(map(_call_bytes, piece.tool_calls)) + sum(map(_logprob_bytes, piece.logprobs))
+        self.held_bytes -= _text_bytes(piece) + _beside_bytes(piece)
         return Delta(piece.text, piece.thinking, piece.tool_calls, piece.token_count, piece.logprobs)
 
     def _named(self, call: ToolCall) -> ToolCall:
@@ -98,6 +95,15 @@ class Arrived:
         self._call_count += 1
         name = call.id or f"call_{self._stream_id}_{self._call_count}"
         return ToolCall(id=name, name=call.name, arguments_json=call.arguments_json)
+
+
+def _text_bytes(piece: Piece) -> int:
+    """What a piece that is kept apart takes for its texts."""
+    return PIECE_BYTES + len(piece.text.encode()) + len(piece.thinking.encode())
+
+
+def _beside_bytes(piece: Piece) -> int:
+    return sum(map(_call_bytes, piece.tool_calls)) + sum(map(_logprob_bytes, piece.logprobs))
 
 
 def _call_bytes(call: ToolCall) -> int:

@@ -64,26 +64,13 @@ def first_token_figures(targets: Sequence[Target]) -> list[Figure]:
 
 
 def cost_figures() -> list[Figure]:
-    (known_s, unknown_s), (validated_s, parsed_s) = (
-        asyncio.run(costs.cached_auth_s()),
-        asyncio.run(costs.validation_s()),
+    auth_s, validation_s = asyncio.run(costs.cached_auth_s()), asyncio.run(costs.validation_s())
+    return figures.costs(
+        auth_s,
+        validation_s,
+        auth_us_max=auth_s[1] * 1e6 * KNOWN_TOKEN_SHARE * SLACK,
+        validation_us_max=validation_s[1] * 1e6 * VALIDATED_TIMES_PARSED * SLACK,
     )
-    return [
-        Figure(
-            name="a known token, against an unknown one",
-            value=known_s * 1e6,
-            unit="us",
-            baseline=unknown_s * 1e6,
-            goal=unknown_s * 1e6 * KNOWN_TOKEN_SHARE * SLACK,
-        ),
-        Figure(
-            name="a request of ten messages: parsed and validated, against parsed",
-            value=validated_s * 1e6,
-            unit="us",
-            baseline=parsed_s * 1e6,
-            goal=parsed_s * 1e6 * VALIDATED_TIMES_PARSED * SLACK,
-        ),
-    ]
 
 
 def judged(measure: Callable[[], list[Figure]]) -> list[Figure]:

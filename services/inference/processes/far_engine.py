@@ -8,8 +8,8 @@
     running  Cancel              its task is cancelled, unless its caller has all that it will get
     running  (it ends)           Ended is sent; gone, or waiting again if the instance failed: Run or Fail follows
 
-An instance that is not known here has failed. A caller that leaves is gone at once if it does not run. The head may have sent Run meanwhile: it is answered with Ended,
-and nothing is started.
+An instance that is not known here has failed. A caller that leaves is gone at once if it does not run. The head may
+have sent Run meanwhile: it is answered with Ended, and nothing is started.
 """
 
 import asyncio

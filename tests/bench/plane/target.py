@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from tests.bench.support.load import Load, Protocol
-from tests.bench.support.peers import SSE_PATH, Peer, grpc_body, json_body, tree_sum
+from tests.bench.support.peers import SSE_PATH, Peer, grpc_body, json_body, tree_cpu_s, tree_rss_bytes
 from tests.bench.support.stack import Stack
 from tests.bench.support.stub import Stub
 
@@ -45,10 +45,10 @@ class Target:
 
     def cpu_s(self) -> float:
         """Return the processor time that it has used so far."""
-        return tree_sum(self.pid, lambda process: sum(process.cpu_times()[:4]))
+        return tree_cpu_s(self.pid)
 
     def rss_bytes(self) -> int:
-        return int(tree_sum(self.pid, lambda process: process.memory_info().rss))
+        return tree_rss_bytes(self.pid)
 
 
 def stub_target(stub: Stub, protocol: Protocol) -> Target:

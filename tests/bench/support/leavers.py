@@ -6,7 +6,6 @@ gateway knows of, or by hanging up the connection that the stream is on.
 """
 
 import asyncio
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -24,7 +23,7 @@ from ollamesh.inference.v1.completion_pb2 import ChatRequest, Message, Options, 
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 from services.common.grpc.client import bearer, held
-from tests.bench.support.report import ROOT
+from tests.bench.support.apart import run_apart
 
 CALLERS_PER_CHANNEL = 50
 EARLY_S = 0.004  # About the time to a first token.
@@ -141,21 +140,7 @@ class Leavers:
 
 async def drive(plan: Plan) -> Record:
     """Let a process of its own do it."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.support.leavers"),
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        output, _ = await process.communicate(msgspec.json.encode(plan))
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode:
-        raise RuntimeError("the callers failed")
-    return msgspec.json.decode(output, type=Record)
+    return await run_apart("tests.bench.support.leavers", plan, Record)
 
 
 async def main() -> None:

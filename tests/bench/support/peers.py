@@ -74,11 +74,11 @@ class Peer:
 
     def cpu_s(self) -> float:
         """Return the processor time of all its processes, those that have ended included."""
-        return tree_sum(self.pid, lambda process: sum(process.cpu_times()[:4]))
+        return tree_cpu_s(self.pid)
 
     def rss_bytes(self) -> int:
         """Return the resident memory of all its processes; pages that they share count for each."""
-        return int(tree_sum(self.pid, lambda process: process.memory_info().rss))
+        return tree_rss_bytes(self.pid)
 
 
 def grpc_body(model: str) -> bytes:
@@ -174,8 +174,17 @@ def _tree(pid: int) -> list[psutil.Process]:
     return [leader, *leader.children(recursive=True)]
 
 
-def tree_sum(pid: int, measure: Callable[[psutil.Process], float]) -> float:
-    """Add up what `measure` says of a process and of all that it started."""
+def tree_cpu_s(pid: int) -> float:
+    """Return the processor time of a process and of all that it started, those that have ended included."""
+    return _tree_sum(pid, lambda process: sum(process.cpu_times()[:4]))
+
+
+def tree_rss_bytes(pid: int) -> int:
+    """Return the resident memory of a process and of all that it started; pages that they share count for each."""
+    return int(_tree_sum(pid, lambda process: process.memory_info().rss))
+
+
+def _tree_sum(pid: int, measure: Callable[[psutil.Process], float]) -> float:
     total = 0.0
     for process in _tree(pid):
         with suppress(psutil.NoSuchProcess):  # It has ended since.

@@ -5,17 +5,13 @@ that cannot keep up makes the figures worse, not better. A closed loop asks agai
 run in a process of their own (generator.py).
 """
 
-import asyncio
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
 
-import msgspec
-
-from tests.bench.support.report import ROOT, percentile
+from tests.bench.support.apart import run_apart
+from tests.bench.support.report import percentile
 
 OK = "ok"
 LATE = "LATE"  # Its deadline passed.
@@ -94,20 +90,7 @@ class Record:
 
 async def drive(plan: Plan) -> Record:
     """Let a process of its own do it."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "tests.bench.support.generator"),
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    try:
-        output, _ = await process.communicate(msgspec.json.encode(plan))
-    finally:
-        if process.returncode is None:
-            process.kill()
-    if process.returncode:
-        raise RuntimeError("the generator failed")
-    return msgspec.json.decode(output, type=Record)
+    return await run_apart("tests.bench.support.generator", plan, Record)
 
 
 def poisson(random: Random, *, rate: float, from_s: float, until_s: float = inf) -> Iterator[float]:
