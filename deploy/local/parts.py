@@ -31,7 +31,7 @@ SECRETS = {
         "OLLAMESH_SERVICE_CLIENT_SECRET": "service_client_secret",
         **KEYS,
     },
-    "inference": {"REDIS_URL": "redis_url"},
+    "inference": KEYS,
     "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
     "agent": {"DATABASE_URL": "agent_database_url"},
 }

@@ -3,8 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Self
 
-from cryptography.fernet import Fernet
-
 from services.common.config import Environment
 from services.common.grpc.server import ServerConfig
 
@@ -28,19 +26,7 @@ class Config:
             issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
             database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
             secret_key=env.secret("SECRET_KEY"),
-            encryption_keys=_fernet_keys(env, "ENCRYPTION_KEY"),
+            encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
             service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
         )
-
-
-def _fernet_keys(env: Environment, name: str) -> tuple[str, ...]:
-    keys = tuple(key.strip() for key in env.text(name).split(",") if key.strip())
-    for key in keys:
-        try:
-            Fernet(key)
-        except ValueError:
-            env.reject(
-                name, "is not a comma-separated list of Fernet keys (32 bytes in URL-safe base64 each)"
-            )
-    return keys

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
+
 
 class ConfigError(Exception):
     """What is wrong with the environment, one line for each mistake."""
@@ -65,6 +67,18 @@ class Environment:
         if value and (urlsplit(value).scheme not in schemes or not urlsplit(value).netloc):
             self._mistakes.append(f"{name} is not a URL that starts with {' or '.join(schemes)}")
         return value
+
+    def fernet_keys(self, name: str) -> tuple[str, ...]:
+        """Required keys, separated by commas, so that they can be rotated: the first seals, each opens."""
+        keys = tuple(key.strip() for key in self.text(name).split(",") if key.strip())
+        for key in keys:
+            try:
+                Fernet(key)
+            except ValueError:
+                self.reject(
+                    name, "is not a comma-separated list of Fernet keys (32 bytes in URL-safe base64 each)"
+                )
+        return keys
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 2**31) -> int:
         return int(self._number(name, default, low, high, whole=True))

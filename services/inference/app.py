@@ -179,7 +179,9 @@ async def _deciding(config: Config, registry: CollectorRegistry, ledger: Ledger)
         gpus = Gpus(every_s=config.poll_every_s)
         hardware = _hardware(config, gpus, owned)
         metrics = Metrics(registry, tenants=config.metrics_tenants)
-        learned, hints = await opened.enter_async_context(estimates(config.redis_url))
+        learned, hints = await opened.enter_async_context(
+            estimates(config.shared.redis_url if config.shared else None)
+        )
         recorder = _recorder(config, opened)
         scheduler = _scheduler(config, learned, recorder)
         engine = Engine(

@@ -34,6 +34,16 @@ PORT_MAX = 65_535
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedConfig:
+    """The Redis that the replicas share, and what nobody who reads it may know."""
+
+    redis_url: str = field(repr=False)
+    timeout_s: float
+    secret_key: str = field(repr=False)  # Names what is kept.
+    encryption_keys: tuple[str, ...] = field(repr=False)  # Seal it: the first seals, each opens.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     server: ServerConfig
     ports: tuple[int, ...]  # Of each process; 0 picks a free one.
@@ -47,7 +57,7 @@ class Config:
     vram_bytes_per_instance: int  # 0: as far as it can be found out.
     scheduling: Policy
     metrics_tenants: frozenset[str]  # Those that metrics may name.
-    redis_url: str | None = field(repr=False)  # Where what was learned is kept; nowhere if None.
+    shared: SharedConfig | None  # What the replicas share; without it each is alone.
     record_file: Path | None  # Where decisions are recorded; nowhere if None.
     record_bytes_max: int
     poll_every_s: float
@@ -74,7 +84,7 @@ class Config:
             vram_bytes_per_instance=env.integer("OLLAMESH_INSTANCE_VRAM_BYTES", 0, high=2**50),
             scheduling=_scheduling(env),
             metrics_tenants=frozenset(_listed(env, "OLLAMESH_METRICS_TENANTS")),
-            redis_url=env.optional("REDIS_URL"),
+            shared=_shared(env),
             record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
             record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),
@@ -98,6 +108,17 @@ class Config:
         """
         hosts = (f"{'https' if each.secure else 'http'}://{each.name}" for each in self.endpoints)
         return {"OLLAMA_HOSTS": ",".join(hosts), "OLLAMA_GPUS": "", "OLLAMA_GPUS_FILE": ""}
+
+
+def _shared(env: Environment) -> SharedConfig | None:
+    if env.optional("REDIS_URL") is None:
+        return None
+    return SharedConfig(
+        redis_url=env.url("REDIS_URL", "redis", "rediss"),
+        timeout_s=env.seconds("OLLAMESH_REDIS_TIMEOUT_S", 0.04, low=0.005, high=1),
+        secret_key=env.secret("SECRET_KEY"),
+        encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
+    )
 
 
 def _scheduling(env: Environment) -> Policy:

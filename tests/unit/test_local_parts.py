@@ -66,7 +66,7 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
     }
     keys = {"REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEY"}
     assert given["sandbox"] == set()
-    assert given["inference"] == {"REDIS_URL"}
+    assert given["inference"] == keys
     assert given["agent"] == {"DATABASE_URL"}
     assert given["auth"] == {
         "DATABASE_URL",

@@ -1,0 +1,120 @@
+"""The Redis that the replicas share, which may be away at any moment.
+
+It holds only what can be rebuilt, so nobody may wait for it long: every question is bounded by `timeout_s`, and after
+a few that failed in a row nobody asks any more, until a question in the background was answered. A Redis that hangs
+costs a handful of callers `timeout_s`, once.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+
+CONNECTIONS_MAX = 32
+FAILURES_MAX = 3  # In a row; a single one may be a hiccup of this process.
+PROBE_EVERY_S = 0.5
+
+Command = Sequence[str | bytes | int | float]
+
+# How Redis can be away, and how what answers can be something else.
+_FAILURES = (RedisError, OSError, TimeoutError, ValueError)
+
+log = structlog.get_logger(__name__)
+
+
+class RedisAway(Exception):
+    """It did not answer, is not being asked, or refused (a full one takes nothing more, but still gives)."""
+
+
+class RedisLink:
+    """Asks Redis within `timeout_s`, or not at all."""
+
+    def __init__(self, client: Redis, *, timeout_s: float, probe_every_s: float = PROBE_EVERY_S) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._probe_every_s = probe_every_s
+        self._failure_count = 0
+        self._down = asyncio.Event()
+        self._watchers: list[Callable[[bool], None]] = []
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(cls, url: str, *, timeout_s: float) -> AsyncIterator["RedisLink"]:
+        """A link to the Redis at `url`, which need not be there yet. Its `run` must run."""
+        # By default this client tries again for seconds.
+        pool = BlockingConnectionPool.from_url(
+            url,
+            max_connections=CONNECTIONS_MAX,
+            timeout=timeout_s,
+            retry=Retry(NoBackoff(), 0),
+            socket_connect_timeout=timeout_s,
+        )
+        client = Redis(connection_pool=pool)
+        try:
+            yield cls(client, timeout_s=timeout_s)
+        finally:
+            await client.aclose()
+            await pool.aclose()
+
+    @property
+    def up(self) -> bool:
+        """Whether it is being asked."""
+        return not self._down.is_set()
+
+    def watch(self, changed: Callable[[bool], None]) -> None:
+        """Have `changed` told whenever Redis goes away or comes back."""
+        self._watchers.append(changed)
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """Return an answer for each command; they travel together. Raises RedisAway."""
+        if self._down.is_set():
+            raise RedisAway
+        try:
+            answers = await self._asked(commands)
+        except _FAILURES as error:
+            self._failed(error)
+            raise RedisAway from None
+        self._failure_count = 0
+        if any(isinstance(answer, ResponseError) for answer in answers):
+            raise RedisAway
+        return answers
+
+    async def run(self) -> None:
+        """See whether it has come back, as long as it is away. Until cancelled."""
+        while True:
+            await self._down.wait()
+            await asyncio.sleep(self._probe_every_s)
+            try:
+                await self._asked([("PING",)])
+            except _FAILURES:
+                continue
+            self._failure_count = 0
+            self._down.clear()
+            self._tell(up=True)
+
+    async def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        async with asyncio.timeout(self._timeout_s):
+            async with self._client.pipeline(transaction=False) as pipe:
+                for command in commands:
+                    pipe.execute_command(*command)
+                return await pipe.execute(raise_on_error=False)
+
+    def _failed(self, error: Exception) -> None:
+        self._failure_count += 1
+        if self._failure_count >= FAILURES_MAX and not self._down.is_set():
+            self._down.set()
+            self._tell(up=False, cause=type(error).__name__)
+
+    def _tell(self, *, up: bool, cause: str = "") -> None:
+        if up:
+            log.info("redis_back")
+        else:
+            log.warning("redis_away", cause=cause)
+        for changed in self._watchers:
+            changed(up)
