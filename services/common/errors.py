@@ -19,6 +19,7 @@ class Kind(Enum):
     TIMED_OUT = auto()  # Nothing happened.
     ABORTED = auto()  # Something had happened and cannot be finished.
     UNAVAILABLE = auto()  # Try again.
+    CANCELLED = auto()  # Somebody who may has ended it.
     UNIMPLEMENTED = auto()
 
 

@@ -41,6 +41,7 @@ from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
 from services.inference.servicer import InferenceServicer
+from services.inference.sharing import share, streams_of
 from services.inference.telemetry import Metrics
 from services.inference.wire import listings
 
@@ -62,13 +63,16 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
         truth = await opened.enter_async_context(_deciding(config, registry, ledger))
+        desk = NearDesk(truth.engine, truth.instances)
+        shared = await opened.enter_async_context(share(config.shared))
+        streams = await opened.enter_async_context(streams_of(config, desk, ledger, shared))
         gateway = Gateway(
-            engine=NearDesk(truth.engine, truth.instances),
+            engine=desk,
             ledger=ledger,
             instances=truth.instances,
             catalog=config.catalog,
             metrics=truth.metrics,
-            buffer_bytes_max=config.reader_buffer_bytes_max,
+            streams=streams,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -80,6 +84,8 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
             background = [tasks.create_task(run(), name=name) for name, run in truth.background]
             background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
+            background.append(tasks.create_task(streams.run(), name="streams"))
+            background += [tasks.create_task(run(), name="redis") for run in shared.background]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
                 task.cancel()
@@ -130,13 +136,15 @@ async def run_worker(
                 refused=metrics.refused,
             )
         )
+        shared = await opened.enter_async_context(share(config.shared))
+        streams = await opened.enter_async_context(streams_of(config, head.engine, ledger, shared))
         gateway = Gateway(
             engine=head.engine,
             ledger=ledger,
             instances=instances,
             catalog=config.catalog,
             metrics=metrics,
-            buffer_bytes_max=config.reader_buffer_bytes_max,
+            streams=streams,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -152,6 +160,8 @@ async def run_worker(
             background = [
                 tasks.create_task(head.run(), name="head"),
                 tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
+                tasks.create_task(streams.run(), name="streams"),
+                *(tasks.create_task(run(), name="redis") for run in shared.background),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
@@ -236,7 +246,7 @@ def _server(
         [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
         [deadline(), authentication(verifier)],
     )
-    servicer = InferenceServicer(gateway, config.policies, fleet_watch)
+    servicer = InferenceServicer(gateway, config.policies, fleet_watch, linger_s=config.linger_s)
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     return server
 

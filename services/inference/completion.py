@@ -1,19 +1,38 @@
-"""One answer on its way from an instance to its reader."""
+"""One answer on its way from an instance to its readers."""
 
 import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from enum import Enum
 
 from services.inference.arrived import Arrived, Delta
-from services.inference.errors import CutShort, ReaderTooSlow
+from services.inference.broadcast import Broadcast
+from services.inference.errors import InstanceLost, ReaderTooSlow
+from services.inference.frame_log import FrameLog
 from services.inference.ports import Outcome, Piece
+from services.inference.repetition import Repetition
+
+
+class Durability(Enum):
+    """Who can read a stream again."""
+
+    NONE = "none"  # Nobody.
+    GATEWAY = "gateway"  # This process.
+    SHARED = "shared"  # All replicas.
+
+
+class Source(Enum):
+    """Where an answer comes from."""
+
+    MODEL = "model"
+    CACHE = "cache"
 
 
 @dataclass(frozen=True, slots=True)
 class Opened:
     stream_id: str
+    durability: Durability = Durability.NONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +46,7 @@ class Started:
     model: str
     model_digest: str
     instance: str
+    source: Source = Source.MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +68,24 @@ class Event:
     body: Body
 
 
-Frame_co = TypeVar("Frame_co", covariant=True)
+Seal = Callable[[Event], bytes]
 
 
-class Completion(Generic[Frame_co]):
-    """Joins the instance's pace to the reader's.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How much of a stream is held."""
 
-    The writer never waits: what the reader has not taken is kept as bytes, because their number is the
-    bound, and a reader that lets it be reached is ended (ReaderTooSlow). The reader takes all that has
-    arrived as one delta: fast readers see tokens, slow ones see batches, and no timer is needed. A reader that
-    asked for each token by itself gets a delta for each.
+    log_bytes_max: int  # Of what was sent.
+    lag_bytes_max: int  # Of what a reader has not taken.
+
+
+class Completion(Broadcast):
+    """Joins the instance's pace to the readers'.
+
+    The writer never waits: what no reader has taken yet is kept as bytes, because their number is the bound. The
+    reader that is ahead of the others takes all that has arrived as one delta: fast readers see tokens, slow ones see
+    batches, and no timer is needed. If the stream is `by_token`, there is a delta for each token. Then the event is in
+    the log, with its number, and everybody reads it from there.
 
     Each event is made into a frame once, by `seal`, when it is taken: whoever carries it need not look into it.
     Nothing here knows what a frame is, or what carries it.
@@ -68,34 +96,37 @@ class Completion(Generic[Frame_co]):
 
     def __init__(
         self,
-        stream_id: str,
+        opened: Opened,
         *,
-        seal: Callable[[Event], Frame_co],
+        seal: Seal,
         opened_at_s: float,
-        buffer_bytes_max: int,
+        bounds: Bounds,
         by_token: bool = False,
     ) -> None:
-        self.stream_id = stream_id
+        super().__init__(bytes_max=bounds.log_bytes_max, lag_bytes_max=bounds.lag_bytes_max)
+        self.stream_id = opened.stream_id
         self.by_token = by_token
         self.opened_at_s = opened_at_s
         self.placed_at_s: float | None = None
         self.first_piece_at_s: float | None = None
         self.ended_at_s: float | None = None
+        self.lingers = False  # Whether it goes on without a reader.
+        self.is_repeatable = False  # Whether the same request is answered in the same way.
+        self.started: Started | None = None  # Once something was generated.
         self._seal = seal
-        self._waiter: asyncio.Future[None] | None = None  # Of the reader, while there is nothing for it.
         self._ahead_count = math.inf  # As last told.
         # Events that wait to be told, each at most once and in this order.
-        self._opened: Opened | None = Opened(stream_id)
+        self._opened: Opened | None = opened
         self._queued: Queued | None = None
-        self._started: Started | None = None
-        self._arrived = Arrived(stream_id, bytes_max=buffer_bytes_max, by_token=by_token)
+        self._placed: Started | None = None
+        self._arrived = Arrived(opened.stream_id, bytes_max=bounds.lag_bytes_max, by_token=by_token)
         self._finished: Finished | None = None
         self._ending: Finished | Exception | None = None
-        self._sequence = 0
+        self._repetition: Repetition | None = None  # While another instance repeats what was told.
 
     @property
     def begun(self) -> bool:
-        """Whether anything was generated: from then on nobody else may answer."""
+        """Whether anything was generated: from then on nobody else may answer otherwise."""
         return self.first_piece_at_s is not None
 
     @property
@@ -104,31 +135,41 @@ class Completion(Generic[Frame_co]):
         return self._ending
 
     def queue(self, ahead_count: int, *, wait_s: float) -> None:
-        """Tell the reader its place, if that has improved."""
-        if ahead_count < self._ahead_count:
+        """Tell the readers the place, if that has improved."""
+        if ahead_count < self._ahead_count and self.started is None:
             self._ahead_count = ahead_count
             self._queued = Queued(ahead_count, wait_s)
-            self._wake()
+            self.wake()
 
     def place(self, started: Started, *, now_s: float) -> None:
-        """Note who is to answer. May happen again until something was generated."""
-        self._started, self.placed_at_s = started, now_s
+        """Note who is to answer. May happen again until something was generated, and after `repeat`."""
+        if self.started is None:
+            self._placed = started
+        elif started.model_digest != self.started.model_digest:  # Other weights say something else.
+            self.fail(InstanceLost())
+        self.placed_at_s = now_s
 
     def write(self, piece: Piece) -> bool:
         """Take what was generated; False when no more is wanted."""
         if self._ending is not None:
             return False
+        if self._repetition is not None:
+            return self._repeated(self._repetition, piece)
         if self.first_piece_at_s is None:
             self.first_piece_at_s = asyncio.get_running_loop().time()
-        if not self._arrived.add(piece):
-            self.fail(ReaderTooSlow())
+            self.started = self._placed
+        if not self._arrived.add(piece) and not self._make_room():
             return False
-        self._wake()
+        self.wake()
         return True
 
     def finish(self, outcome: Outcome) -> None:
         """End well."""
         assert self.placed_at_s is not None, "somebody answered"
+        if self._repetition is not None:  # It said less than before.
+            self.fail(InstanceLost())
+            return
+        self.started = self.started or self._placed
         self._end(
             Finished(
                 outcome=outcome,
@@ -139,36 +180,73 @@ class Completion(Generic[Frame_co]):
         )
 
     def fail(self, error: Exception) -> None:
-        """End badly: `error` is raised to the reader."""
+        """End badly: `error` is raised to the readers."""
         self._end(error)
 
-    async def read(self) -> Frame_co | None:
-        """Return the next event's frame, None after the last. For one reader."""
-        while (body := self._next()) is None:
-            match self._ending:
-                case None:
-                    self._waiter = asyncio.get_running_loop().create_future()
-                    await self._waiter
-                case Finished():
-                    return None
-                case CutShort() as error:
-                    error.locate(stream_id=self.stream_id, last_sequence=self._sequence)
-                    raise error
-                case Exception() as error:
-                    raise error
-        self._sequence += 1
-        return self._seal(Event(self._sequence, body))
+    @property
+    def may_restart(self) -> bool:
+        """Whether it can be answered from the beginning once more, without a reader seeing a difference."""
+        return not self.begun or (
+            self.is_repeatable
+            and self._ending is None
+            and self.log.first == 1
+            and not self._arrived.has_calls
+        )
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def restart(self, repetition: Callable[[FrameLog], Repetition]) -> None:
+        """Have what comes compared with what was told, and go on where that ended.
+
+        `repetition` is asked what that was.
+        """
+        assert self.may_restart, "somebody has looked"
+        while self.pull():
+            pass
+        told = repetition(self.log)
+        self._repetition = None if told.over else told
+
+    def adopt(self, started: Started | None = None) -> None:
+        """Go on with a stream whose first frames are appended here, and were made elsewhere.
+
+        `started` is what they said of it, once they did.
+        """
+        self._opened = None
+        if started is not None:
+            self.started = started
+            self.first_piece_at_s = asyncio.get_running_loop().time()
+
+    def pull(self) -> bool:
+        body = self._next()
+        if body is None:
+            return False
+        self.append(self._seal(Event(self.log.last + 1, body)))
+        return True
+
+    def _repeated(self, repetition: Repetition, piece: Piece) -> bool:
+        rest = repetition.compare(piece)
+        if repetition.differs:
+            self.fail(InstanceLost())
+            return False
+        if not repetition.over:
+            return True
+        self._repetition = None
+        return rest is None or self.write(rest)
+
+    def _make_room(self) -> bool:
+        """Tell all that has arrived, though nobody asks: who lags too far behind is ended by that."""
+        while self.pull():
+            pass
+        self.look()
+        if not self.readers and not self.lingers:
+            self.fail(ReaderTooSlow())
+            return False
+        return True
 
     def _end(self, ending: Finished | Exception) -> None:
         if self._ending is None:  # The first ending wins.
             self._ending = ending
             self._finished = ending if isinstance(ending, Finished) else None
             self.ended_at_s = asyncio.get_running_loop().time()
-            self._wake()
+            self.end(ending if isinstance(ending, Exception) else None)
 
     def _next(self) -> Body | None:
         """Take the next event that can be told, all that is buffered at once."""
@@ -178,8 +256,8 @@ class Completion(Generic[Frame_co]):
         if self._queued is not None:
             queued, self._queued = self._queued, None
             return queued
-        if self._started is not None and (self.begun or self._finished is not None):
-            started, self._started = self._started, None
+        if self._placed is not None and self.started is not None:
+            started, self._placed = self._placed, None
             return started
         if (delta := self._arrived.take()) is not None:
             return delta

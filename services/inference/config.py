@@ -27,6 +27,7 @@ from services.inference.core.gpus import GPUS_MAX, read_gpus
 from services.inference.core.policy import Policy, read_weights
 from services.inference.core.restarts import OwnedPolicy
 from services.inference.core.serving import PASSED_ON, Serving, plan_servings
+from services.inference.streams.limits import Limits
 
 PORT = 50053
 SLOTS_MAX = 1024
@@ -65,6 +66,8 @@ class Config:
     policies: Policies
     catalog: Catalog
     reader_buffer_bytes_max: int
+    streams: Limits
+    linger_s: float
 
     @classmethod
     def read(cls, env: Environment, *, gpu_count: Callable[[], int] = count_gpus) -> Self:
@@ -98,6 +101,8 @@ class Config:
             policies=_policies(env),
             catalog=_catalog(env),
             reader_buffer_bytes_max=env.integer("OLLAMESH_READER_BUFFER_BYTES", 256 * 1024, low=1024),
+            streams=_streams(env),
+            linger_s=env.seconds("OLLAMESH_LINGER_S", 0, high=600),
         )
 
     @property
@@ -108,6 +113,16 @@ class Config:
         """
         hosts = (f"{'https' if each.secure else 'http'}://{each.name}" for each in self.endpoints)
         return {"OLLAMA_HOSTS": ",".join(hosts), "OLLAMA_GPUS": "", "OLLAMA_GPUS_FILE": ""}
+
+
+def _streams(env: Environment) -> Limits:
+    usual = Limits()
+    return Limits(
+        kept_s=env.seconds("OLLAMESH_STREAM_KEPT_S", usual.kept_s, low=1, high=86_400),
+        log_bytes_max=env.integer("OLLAMESH_STREAM_BYTES_MAX", usual.log_bytes_max, low=4096, high=1 << 30),
+        memory_bytes_max=env.integer("OLLAMESH_STREAMS_MEMORY_BYTES", usual.memory_bytes_max, low=0),
+        write_every_s=env.seconds("OLLAMESH_STREAM_WRITE_EVERY_S", usual.write_every_s, low=0.01, high=1),
+    )
 
 
 def _shared(env: Environment) -> SharedConfig | None:

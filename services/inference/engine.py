@@ -46,7 +46,8 @@ class Terms:
     tenant: str
     priority: Priority
     wait_max_s: float
-    total_max_s: float
+    total_max_s: float  # By its own deadline: what cannot be done until then is refused.
+    run_max_s: float  # By its policy: then it is ended, whoever else may have come to read it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,7 +133,7 @@ class Engine:
             self._changed.set()  # Its model may be worth loading.
             raise
         call = self._calls[job.ticket] = _Call(job, work)
-        call.timer = asyncio.get_running_loop().call_at(job.deadline_at_s, self._out_of_time, call)
+        call.timer = asyncio.get_running_loop().call_at(now_s + terms.run_max_s, self._out_of_time, call)
         accepted(job.ticket)
         if self._tasks is not None and self._scheduler.is_first(job):
             self._place_at_once(self._tasks, now_s)
@@ -304,7 +305,7 @@ class Engine:
         if (
             call.left_at_s is not None
             or call.job.avoid
-            or call.work.begun
+            or not call.work.may_restart
             or call.work.over
             or not elsewhere
             or not self._retries.spend()

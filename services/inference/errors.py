@@ -49,9 +49,9 @@ class InstanceFailed(MeshError):
 class CutShort(MeshError):
     """An answer that had begun and cannot be completed. Its facts say how far it came."""
 
-    def locate(self, *, stream_id: str, last_sequence: int) -> None:
-        """Add what only the reader's side knows: how much was sent."""
-        self.facts |= {"stream_id": stream_id, "last_sequence": str(last_sequence)}
+    def located(self, *, stream_id: str, last_sequence: int) -> "CutShort":
+        """Return the same with what only the reader's side knows: how much was sent."""
+        return type(self)(stream_id=stream_id, last_sequence=last_sequence)
 
 
 class InstanceLost(CutShort):
@@ -72,3 +72,29 @@ class TimeExceeded(CutShort):
 class ReaderTooSlow(CutShort):
     kind, reason = Kind.EXHAUSTED, "READER_TOO_SLOW"
     message = "the reader was too slow for the stream's buffer"
+
+
+class StreamNotFound(MeshError):
+    kind, reason = Kind.MISSING, "STREAM_NOT_FOUND"
+    message = "this caller opened no such stream"
+
+
+class StreamExpired(MeshError):
+    kind, reason = Kind.PRECONDITION, "STREAM_EXPIRED"
+    message = "the stream existed, but what was asked for is kept no longer"
+
+
+class StreamUnreachable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "STREAM_UNREACHABLE"
+    message = "where the stream is kept does not answer just now"
+    retry_after_s = 1.0
+
+
+class StreamCancelled(CutShort):
+    kind, reason = Kind.CANCELLED, "STREAM_CANCELLED"
+    message = "the stream was cancelled"
+
+
+class RequestIdReused(MeshError):
+    kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
+    message = "the request_id was used with another body"

@@ -1,16 +1,14 @@
 """What the service does, call by call: the order in which core, engine and instances are asked."""
 
 import asyncio
-import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 from services.common.errors import MeshError
-from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
+from services.inference.core.callers import Principal, Wishes
 from services.inference.core.catalog import Catalog
 from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
@@ -19,27 +17,10 @@ from services.inference.desk import Desk
 from services.inference.engine import Terms
 from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
 from services.inference.ports import Description, Instance, Trouble
+from services.inference.streams.means import Asked, Stream
+from services.inference.streams.registry import Streams
 from services.inference.telemetry import Metrics
-from services.inference.work import Answering, Embedded, Embedding
-
-Frame = TypeVar("Frame")
-
-
-@dataclass(frozen=True, slots=True)
-class Stream(Generic[Frame]):
-    """An accepted completion. Whoever has it must close it, however reading ends."""
-
-    _engine: Desk
-    _ticket: int
-    _completion: Completion[Frame]
-
-    def read(self) -> Awaitable[Frame | None]:
-        """Return the next event's frame, None after the last; raise how it failed."""
-        return self._completion.read()
-
-    def close(self) -> None:
-        """End the work if it has not ended. Idempotent and synchronous."""
-        self._engine.abandon(self._ticket)
+from services.inference.work import Embedded, Embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,28 +42,23 @@ class Gateway:
     instances: Mapping[str, Instance]
     catalog: Catalog
     metrics: Metrics
-    buffer_bytes_max: int
+    streams: Streams
 
     async def open(
-        self,
-        ask: Chat | Generate,
-        terms: Terms,
-        bounds: Bounds,
-        *,
-        seal: Callable[[Event], Frame],
-        by_token: bool = False,
-    ) -> Stream[Frame]:
-        """Accept a completion, whose events are read as `seal` makes them, or raise why not."""
+        self, ask: Chat | Generate, terms: Terms, bounds: Bounds, *, principal: Principal, wishes: Wishes
+    ) -> Stream:
+        """Accept a completion, or raise why not. Its reader gets serialised responses (wire/frames.py)."""
         order = self._admit(ask, terms, bounds)
-        completion = Completion(
-            secrets.token_hex(16),
-            seal=seal,
-            opened_at_s=asyncio.get_running_loop().time(),
-            buffer_bytes_max=self.buffer_bytes_max,
-            by_token=by_token,
+        model = self.ledger.model(order.model)
+        assert model is not None, "it was admitted"
+        asked = Asked(
+            order=order,
+            terms=terms,
+            principal=principal,
+            wishes=wishes,
+            model_digest=model.card.digest,
         )
-        ticket = await self.engine.submit(order, terms, Answering(order, completion))
-        return Stream(self.engine, ticket, completion)
+        return await self.streams.open(asked)
 
     async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
         """Return the vectors, or raise why there are none."""

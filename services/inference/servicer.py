@@ -2,7 +2,13 @@
 
 from collections.abc import AsyncIterator
 
-from ollamesh.inference.v1.completion_pb2 import ChatRequest, GenerateRequest
+from ollamesh.inference.v1.completion_pb2 import (
+    CancelStreamRequest,
+    CancelStreamResponse,
+    ChatRequest,
+    GenerateRequest,
+    ResumeStreamRequest,
+)
 from ollamesh.inference.v1.fleet_pb2 import (
     GetFleetRequest,
     GetFleetResponse,
@@ -22,11 +28,12 @@ from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.inference.core import asks
 from services.inference.core.bounds import Bounds, Policies
+from services.inference.core.callers import Principal
 from services.inference.core.names import key
 from services.inference.fleet_watch import FleetWatch
-from services.inference.gateway import Gateway, Stream
+from services.inference.gateway import Gateway
+from services.inference.streams.means import Stream
 from services.inference.wire import events, listings, requests
-from services.inference.wire.frames import frame
 
 PAGE_SIZE = 100
 
@@ -34,8 +41,12 @@ PAGE_SIZE = 100
 class InferenceServicer(InferenceServiceServicer):
     """The methods that this version serves; the generated base answers for the others."""
 
-    def __init__(self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch) -> None:
+    def __init__(
+        self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch, *, linger_s: float
+    ) -> None:
+        """`linger_s` is for who says nothing of it."""
         self._gateway = gateway
+        self._linger_s = linger_s
         self._policies = policies
         self._fleet_watch = fleet_watch
 
@@ -56,6 +67,20 @@ class InferenceServicer(InferenceServiceServicer):
         del request
         while (response := await stream.read()) is not None:
             yield response
+
+    async def ResumeStream(  # type: ignore[override]
+        self, request: ResumeStreamRequest, context: Context
+    ) -> AsyncIterator[bytes]:
+        stream = await self._gateway.streams.resume(
+            _principal(), request.stream_id, after=request.after_sequence
+        )
+        context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
+        while (response := await stream.read()) is not None:
+            yield response
+
+    async def CancelStream(self, request: CancelStreamRequest, context: Context) -> CancelStreamResponse:
+        await self._gateway.streams.cancel(_principal(), request.stream_id)
+        return CancelStreamResponse()
 
     async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:
         bounds = self._bounds()
@@ -89,7 +114,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
-    ) -> Stream[bytes]:
+    ) -> Stream:
         bounds = self._bounds()
         terms = requests.terms(
             caller().organization_id,
@@ -98,7 +123,9 @@ class InferenceServicer(InferenceServiceServicer):
             queue_timeout=request.queue_timeout,
             remaining_s=context.time_remaining(),
         )
-        stream = await self._gateway.open(ask, terms, bounds, seal=frame, by_token=request.delta_per_token)
+        stream = await self._gateway.open(
+            ask, terms, bounds, principal=_principal(), wishes=requests.wishes(request, self._linger_s)
+        )
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream
@@ -106,3 +133,10 @@ class InferenceServicer(InferenceServiceServicer):
     def _bounds(self) -> Bounds:
         found = caller()
         return self._policies.bounds([found.role.value, *(["service"] if found.is_service else [])])
+
+
+def _principal() -> Principal:
+    found = caller()
+    return Principal(
+        organization_id=found.organization_id, project_id=found.project_id, user_id=found.user_id
+    )

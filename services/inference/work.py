@@ -5,6 +5,7 @@ instance and where the result goes.
 """
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,8 +14,10 @@ from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
 from services.inference.core.ledger import Card
 from services.inference.core.usage import Usage
-from services.inference.errors import InstanceFailed, InstanceLost, StreamStalled
+from services.inference.errors import InstanceFailed, InstanceLost, StreamCancelled, StreamStalled
+from services.inference.frame_log import FrameLog
 from services.inference.ports import Fault, Instance, Trouble, Vectors
+from services.inference.repetition import Repetition
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +47,11 @@ class Work(Protocol):
 
     @property
     def begun(self) -> bool:
-        """Whether anything reached the caller: if so, nobody else may start over."""
+        """Whether anything reached the caller."""
+
+    @property
+    def may_restart(self) -> bool:
+        """Whether another instance may do it from the beginning, whatever has reached the caller."""
 
     @property
     def over(self) -> bool:
@@ -76,23 +83,44 @@ def failure(work: Work, instance: str, trouble: Trouble) -> Exception:
 class Answering:
     """Answers a Chat or Generate into a Completion."""
 
-    def __init__(self, order: Order, completion: Completion[object]) -> None:
+    def __init__(
+        self,
+        order: Order,
+        completion: Completion,
+        *,
+        told: Callable[[FrameLog], Repetition],
+        failed: Callable[[Exception], None] | None = None,
+    ) -> None:
+        """`told` says what a log holds. `failed` hears that it will not be done; without it, the readers do."""
         self._order = order
         self._completion = completion
+        self._told = told
+        self._failed = failed or completion.fail
 
     @property
     def begun(self) -> bool:
         return self._completion.begun
 
     @property
+    def may_restart(self) -> bool:
+        return self._completion.may_restart
+
+    @property
     def over(self) -> bool:
-        return self._completion.ending is not None
+        # One that its readers have left is not: the instance is to be told.
+        return self._completion.ending is not None and not self._left
+
+    @property
+    def _left(self) -> bool:
+        return isinstance(self._completion.ending, StreamCancelled)
 
     def queue(self, ahead_count: int, *, wait_s: float) -> None:
         self._completion.queue(ahead_count, wait_s=wait_s)
 
     async def run(self, seat: Seat) -> None:
         card = seat.card
+        if self._completion.begun:
+            self._completion.restart(self._told)
         started = Started(model=card.name, model_digest=card.digest, instance=seat.name)
         self._completion.place(started, now_s=asyncio.get_running_loop().time())
         await seat.instance.complete(
@@ -100,7 +128,7 @@ class Answering:
         )
 
     def fail(self, error: Exception) -> None:
-        self._completion.fail(error)
+        self._failed(error)
 
     def usage(self) -> Usage | None:
         ending = self._completion.ending
@@ -119,11 +147,11 @@ class Answering:
         ending = self._completion.ending
         return Summary(
             operation="chat" if isinstance(self._order.ask, Chat) else "text_completion",
-            ended_at_s=self._completion.ended_at_s,
+            ended_at_s=None if self._left else self._completion.ended_at_s,
             first_token_at_s=self._completion.first_piece_at_s,
             prompt_token_count=ending.outcome.prompt_token_count if isinstance(ending, Finished) else 0,
             output_token_count=ending.outcome.output_token_count if isinstance(ending, Finished) else 0,
-            error=ending if isinstance(ending, Exception) else None,
+            error=ending if isinstance(ending, Exception) and not self._left else None,
         )
 
 
@@ -139,6 +167,7 @@ class Embedding:
     """Answers an Embed into a future: all or nothing, so another instance may always start over."""
 
     begun = False
+    may_restart = True
 
     def __init__(self, order: Order) -> None:
         self._order = order

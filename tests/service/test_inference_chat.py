@@ -43,7 +43,7 @@ async def test_a_stream_has_its_events_in_order() -> None:
 
     assert grammar([opened, started, first, second, finished]) == "OSDDF"
     assert len(opened.opened.stream_id) == 32
-    assert opened.opened.durability == pb.STREAM_DURABILITY_NONE
+    assert opened.opened.durability == pb.STREAM_DURABILITY_GATEWAY, "nothing is shared here"
     assert started.started.model == "tiny:latest"
     assert len(started.started.model_digest) == 64
     assert (started.started.instance, started.started.source) == (instance.name, pb.ANSWER_SOURCE_MODEL)

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
-from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
 from services.inference.core.catalog import Catalog
@@ -22,6 +21,7 @@ from services.inference.engine import Controls, Engine, Terms
 from services.inference.ports import Description, EndReason, Fault, Outcome, Piece, Sink, Trouble, Vectors
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
+from tests.unit.completions import ReadCompletion, nothing_told
 
 WITHIN_S = 20.0
 ORDER = Order(ask=Chat(model="tiny", messages=()), model="tiny:latest", options={}, keep_alive_s=300.0)
@@ -108,10 +108,16 @@ class Rig:
     restarts: list[str]
     task: asyncio.Task[None]  # Of the engine.
 
-    def open(self, *, total_max_s: float = 60.0) -> tuple[int, Completion[Event]]:
-        completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
-        terms = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=total_max_s)
-        return self.engine.submit(ORDER, terms, Answering(ORDER, completion)), completion
+    def open(self, *, total_max_s: float = 60.0) -> tuple[int, ReadCompletion]:
+        completion = ReadCompletion()
+        terms = Terms(
+            tenant="a",
+            priority=Priority.DEFAULT,
+            wait_max_s=60.0,
+            total_max_s=total_max_s,
+            run_max_s=total_max_s,
+        )
+        return self.engine.submit(ORDER, terms, Answering(ORDER, completion, told=nothing_told)), completion
 
     async def until_busy(self, count: int) -> None:
         await until(lambda: sum(self.engine.busy("gpu-0").values()) == count)
@@ -160,6 +166,6 @@ async def running(*instances: FakeInstance, slots: int = 1, measured: bool = Fal
         await asyncio.wait([task])
 
 
-async def whole(completion: Completion[Event]) -> None:
+async def whole(completion: ReadCompletion) -> None:
     while await completion.read() is not None:
         pass

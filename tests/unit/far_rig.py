@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import MeshError
-from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order
 from services.inference.core.catalog import Catalog
 from services.inference.core.estimates import Estimates
@@ -28,6 +27,7 @@ from services.inference.processes.far_engine import FarEngine
 from services.inference.processes.frames import Frames
 from services.inference.telemetry import Metrics
 from services.inference.work import Answering
+from tests.unit.completions import ReadCompletion, nothing_told
 from tests.unit.engine_rig import ORDER, REPORT, WITHIN_S, FakeInstance
 
 SLOTS, WAITING_MAX = 2, 6
@@ -107,7 +107,7 @@ class Rig:
     wire: Wire
     instances: dict[str, Fickle]
     refusals: list[str]  # Of the worker itself.
-    completions: list[Completion[Event]] = field(default_factory=list)
+    completions: list[ReadCompletion] = field(default_factory=list)
 
     def deliver(self, *, head: bool) -> None:
         if head and self.wire.to_head:
@@ -124,7 +124,7 @@ class Rig:
         """Whether such a message is on its way to the worker."""
         return any(isinstance(messages.from_head(data), kind) for data in self.wire.to_worker)
 
-    async def accepted(self, *, total_max_s: float = 600.0) -> tuple[int, Completion[Event]]:
+    async def accepted(self, *, total_max_s: float = 600.0) -> tuple[int, ReadCompletion]:
         """Submit; return when that was accepted, and all else is yet to be delivered."""
         task = asyncio.create_task(self.submit(total_max_s=total_max_s))
         await asyncio.sleep(0)
@@ -134,13 +134,19 @@ class Rig:
             await asyncio.sleep(0)
         return await task
 
-    async def submit(self, *, total_max_s: float = 600.0, tenant: str = "a") -> tuple[int, Completion[Event]]:
-        completion = Completion("s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000)
+    async def submit(self, *, total_max_s: float = 600.0, tenant: str = "a") -> tuple[int, ReadCompletion]:
+        completion = ReadCompletion()
         self.completions.append(completion)
         terms = Terms(
-            tenant=tenant, priority=Priority.DEFAULT, wait_max_s=total_max_s, total_max_s=total_max_s
+            tenant=tenant,
+            priority=Priority.DEFAULT,
+            wait_max_s=total_max_s,
+            total_max_s=total_max_s,
+            run_max_s=total_max_s,
         )
-        return await self.far.submit(ORDER, terms, Answering(ORDER, completion)), completion
+        return await self.far.submit(
+            ORDER, terms, Answering(ORDER, completion, told=nothing_told)
+        ), completion
 
     def idle(self) -> bool:
         """Deliver what there is; whether nothing is left anywhere."""

@@ -9,33 +9,33 @@ from hypothesis import strategies as st
 
 from services.common.errors import MeshError
 from services.inference.arrived import Delta
-from services.inference.completion import Completion, Event, Finished, Opened, Queued, Started
+from services.inference.completion import Event, Finished, Opened, Queued, Started
 from services.inference.core.asks import ToolCall
 from services.inference.errors import InstanceFailed, InstanceLost, QueueTimeout, ReaderTooSlow
 from services.inference.ports import EndReason, Outcome, Piece, TokenLogprob
+from tests.unit.completions import ReadCompletion
 
 STARTED = Started(model="tiny:latest", model_digest="sha256:1", instance="gpu")
 OUTCOME = Outcome(reason=EndReason.STOP, prompt_token_count=3, output_token_count=2)
 CALL = ToolCall(name="clock", arguments_json="{}")
 
 
-def opened(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> Completion[Event]:
-    return Completion(
+def opened(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> ReadCompletion:
+    return ReadCompletion(
         "s1",
-        seal=lambda event: event,
         opened_at_s=asyncio.get_running_loop().time(),
         buffer_bytes_max=buffer_bytes_max,
         by_token=by_token,
     )
 
 
-def placed(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> Completion[Event]:
+def placed(*, buffer_bytes_max: int = 1 << 20, by_token: bool = False) -> ReadCompletion:
     completion = opened(buffer_bytes_max=buffer_bytes_max, by_token=by_token)
     completion.place(STARTED, now_s=completion.opened_at_s)
     return completion
 
 
-async def rest(completion: Completion[Event]) -> list[Event]:
+async def rest(completion: ReadCompletion) -> list[Event]:
     events = []
     while (event := await completion.read()) is not None:
         events.append(event)
@@ -72,9 +72,8 @@ async def test_any_interleaving_gives_every_byte_once_in_order(
             case int() if not written:
                 completion.queue(step, wait_s=1.0)
             case _:
-                if (body := completion._next()) is not None:
-                    completion._sequence += 1
-                    events.append(Event(completion._sequence, body))
+                if completion.pull():
+                    events.append(await completion.read())
     completion.place(STARTED, now_s=completion.opened_at_s) if not written else None
     completion.finish(OUTCOME)
     told = [event for event in events if event is not None] + await rest(completion)
@@ -111,20 +110,15 @@ async def test_who_wants_each_token_gets_a_delta_for_each() -> None:
     assert [event.body for event in events[2:5]] == [Delta(token, "", (), 1) for token in "abc"]
 
 
-async def test_an_event_is_sealed_once_and_carried_as_it_is() -> None:
-    sealed: list[Event] = []
-
-    def seal(event: Event) -> bytes:
-        sealed.append(event)
-        return b"%d" % event.sequence
-
-    completion = Completion("s1", seal=seal, opened_at_s=0.0, buffer_bytes_max=1000)
-    completion.place(STARTED, now_s=0.0)
+async def test_an_event_is_sealed_once_for_all_readers() -> None:
+    completion = placed()
+    other = completion.reader("s2")
     completion.write(Piece(text="a", token_count=1))
     completion.finish(OUTCOME)
-    frames = [await completion.read() for _ in range(5)]
-    assert frames == [b"1", b"2", b"3", b"4", None]
-    assert [event.sequence for event in sealed] == [1, 2, 3, 4]
+    mine, theirs = [await completion.own.read() for _ in range(5)], [await other.read() for _ in range(5)]
+    assert mine == theirs
+    assert mine[-1] is None
+    assert [event.sequence for event in completion.sealed] == [1, 2, 3, 4]
 
 
 async def test_a_reader_is_woken_by_what_it_waits_for() -> None:
@@ -168,7 +162,7 @@ async def test_calls_without_a_name_of_their_own_get_one() -> None:
     assert finished.body.called_tools
 
 
-async def failure_of(completion: Completion[Event]) -> tuple[list[Event], MeshError]:
+async def failure_of(completion: ReadCompletion) -> tuple[list[Event], MeshError]:
     events: list[Event] = []
     try:
         while (event := await completion.read()) is not None:

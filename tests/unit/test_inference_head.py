@@ -3,7 +3,6 @@
 import asyncio
 import socket
 
-from services.inference.completion import Completion, Event
 from services.inference.core.jobs import Priority
 from services.inference.core.ledger import Ledger
 from services.inference.engine import Terms
@@ -11,9 +10,10 @@ from services.inference.processes import messages as told
 from services.inference.processes.head import head_at
 from services.inference.processes.link import Link
 from services.inference.work import Answering
+from tests.unit.completions import ReadCompletion, nothing_told
 from tests.unit.engine_rig import ORDER, WITHIN_S, FakeInstance, until
 
-TERMS = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=60.0)
+TERMS = Terms(tenant="a", priority=Priority.DEFAULT, wait_max_s=60.0, total_max_s=60.0, run_max_s=60.0)
 
 
 async def test_what_runs_has_ended_when_the_head_is_left_and_the_head_was_told() -> None:
@@ -44,10 +44,8 @@ async def test_what_runs_has_ended_when_the_head_is_left_and_the_head_was_told()
         refused=lambda _: None,
     ) as head:
         for _ in range(2):
-            completion = Completion[Event](
-                "s", seal=lambda event: event, opened_at_s=0.0, buffer_bytes_max=1000
-            )
-            await head.engine.submit(ORDER, TERMS, Answering(ORDER, completion))
+            completion = ReadCompletion()
+            await head.engine.submit(ORDER, TERMS, Answering(ORDER, completion, told=nothing_told))
         await until(lambda: instance.running_count == 1)
     assert instance.running_count == 0
     assert head.engine.open_count == 0

@@ -56,6 +56,7 @@ FROM_WORKER: list[told.FromWorker] = [
         priority=2,
         wait_max_s=inf,
         total_max_s=1.5,
+        run_max_s=1.5,
         prompt_token_count=3,
         output_token_max=0,
         prefixes=(Prefix(key="ab", token_count=3),),

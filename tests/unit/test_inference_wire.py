@@ -7,8 +7,6 @@ from google.protobuf.duration_pb2 import Duration
 from hypothesis import given
 from hypothesis import strategies as st
 from ollamesh.inference.v1.completion_pb2 import (
-    CACHE_POLICY_ALWAYS,
-    CACHE_POLICY_NEVER,
     PRIORITY_UNSPECIFIED,
     THINKING_HIGH,
     THINKING_LOW,
@@ -28,7 +26,7 @@ from ollamesh.inference.v1.completion_pb2 import (
 )
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
-from services.common.errors import InvalidRequest, NotServed
+from services.common.errors import InvalidRequest
 from services.inference.adapters.bodies import completion_body, embed_body
 from services.inference.core.admission import Order
 from services.inference.core.asks import Ask, Embed
@@ -230,20 +228,11 @@ def test_json_that_is_no_object_is_refused_with_its_field(text: str) -> None:
         requests.generate(GenerateRequest(prompt="x", format=OutputFormat(json_schema=text)))
 
 
-def test_what_would_mean_something_else_if_it_were_ignored_is_refused() -> None:
-    unserved: list[tuple[str, dict[str, object]]] = [
-        ("linger", {"linger": Duration(seconds=1)}),
-        ("cache_policy", {"cache_policy": CACHE_POLICY_ALWAYS}),
-    ]
-    for field, asked in unserved:
-        for refuse in (
-            lambda asked: requests.chat(ChatRequest(**asked)),
-            lambda asked: requests.generate(GenerateRequest(**asked)),
-        ):
-            with pytest.raises(NotServed) as refused:
-                refuse(asked)
-            assert refused.value.facts == {"field": field}
-    requests.chat(ChatRequest(linger=Duration(), cache_policy=CACHE_POLICY_NEVER))
+def test_a_stream_lingers_as_its_request_says_or_else_as_is_configured() -> None:
+    for request in (ChatRequest, GenerateRequest):
+        assert requests.wishes(request(), 7.0).linger_s == 7.0
+        assert requests.wishes(request(linger=Duration()), 7.0).linger_s == 0.0
+        assert requests.wishes(request(linger=Duration(seconds=3)), 7.0).linger_s == 3.0
 
 
 @given(st.text(max_size=40))

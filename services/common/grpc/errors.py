@@ -26,6 +26,7 @@ CODES = {
     Kind.TIMED_OUT: grpc.StatusCode.DEADLINE_EXCEEDED,
     Kind.ABORTED: grpc.StatusCode.ABORTED,
     Kind.UNAVAILABLE: grpc.StatusCode.UNAVAILABLE,
+    Kind.CANCELLED: grpc.StatusCode.CANCELLED,
     Kind.UNIMPLEMENTED: grpc.StatusCode.UNIMPLEMENTED,
 }
 

@@ -71,8 +71,11 @@ class RedisLink:
         """Have `changed` told whenever Redis goes away or comes back."""
         self._watchers.append(changed)
 
-    async def ask(self, *commands: Command) -> list[Any]:
-        """Return an answer for each command; they travel together. Raises RedisAway."""
+    async def ask(self, *commands: Command, refusals: bool = False) -> list[Any]:
+        """Return an answer for each command; they travel together. Raises RedisAway.
+
+        With `refusals`, a command that Redis refused is answered with its ResponseError, and raises nothing.
+        """
         if self._down.is_set():
             raise RedisAway
         try:
@@ -81,7 +84,7 @@ class RedisLink:
             self._failed(error)
             raise RedisAway from None
         self._failure_count = 0
-        if any(isinstance(answer, ResponseError) for answer in answers):
+        if not refusals and any(isinstance(answer, ResponseError) for answer in answers):
             raise RedisAway
         return answers
 

@@ -6,7 +6,6 @@ name that it is kept under, so a value that was moved or swapped does not open. 
 """
 
 import base64
-import hmac
 import secrets
 from collections.abc import Sequence
 from functools import lru_cache
@@ -47,16 +46,3 @@ class Seals:
             except (InvalidTag, ValueError):
                 continue
         return None
-
-
-class Names:
-    """Names under which a tenant's things are kept, and that tell nothing of them without SECRET_KEY."""
-
-    def __init__(self, secret_key: str, *, purpose: str) -> None:
-        self._secret_key = secret_key.encode()
-        self._purpose = purpose
-
-    def name(self, tenant: str, text: bytes) -> bytes:
-        """Return 32 bytes that nobody else can compute, and that differ for every tenant."""
-        tenant_key = hmac.digest(self._secret_key, f"ollamesh\0{self._purpose}\0{tenant}".encode(), "sha256")
-        return hmac.digest(tenant_key, text, "sha256")

@@ -116,6 +116,7 @@ class Branch:
             priority=Priority(asked.priority),
             wait_max_s=asked.wait_max_s,
             total_max_s=asked.total_max_s,
+            run_max_s=asked.run_max_s,
         )
 
         def accepted(ticket: int) -> None:

@@ -49,6 +49,10 @@ class FarWork:
         return self._ended.begun
 
     @property
+    def may_restart(self) -> bool:
+        return self._ended.may_restart
+
+    @property
     def over(self) -> bool:
         return self._ended.over or self._error is not None
 

@@ -54,6 +54,7 @@ class Submit(Message, tag=2, frozen=True):
     priority: int
     wait_max_s: float
     total_max_s: float
+    run_max_s: float
     prompt_token_count: int
     output_token_max: int
     prefixes: tuple[Prefix, ...]
@@ -74,6 +75,7 @@ class Ended(Message, tag=4, frozen=True):
     fault: int = 0  # Of Fault; 0 if the instance did not fail.
     detail: str = ""
     begun: bool = False  # As Work has them.
+    may_restart: bool = True
     over: bool = False
     usage: Usage | None = None
     # As Summary has them.

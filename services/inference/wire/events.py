@@ -9,10 +9,19 @@ from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import Embedding, EmbedResponse
 
 from services.inference.arrived import Delta
-from services.inference.completion import Event, Finished, Opened, Queued, Started
+from services.inference.completion import Durability, Event, Finished, Opened, Queued, Source, Started
 from services.inference.ports import EndReason, TokenLogprob
 from services.inference.work import Embedded
 
+DURABILITIES = {
+    Durability.NONE: pb.STREAM_DURABILITY_NONE,
+    Durability.GATEWAY: pb.STREAM_DURABILITY_GATEWAY,
+    Durability.SHARED: pb.STREAM_DURABILITY_SHARED,
+}
+_SOURCES = {
+    Source.MODEL: pb.ANSWER_SOURCE_MODEL,
+    Source.CACHE: pb.ANSWER_SOURCE_CACHE,
+}
 _REASONS = {
     EndReason.STOP: pb.FINISH_REASON_STOP,
     EndReason.LENGTH: pb.FINISH_REASON_LENGTH,
@@ -29,9 +38,9 @@ def event(numbered: Event) -> pb.CompletionEvent:
             for call in tool_calls:
                 made.delta.tool_calls.add(id=call.id, name=call.name, arguments_json=call.arguments_json)
             made.delta.logprobs.extend(map(_logprob, logprobs))
-        case Opened(stream_id):
+        case Opened(stream_id, durability):
             made.opened.stream_id = stream_id
-            made.opened.durability = pb.STREAM_DURABILITY_NONE
+            made.opened.durability = DURABILITIES[durability]
         case Queued(ahead_count, wait_s):
             made.queued.ahead_count = ahead_count
             if wait_s < inf:
@@ -40,7 +49,7 @@ def event(numbered: Event) -> pb.CompletionEvent:
             made.started.model = started.model
             made.started.model_digest = started.model_digest
             made.started.instance = started.instance
-            made.started.source = pb.ANSWER_SOURCE_MODEL
+            made.started.source = _SOURCES[started.source]
         case Finished() as finished:
             made.finished.CopyFrom(_finished(finished))
         case _:

@@ -12,9 +12,10 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
-from services.common.errors import InvalidRequest, NotServed, Violation
+from services.common.errors import InvalidRequest, Violation
 from services.inference.core.asks import Chat, Embed, Generate, Message, Options, Role, Tool, ToolCall
 from services.inference.core.bounds import Bounds, limits
+from services.inference.core.callers import CachePolicy, Wishes
 from services.inference.core.jobs import Priority
 from services.inference.engine import Terms
 
@@ -33,12 +34,17 @@ _THINK: dict[pb.Thinking, bool | str | None] = {
     pb.THINKING_HIGH: "high",
     pb.THINKING_MAX: "max",
 }
+_CACHE_POLICIES = {
+    pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DETERMINISTIC,
+    pb.CACHE_POLICY_DETERMINISTIC: CachePolicy.DETERMINISTIC,
+    pb.CACHE_POLICY_ALWAYS: CachePolicy.ALWAYS,
+    pb.CACHE_POLICY_NEVER: CachePolicy.NEVER,
+}
 _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 
 
 def chat(request: pb.ChatRequest) -> Chat:
-    """Raises InvalidRequest and NotServed."""
-    _refuse_unserved(request)
+    """Raises InvalidRequest."""
     broken = _alone(request)
     for place, message in enumerate(request.messages):
         if not (message.content or message.images or message.tool_calls or message.role == pb.ROLE_TOOL):
@@ -69,8 +75,7 @@ def chat(request: pb.ChatRequest) -> Chat:
 
 
 def generate(request: pb.GenerateRequest) -> Generate:
-    """Raises InvalidRequest and NotServed."""
-    _refuse_unserved(request)
+    """Raises InvalidRequest."""
     broken = _alone(request) + _wrong_format(request.format)
     if request.raw and (request.system or request.context):
         description = "raw prompts bypass the template, so system and context cannot be used with them"
@@ -123,6 +128,17 @@ def terms(
         priority=Priority(priority or Priority.DEFAULT),
         wait_max_s=allowed.wait_s,
         total_max_s=allowed.total_s,
+        run_max_s=bounds.timeout_s_max,
+    )
+
+
+def wishes(request: pb.ChatRequest | pb.GenerateRequest, linger_s: float) -> Wishes:
+    """`linger_s` is how long a stream lingers whose request does not say."""
+    return Wishes(
+        request_id=request.request_id,
+        linger_s=request.linger.ToNanoseconds() / 1e9 if request.HasField("linger") else linger_s,
+        cache_policy=_CACHE_POLICIES[request.cache_policy],
+        by_token=request.delta_per_token,
     )
 
 
@@ -187,11 +203,3 @@ def _not_an_object(text: str, field: str) -> list[Violation]:
     except (msgspec.DecodeError, RecursionError):
         return [Violation(field, "must be a JSON object", "json.object")]
     return []
-
-
-def _refuse_unserved(request: pb.ChatRequest | pb.GenerateRequest) -> None:
-    """Refuse what would mean something else if it were ignored."""
-    if request.linger.ToNanoseconds() > 0:
-        raise NotServed(field="linger")
-    if request.cache_policy == pb.CACHE_POLICY_ALWAYS:
-        raise NotServed(field="cache_policy")

@@ -1,0 +1,111 @@
+"""Reads a stream that another replica makes into one of this replica's own."""
+
+import asyncio
+
+import structlog
+
+from services.inference.completion import Completion
+from services.inference.errors import StreamCancelled, StreamExpired, StreamUnreachable
+from services.inference.streams.ports import Away, SharedLog
+from services.inference.streams.records import End, Frames, Head, Heir, Record, failure_of
+
+POLL_EVERY_S = 0.05
+AWAY_MAX_S = 5.0  # After that its readers are told; they may try again.
+HEIR_WITHIN_S = 5.0
+HEAD_WITHIN_S = 1.0  # It is written soon after a stream was opened.
+
+log = structlog.get_logger(__name__)
+
+
+class OwnerLost(Exception):
+    """Who makes the stream does so no longer, and it has not ended."""
+
+
+async def find_head(shared: SharedLog, tenant: str, stream_id: str, *, within_s: float) -> Head | None:
+    """Return the head of a stream that may just have been opened. Raises Away."""
+    ends_at_s = _now_s() + within_s
+    while True:
+        head = await shared.head(tenant, stream_id)
+        if head is not None or _now_s() > ends_at_s:
+            return head
+        await asyncio.sleep(POLL_EVERY_S)
+
+
+class Follower:
+    """Follows one stream. Nothing is believed of a process but what it says as the stream's owner."""
+
+    def __init__(
+        self,
+        shared: SharedLog,
+        completion: Completion,
+        *,
+        tenant: str,
+        stream_id: str,
+        owner: str,
+        may_outlive_owner: bool,
+    ) -> None:
+        """`may_outlive_owner`: if the owner's readers leave it, ours have not."""
+        self.owner = owner
+        self.heir_count = 0
+        self._may_outlive_owner = may_outlive_owner
+        self._shared = shared
+        self._completion = completion
+        self._tenant = tenant
+        self._stream_id = stream_id
+        self._place = ""
+        self._heard_at_s = _now_s()
+
+    async def follow(self) -> None:
+        """Return when the stream has ended. Raises OwnerLost; `follow` again goes on where this ended."""
+        doubted = False
+        while not self._completion.ended:
+            try:
+                news = await self._shared.news(
+                    self._tenant, self._stream_id, after=self._place, owner=self.owner
+                )
+            except Away:
+                if _now_s() - self._heard_at_s > AWAY_MAX_S:
+                    self._completion.fail(StreamUnreachable())
+                await asyncio.sleep(POLL_EVERY_S)
+                continue
+            self._heard_at_s = _now_s()
+            self._place = news.place
+            owner = self.owner
+            for record in news.records:
+                self._take(record)
+            self._completion.look()
+            if news.records:
+                doubted = False
+                continue
+            if not news.owner_lives and owner == self.owner and not self._completion.ended:
+                if doubted:  # It may have written its last words between two looks.
+                    raise OwnerLost
+                doubted = True
+            await asyncio.sleep(POLL_EVERY_S)
+
+    def _take(self, record: Record) -> None:
+        match record:
+            case Heir(owner=owner):
+                self.owner = owner
+                self.heir_count += 1
+            case Frames(owner=self.owner, first=first, frames=frames):
+                for number, frame in enumerate(frames, first):
+                    self._append(number, frame)
+            case End(owner=self.owner, reason=StreamCancelled.reason) if self._may_outlive_owner:
+                raise OwnerLost
+            case End(owner=self.owner) as end:
+                self._completion.end(failure_of(end))
+            case _:
+                log.info("stream_fenced", stream_id=self._stream_id)
+
+    def _append(self, number: int, frame: bytes) -> None:
+        last = self._completion.log.last
+        if number == last + 1:
+            self._completion.adopt()
+            self._completion.append(frame)
+        elif number > last:  # What came before was forgotten.
+            self._completion.fail(StreamExpired())
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

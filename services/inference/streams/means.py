@@ -1,0 +1,87 @@
+"""What streams are made of, and what is asked for."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from services.inference.broadcast import Reader
+from services.inference.completion import Bounds, Completion, Durability, Opened, Seal
+from services.inference.core.admission import Order
+from services.inference.core.asks import Chat, Generate
+from services.inference.core.callers import Principal, Wishes
+from services.inference.core.secret_names import Names
+from services.inference.desk import Desk
+from services.inference.engine import Terms
+from services.inference.streams.ids import StreamIds
+from services.inference.streams.limits import Limits
+from services.inference.streams.live import Live
+from services.inference.streams.ports import SharedLog
+
+LAGS_KEPT = 4  # Of a stream that is not kept: enough for its slowest reader.
+
+Readmit = Callable[[Chat | Generate, str], Order]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An accepted stream, for one reader. Whoever has it must close it, however reading ends."""
+
+    stream_id: str
+    live: Live
+    _reader: Reader
+
+    async def read(self) -> bytes | None:
+        """Return the next frame, None after the last; raise how it failed."""
+        return await self._reader.read()
+
+    def close(self) -> None:
+        """Read no more. Idempotent and synchronous."""
+        self.live.leave(self._reader)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """An accepted request: by whom, how, and for the answer of which weights."""
+
+    order: Order
+    terms: Terms
+    principal: Principal
+    wishes: Wishes
+    model_digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Means:
+    """What streams are made and kept with."""
+
+    desk: Desk
+    seal: Seal
+    ids: StreamIds
+    names: Names
+    shared: SharedLog | None
+    limits: Limits
+    lag_bytes_max: int
+    process_id: str
+    readmit: Readmit  # Accepts what another replica had accepted.
+
+    def completion(self, opened: Opened, *, is_kept: bool, by_token: bool = False) -> Completion:
+        log_bytes_max = self.limits.log_bytes_max if is_kept else 0
+        return Completion(
+            opened,
+            seal=self.seal,
+            opened_at_s=_now_s(),
+            bounds=Bounds(
+                log_bytes_max=max(log_bytes_max, LAGS_KEPT * self.lag_bytes_max),
+                lag_bytes_max=self.lag_bytes_max,
+            ),
+            by_token=by_token,
+        )
+
+    def durability(self, *, is_kept: bool) -> Durability:
+        if not is_kept:
+            return Durability.NONE
+        return Durability.SHARED if self.shared is not None and self.shared.up else Durability.GATEWAY
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,339 @@
+"""All streams of this process: opened, joined, read again, followed, taken over, cancelled."""
+
+import asyncio
+import hashlib
+from collections.abc import Coroutine
+from contextlib import suppress
+from contextvars import Context
+from dataclasses import dataclass, replace
+
+import structlog
+
+from services.inference.broadcast import Dress, Reader
+from services.inference.completion import Completion, Durability, Opened
+from services.inference.core.asks import Chat, Embed, Generate
+from services.inference.core.callers import Principal
+from services.inference.core.canonical import canonical, is_deterministic
+from services.inference.errors import (
+    StreamCancelled,
+    StreamExpired,
+    StreamNotFound,
+    StreamUnreachable,
+)
+from services.inference.streams.follower import HEAD_WITHIN_S, find_head
+from services.inference.streams.following import Following
+from services.inference.streams.keeper import Keeper
+from services.inference.streams.live import Keeping, Live
+from services.inference.streams.means import Asked, Means, Stream
+from services.inference.streams.ports import Away
+from services.inference.streams.records import Head, request_of
+from services.inference.streams.requests import Claim, Requests
+from services.inference.wire.told import joined
+
+FOLLOWED_CHECK_S = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(slots=True)
+class _Record:
+    live: Live
+    dress: Dress | None
+    is_cancelled: bool = False
+
+
+class Streams:
+    """The streams of one process."""
+
+    def __init__(self, means: Means) -> None:
+        self._means = means
+        self._shared = means.shared
+        self._keeper = Keeper(means.shared, means.limits, process_id=means.process_id, forget=self._forget)
+        self._following = Following(means, self._keeper)
+        self._requests = Requests(means.names, means.shared)
+        self._records: dict[str, _Record] = {}  # By name.
+        self._joinable: dict[bytes, Live] = {}
+        self._followed: dict[str, Live] = {}  # By the name of the stream that another replica makes.
+        self._tasks: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Keep what is to be kept, until cancelled."""
+        try:
+            async with asyncio.TaskGroup() as self._tasks:
+                await self._keeper.run(self._cancelled_elsewhere)
+        finally:
+            self._tasks = None
+
+    async def close(self) -> None:
+        """Write what is left. To be called when no stream is read any more."""
+        await self._keeper.close()
+
+    async def open(self, asked: Asked) -> Stream:
+        """Accept a request, or raise why not."""
+        stream_id = self._means.ids.make(asked.principal)
+        if not asked.wishes.request_id:
+            return await self._open(asked, stream_id)
+        claim = Claim(asked.principal, asked.wishes.request_id, _body_hash(asked), stream_id)
+        found = await self._requests.claim(claim)
+        if found != stream_id:
+            return await self.resume(asked.principal, found, after=0)
+        try:
+            return await self._open(asked, stream_id)
+        except BaseException:
+            await self._requests.forget(claim)
+            raise
+
+    async def resume(self, principal: Principal, stream_id: str, *, after: int) -> Stream:
+        """Read a stream of the principal's again, from after the event `after`."""
+        if not self._means.ids.is_of(principal, stream_id):
+            raise StreamNotFound
+        live, dress = await self._found(principal.organization_id, stream_id)
+        reader = live.attach(stream_id, wait_max_s=0.0, after=after, dress=dress)
+        return Stream(stream_id, live, reader)
+
+    async def cancel(self, principal: Principal, stream_id: str) -> None:
+        """End a stream of the principal's for all who read it, wherever it is made."""
+        if not self._means.ids.is_of(principal, stream_id):
+            raise StreamNotFound
+        if stream_id in self._records:
+            self._cancel_here(stream_id)
+        elif self._shared is not None:
+            try:
+                head = await self._shared.head(principal.organization_id, stream_id)
+                if head is not None:
+                    await self._shared.cancel(stream_id, owner=head.owner)
+            except Away:
+                raise StreamUnreachable from None
+
+    # Opening
+
+    async def _open(self, asked: Asked, stream_id: str) -> Stream:
+        name = self._join_name(asked)
+        if name is not None and (live := self._joinable.get(name)) is not None and live.is_open:
+            return await self._join(live, asked, stream_id)
+        live = self._live(asked, stream_id)
+        reader = live.attach(stream_id, wait_max_s=asked.terms.wait_max_s, linger_s=asked.wishes.linger_s)
+        try:
+            if name is None:
+                await live.make(asked.order, asked.terms)
+            else:
+                live.name, self._joinable[name] = name, live
+                live.begin(self._begin(live, asked, name))
+                await _accepted(live, reader)
+        except BaseException:
+            live.leave(reader)
+            if live.is_deserted:
+                live.abandon()
+                self._forget(live)
+            raise
+        return Stream(stream_id, live, reader)
+
+    async def _join(self, live: Live, asked: Asked, stream_id: str) -> Stream:
+        dress = joined(stream_id, self._means.durability(is_kept=True))
+        reader = live.attach(
+            stream_id, wait_max_s=asked.terms.wait_max_s, dress=dress, linger_s=asked.wishes.linger_s
+        )
+        self._note(live, stream_id, dress)
+        self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
+        try:
+            await _accepted(live, reader)
+        except BaseException:
+            live.leave(reader)
+            raise
+        return Stream(stream_id, live, reader)
+
+    async def _begin(self, live: Live, asked: Asked, name: bytes) -> None:
+        """Answer a request that others may join: by following who answers it elsewhere, or by asking for a slot."""
+        if self._shared is not None and self._shared.up:
+            leader_id = live.stream_id
+            try:
+                leader_id = await self._shared.claim(name, live.stream_id)
+                if leader_id != live.stream_id and await self._follow_leader(live, leader_id):
+                    return
+            except Away:
+                log.info("join_unshared")
+        await live.make(asked.order, asked.terms)
+
+    def _live(self, asked: Asked, stream_id: str) -> Live:
+        ask, wishes = asked.order.ask, asked.wishes
+        assert not isinstance(ask, Embed), "vectors do not stream"
+        shareable = _is_shareable(ask)
+        is_kept = wishes.is_kept or shareable
+        opened = Opened(stream_id, self._means.durability(is_kept=is_kept))
+        completion = self._means.completion(opened, is_kept=is_kept, by_token=wishes.by_token)
+        completion.is_repeatable = shareable
+        head = Head(
+            owner=self._means.process_id,
+            is_chat=isinstance(ask, Chat),
+            priority=asked.terms.priority.value,
+            request=request_of(ask) if shareable and is_kept else b"",
+        )
+        live = self._made(completion, Keeping(tenant=asked.terms.tenant, head=head, is_kept=is_kept))
+        if is_kept:
+            self._keeper.keep(live)
+            self._note(live, stream_id, None)
+        return live
+
+    def _made(self, completion: Completion, keeping: Keeping) -> Live:
+        live = Live(completion, keeping, desk=self._means.desk, spawn=self._spawn, deserted=self._deserted)
+        completion.on_end = lambda: self._ended(live)
+        return live
+
+    # Streams of other replicas
+
+    async def _follow_leader(self, live: Live, leader_id: str) -> bool:
+        """Follow who answers the request already, to the end; false if that cannot be found."""
+        assert self._shared is not None, "it named the leader"
+        tenant = live.keeping.tenant
+        head = await find_head(self._shared, tenant, leader_id, within_s=HEAD_WITHIN_S)
+        if head is None:
+            return False
+        self._keeper.drop(live)
+        live.is_made_here, live.stream_id = False, leader_id
+        durability = self._means.durability(is_kept=True)
+        live.dress(lambda stream_id: joined(stream_id, durability))
+        for stream_id in live.stream_ids:
+            self._records[stream_id].dress = joined(stream_id, durability)
+            self._keeper.alias(tenant, stream_id, self._alias_of(live))
+        live.completion.adopt()
+        live.accept()
+        await self._following.follow(live, head, may_outlive_owner=True)
+        return True
+
+    # Reading again
+
+    async def _found(self, tenant: str, stream_id: str) -> tuple[Live, Dress | None]:
+        if (record := self._records.get(stream_id)) is not None:
+            if record.is_cancelled:
+                raise StreamCancelled
+            return record.live, record.dress
+        if self._shared is None:
+            raise StreamExpired
+        try:
+            head = await find_head(self._shared, tenant, stream_id, within_s=HEAD_WITHIN_S)
+            if head is None:
+                raise StreamExpired
+            dress = joined(stream_id, Durability.SHARED) if head.leader else None
+            leader_id = head.leader or stream_id
+            if head.leader:
+                head = await self._shared.head(tenant, leader_id)
+        except Away:
+            raise StreamUnreachable from None
+        if (record := self._records.get(leader_id)) is not None:
+            return record.live, dress
+        if head is None:
+            raise StreamExpired
+        return self._follower_of(tenant, leader_id, head, may_outlive_owner=dress is not None), dress
+
+    def _follower_of(self, tenant: str, leader_id: str, head: Head, *, may_outlive_owner: bool) -> Live:
+        if (live := self._followed.get(leader_id)) is not None:
+            return live
+        completion = self._means.completion(Opened(leader_id), is_kept=True)
+        completion.adopt()
+        live = self._made(completion, Keeping(tenant=tenant, head=head, is_kept=True))
+        live.is_made_here = False
+        self._followed[leader_id] = live
+        live.begin(self._following.follow(live, head, may_outlive_owner=may_outlive_owner))
+        return live
+
+    # Ends
+
+    def _deserted(self, live: Live) -> None:
+        """Nobody here reads it any more. Others may: then it is theirs."""
+        if live.is_made_here and live.keeping.is_kept and self._shared is not None and self._shared.up:
+            self._spawn(self._leave_to_followers(live))
+        else:
+            live.abandon()
+
+    async def _leave_to_followers(self, live: Live) -> None:
+        shared = self._shared
+        assert shared is not None, "there may be followers"
+        try:
+            if live.name is not None:  # Nobody else shall come; who came before has said so.
+                self._joinable.pop(live.name, None)
+                await shared.release(live.name, live.stream_id)
+            while live.is_deserted and await shared.is_followed(live.stream_id):  # noqa: ASYNC110 - By another process.
+                await asyncio.sleep(FOLLOWED_CHECK_S)
+        except Away:
+            log.info("followers_unknown")
+        if live.is_deserted:
+            live.abandon()
+
+    def _ended(self, live: Live) -> None:
+        if live.name is not None and self._joinable.get(live.name) is live:
+            del self._joinable[live.name]
+            if self._shared is not None and live.is_made_here:
+                self._spawn(self._released(live.name, live.stream_id))
+        if not live.is_made_here:
+            self._followed.pop(live.stream_id, None)
+            self._forget(live)
+        elif not live.keeping.is_kept or (self._shared is None and live.is_deserted):
+            self._forget(live)
+
+    async def _released(self, name: bytes, stream_id: str) -> None:
+        assert self._shared is not None, "it was claimed there"
+        with suppress(Away):
+            await self._shared.release(name, stream_id)
+
+    def _cancel_here(self, stream_id: str) -> None:
+        record = self._records[stream_id]
+        record.is_cancelled = not record.live.completion.ended
+        if record.is_cancelled:
+            record.live.drop(stream_id, StreamCancelled())
+
+    def _cancelled_elsewhere(self, stream_id: str) -> None:
+        if stream_id in self._records:
+            self._cancel_here(stream_id)
+
+    def _forget(self, live: Live) -> None:
+        self._keeper.drop(live)
+        if live.name is not None and self._joinable.get(live.name) is live:
+            del self._joinable[live.name]
+        for stream_id in live.stream_ids:
+            self._records.pop(stream_id, None)
+
+    # Small things
+
+    def _note(self, live: Live, stream_id: str, dress: Dress | None) -> None:
+        live.stream_ids.append(stream_id)
+        self._records[stream_id] = _Record(live, dress)
+
+    def _alias_of(self, live: Live) -> Head:
+        return Head(owner=self._means.process_id, leader=live.stream_id)
+
+    def _join_name(self, asked: Asked) -> bytes | None:
+        """Under which name the same request of the same tenant is found; None if it must be answered by itself."""
+        ask, wishes = asked.order.ask, asked.wishes
+        if isinstance(ask, Embed) or not _is_shareable(ask):
+            return None
+        kind = f"join\0{asked.terms.priority.value}\0{wishes.by_token}\0".encode()
+        text = canonical(asked.order, model_digest=asked.model_digest)
+        return self._means.names.name(asked.terms.tenant, kind + text)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """In no caller's context, whose token it would hold. A bug in it ends the process."""
+        if self._tasks is None:
+            return asyncio.get_running_loop().create_task(work, context=Context())
+        return self._tasks.create_task(work, context=Context())
+
+
+def _is_shareable(ask: Chat | Generate) -> bool:
+    """Whether an answer is anybody's who asks the same."""
+    return is_deterministic(ask) and not (isinstance(ask, Chat) and ask.tools) and not ask.logprobs
+
+
+async def _accepted(live: Live, reader: Reader) -> None:
+    """Return when the request is accepted. Raises why it is not."""
+    await asyncio.shield(live.accepted)
+    if reader.failure is not None and live.completion.log.last == 0:
+        raise reader.failure
+
+
+def _body_hash(asked: Asked) -> str:
+    wishes = replace(asked.wishes, request_id="")
+    body = canonical(asked.order, model_digest="") + repr((asked.order.model, wishes)).encode()
+    return hashlib.sha256(body).hexdigest()[:32]
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

@@ -1,0 +1,91 @@
+"""Which stream answers a request that its caller has named, so that a retry is safe."""
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from services.inference.core.callers import Principal
+from services.inference.core.secret_names import Names
+from services.inference.errors import RequestIdReused
+from services.inference.streams.ports import Away, SharedLog
+
+REMEMBERED_S = 600.0
+REMEMBERED_MAX = 65_536  # Here; the oldest are forgotten first.
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A request, as its caller has named it, and the stream that is to answer it."""
+
+    caller: Principal
+    request_id: str
+    body_hash: str
+    stream_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    stream_id: str
+    body_hash: str
+    until_s: float
+
+
+class Requests:
+    """For ten minutes the same id with the same body is the same request. Here, and where replicas share it."""
+
+    def __init__(self, names: Names, shared: SharedLog | None) -> None:
+        self._names = names
+        self._shared = shared
+        self._answers: OrderedDict[bytes, _Answer] = OrderedDict()  # The oldest first.
+
+    async def claim(self, claim: Claim) -> str:
+        """Return the stream that answers the request: the claim's, or the one that does already.
+
+        Raises RequestIdReused.
+        """
+        name, stream_id, body_hash = self._name(claim), claim.stream_id, claim.body_hash
+        known = self._answers.get(name)
+        if known is not None and known.until_s > _now_s():
+            return _same(known.stream_id, known.body_hash, body_hash)
+        self._remember(name, stream_id, body_hash)
+        if self._shared is None or not self._shared.up:
+            return stream_id
+        try:
+            found = await self._shared.claim(name, f"{stream_id}:{body_hash}")
+        except Away:
+            return stream_id
+        other_id, _, other_hash = found.partition(":")
+        if other_id != stream_id:
+            self._remember(name, other_id, other_hash)
+        return _same(other_id, other_hash, body_hash)
+
+    async def forget(self, claim: Claim) -> None:
+        """The request was refused: the next one of its name is a new one."""
+        name = self._name(claim)
+        if (known := self._answers.get(name)) is not None and known.stream_id == claim.stream_id:
+            del self._answers[name]
+        if self._shared is not None and self._shared.up:
+            try:
+                await self._shared.release(name, f"{claim.stream_id}:{claim.body_hash}")
+            except Away:
+                return
+
+    def _remember(self, name: bytes, stream_id: str, body_hash: str) -> None:
+        self._answers[name] = _Answer(stream_id, body_hash, _now_s() + REMEMBERED_S)
+        self._answers.move_to_end(name)
+        while len(self._answers) > REMEMBERED_MAX:
+            self._answers.popitem(last=False)
+
+    def _name(self, claim: Claim) -> bytes:
+        text = f"request\0{claim.caller.user_id}\0{claim.request_id}"
+        return self._names.name(claim.caller.organization_id, text.encode())
+
+
+def _same(stream_id: str, known_hash: str, body_hash: str) -> str:
+    if known_hash != body_hash:
+        raise RequestIdReused
+    return stream_id
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
