@@ -81,6 +81,7 @@ class Completion(Generic[Frame_co]):
         self.placed_at_s: float | None = None
         self.first_piece_at_s: float | None = None
         self.ended_at_s: float | None = None
+        self.token_count = 0  # Of the pieces that came.
         self._seal = seal
         self._waiter: asyncio.Future[None] | None = None  # Of the reader, while there is nothing for it.
         self._ahead_count = math.inf  # As last told.
@@ -118,6 +119,7 @@ class Completion(Generic[Frame_co]):
         """Take what was generated; False when no more is wanted."""
         if self._ending is not None:
             return False
+        self.token_count += piece.token_count
         if self.first_piece_at_s is None:
             self.first_piece_at_s = asyncio.get_running_loop().time()
         if not self._arrived.add(piece):

@@ -49,6 +49,8 @@ class DatabaseConfig:
 
     url: str = field(repr=False)
     connections_max: int  # Of each process.
+    usage_backlog_max: int  # Entries that may wait for it, in each process.
+    usage_kept_days: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,8 @@ def _database(env: Environment) -> DatabaseConfig | None:
     return DatabaseConfig(
         url=env.url("DATABASE_URL", "postgresql", "postgres"),
         connections_max=env.integer("OLLAMESH_INFERENCE_CONNECTIONS_MAX", 10, low=1, high=1000),
+        usage_backlog_max=env.integer("OLLAMESH_USAGE_BACKLOG_MAX", 20_000, low=1000, high=10**6),
+        usage_kept_days=env.integer("OLLAMESH_USAGE_KEPT_DAYS", 400, low=7, high=3660),
     )
 
 

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.common.errors import MeshError
+from services.inference.charging import Account, Record, Tab, charge_embedding
 from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
+from services.inference.core.callers import Principal
 from services.inference.core.catalog import Catalog
 from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
@@ -32,6 +34,7 @@ class Stream(Generic[Frame]):
     _engine: Desk
     _ticket: int
     _completion: Completion[Frame]
+    _tab: Tab
 
     def read(self) -> Awaitable[Frame | None]:
         """Return the next event's frame, None after the last; raise how it failed."""
@@ -40,6 +43,7 @@ class Stream(Generic[Frame]):
     def close(self) -> None:
         """End the work if it has not ended. Idempotent and synchronous."""
         self._engine.abandon(self._ticket)
+        self._tab.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,10 +66,12 @@ class Gateway:
     catalog: Catalog
     metrics: Metrics
     buffer_bytes_max: int
+    record: Record  # Is given what each request used.
 
     async def open(
         self,
         ask: Chat | Generate,
+        principal: Principal,
         terms: Terms,
         bounds: Bounds,
         *,
@@ -81,18 +87,27 @@ class Gateway:
             buffer_bytes_max=self.buffer_bytes_max,
             by_token=by_token,
         )
-        ticket = await self.engine.submit(order, terms, Answering(order, completion))
-        return Stream(self.engine, ticket, completion)
+        work = Answering(order, completion)
+        ticket = await self.engine.submit(order, terms, work)
+        account = Account(
+            principal=principal,
+            stream_id=completion.stream_id,
+            model=order.model,
+            operation=work.summary().operation,
+        )
+        return Stream(self.engine, ticket, completion, Tab(self.record, account, completion))
 
-    async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
+    async def embed(self, ask: Embed, principal: Principal, terms: Terms, bounds: Bounds) -> Embedded:
         """Return the vectors, or raise why there are none."""
         order = self._admit(ask, terms, bounds)
         work = Embedding(order)
+        opened_at_s = asyncio.get_running_loop().time()
         ticket = await self.engine.submit(order, terms, work)
         try:
             return await work.result
         finally:
             self.engine.abandon(ticket)
+            charge_embedding(self.record, principal, order.model, work, opened_at_s=opened_at_s)
 
     def models(self, *, after: str, count_max: int) -> tuple[list[Model], bool]:
         """Return up to `count_max` models whose keys follow `after`, and whether there are more."""

@@ -1,5 +1,6 @@
 """The wire on one side, the gateway on the other; decides nothing."""
 
+import datetime as dt
 from collections.abc import AsyncIterator
 
 from ollamesh.inference.v1.completion_pb2 import ChatRequest, GenerateRequest
@@ -9,7 +10,12 @@ from ollamesh.inference.v1.fleet_pb2 import (
     WatchFleetRequest,
     WatchFleetResponse,
 )
-from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest, EmbedResponse
+from ollamesh.inference.v1.inference_service_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
+    GetUsageRequest,
+    GetUsageResponse,
+)
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
     GetModelRequest,
@@ -20,12 +26,14 @@ from ollamesh.inference.v1.model_pb2 import (
 
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
+from services.inference.accounts import Accounts, NoAccounts
 from services.inference.core import asks
 from services.inference.core.bounds import Bounds, Policies
+from services.inference.core.callers import Principal
 from services.inference.core.names import key
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway, Stream
-from services.inference.wire import events, listings, requests
+from services.inference.wire import events, listings, requests, usage
 from services.inference.wire.frames import frame
 
 PAGE_SIZE = 100
@@ -34,10 +42,13 @@ PAGE_SIZE = 100
 class InferenceServicer(InferenceServiceServicer):
     """The methods that this version serves; the generated base answers for the others."""
 
-    def __init__(self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch) -> None:
+    def __init__(
+        self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch, accounts: Accounts | NoAccounts
+    ) -> None:
         self._gateway = gateway
         self._policies = policies
         self._fleet_watch = fleet_watch
+        self._accounts = accounts
 
     # The two hot ones yield responses that are serialised already (wire/frames.py).
 
@@ -62,7 +73,8 @@ class InferenceServicer(InferenceServiceServicer):
         terms = requests.terms(
             caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
-        return events.embed_response(await self._gateway.embed(requests.embed(request), terms, bounds))
+        embedded = await self._gateway.embed(requests.embed(request), _principal(), terms, bounds)
+        return events.embed_response(embedded)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
@@ -87,6 +99,10 @@ class InferenceServicer(InferenceServiceServicer):
         while (state := await reader.read()) is not None:
             yield WatchFleetResponse(fleet=state)
 
+    async def GetUsage(self, request: GetUsageRequest, context: Context) -> GetUsageResponse:
+        question = usage.question(request, caller(), now=dt.datetime.now(dt.UTC))
+        return usage.response(await self._accounts.used(question))
+
     async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
     ) -> Stream[bytes]:
@@ -98,7 +114,9 @@ class InferenceServicer(InferenceServiceServicer):
             queue_timeout=request.queue_timeout,
             remaining_s=context.time_remaining(),
         )
-        stream = await self._gateway.open(ask, terms, bounds, seal=frame, by_token=request.delta_per_token)
+        stream = await self._gateway.open(
+            ask, _principal(), terms, bounds, seal=frame, by_token=request.delta_per_token
+        )
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream
@@ -106,3 +124,10 @@ class InferenceServicer(InferenceServiceServicer):
     def _bounds(self) -> Bounds:
         found = caller()
         return self._policies.bounds([found.role.value, *(["service"] if found.is_service else [])])
+
+
+def _principal() -> Principal:
+    found = caller()
+    return Principal(
+        organization_id=found.organization_id, project_id=found.project_id, user_id=found.user_id
+    )

@@ -42,11 +42,10 @@ def test_defaults_need_nothing_but_an_instance() -> None:
 def test_a_database_is_optional_and_must_be_one() -> None:
     assert read(OLLAMA_HOSTS="gpu-1").database is None
     dsn = "postgresql://ollamesh_inference:secret@127.0.0.1/ollamesh"
-    assert read(OLLAMA_HOSTS="gpu-1", DATABASE_URL=dsn).database == DatabaseConfig(
-        url=dsn, connections_max=10
-    )
     given = read(OLLAMA_HOSTS="gpu-1", DATABASE_URL=dsn, OLLAMESH_INFERENCE_CONNECTIONS_MAX="3")
-    assert given.database == DatabaseConfig(url=dsn, connections_max=3)
+    assert given.database == DatabaseConfig(
+        url=dsn, connections_max=3, usage_backlog_max=20_000, usage_kept_days=400
+    )
     assert "secret" not in repr(given)
     (mistake,) = mistakes(OLLAMA_HOSTS="gpu-1", DATABASE_URL="mysql://secret")
     assert "DATABASE_URL" in mistake
