@@ -185,6 +185,29 @@ async def test_a_store_that_is_away_stops_no_stream(unused_tcp_port: int) -> Non
         assert "hunter2" not in str(answer)
 
 
+async def test_a_busy_store_refuses_within_a_second_and_stops_no_stream(database: Database) -> None:
+    """R12, as callers see it: one connection, and whoever has it waits for a lock."""
+    async with accounted(database, inference_connections_max=1) as (service, _):
+        await events_of(service.chat())
+        await until_used(service, 1)
+        admin = await asyncpg.connect(database.admin_dsn)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE inference.usage_entries IN ACCESS EXCLUSIVE MODE")
+            holds = service.call("GetUsage", since())
+            while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.005)
+            loop = asyncio.get_running_loop()
+            asked_s = loop.time()
+            answer = await refused(service.call("GetUsage", since()))
+            assert loop.time() - asked_s <= 1.0
+            assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_BUSY")
+            assert answer.retry_after_ms
+            assert (await events_of(service.chat()))[-1].HasField("finished")
+        assert (await holds).rows[0].request_count == 1
+        await until_used(service, 2)
+        await admin.close()
+
+
 async def ledger(database: Database) -> dict[str, int]:
     """What was written: streams, and their output tokens."""
     connection = await asyncpg.connect(database("inference"))

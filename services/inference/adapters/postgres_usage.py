@@ -12,7 +12,7 @@ from services.inference.core.accounting import Dimension, Entry, Line, Question
 KEEP_S_MAX = 60.0  # Rows may have to be moved.
 
 # A column each, so that a batch of any size is one statement. Whoever writes an entry again adds nothing.
-_WRITE = """
+WRITE = """
     INSERT INTO usage_entries (
         entry_id, created_at, stream_id, organization_id, project_id, user_id, model, operation,
         prompt_token_count, output_token_count, gpu_s, queue_s, is_cached, is_joined, is_cancelled
@@ -47,7 +47,7 @@ _SUMS = """
 async def charge(connection: Connection, *entries: Entry) -> None:
     """Add entries in the caller's own transaction. The same entry again adds nothing."""
     columns = zip(*map(_row, entries), strict=True)
-    await connection.execute(_WRITE, *map(list, columns))
+    await connection.execute(WRITE, *map(list, columns))
 
 
 class PostgresUsage:
