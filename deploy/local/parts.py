@@ -31,7 +31,7 @@ SECRETS = {
         "OLLAMESH_SERVICE_CLIENT_SECRET": "service_client_secret",
         **KEYS,
     },
-    "inference": KEYS,
+    "inference": {"DATABASE_URL": "inference_database_url", **KEYS},
     "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
     "agent": {"DATABASE_URL": "agent_database_url"},
 }
@@ -49,7 +49,7 @@ def all_parts(plan: Plan) -> tuple[Part, ...]:
         *runtime,
         _migrate(plan),
         _service(plan, "auth", after=stores),
-        _service(plan, "inference", after=("redis", *(part.node.name for part in runtime))),
+        _service(plan, "inference", after=(*stores, *(part.node.name for part in runtime))),
         _service(plan, "sandbox", after=()),
         _service(plan, "agent", after=stores),
         _edge(plan),

@@ -13,6 +13,7 @@ from deploy.local.model_source import ModelSource, find_models
 from deploy.local.ports import holder, is_free, resolve
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import PROCESSES, Settings, port_variable
+from deploy.migrations.config import SERVICES as MIGRATED
 from deploy.migrations.roles import service_role
 
 DATABASE = "ollamesh"
@@ -107,7 +108,7 @@ def _write_derived(plan: Plan) -> None:
     secrets.write("redis.conf", redis.configuration(port=plan.ports["redis"], password=password))
     secrets.write("redis_url", redis.url(port=plan.ports["redis"], password=password))
     _write_database_url(plan, "admin", role=postgres.ADMIN, password=secrets.read("postgres_password"))
-    for service in ("auth", "agent"):
+    for service in MIGRATED:
         password = secrets.read(f"{service}_db_password")
         _write_database_url(plan, service, role=service_role(service), password=password)
 

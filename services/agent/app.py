@@ -13,7 +13,6 @@ from prometheus_client import CollectorRegistry
 
 from services.agent.adapters import chat_model, run_python
 from services.agent.adapters.langchain_agent import LangChainAgent
-from services.agent.adapters.postgres import Database
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_runs import PostgresRuns
 from services.agent.adapters.postgres_threads import PostgresThreads
@@ -29,6 +28,7 @@ from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
+from services.common.postgres import Database
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name

@@ -14,12 +14,13 @@ import structlog
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run import CANCELLED, LOST, Ending, Run
 from services.agent.core.turns import Turns
-from services.agent.errors import LeaseLost, StoreUnavailable
+from services.agent.errors import LeaseLost
 from services.agent.journal import batch_of
 from services.agent.ports import Events, NewRun, Orphan, Retry, RunRecord, Runs, StoredEvent
 from services.agent.telemetry import AgentMetrics
 from services.agent.watch import Watches
 from services.agent.worker import Job, Worker
+from services.common.errors import StoreFailure
 
 log = structlog.get_logger(__name__)
 
@@ -52,8 +53,8 @@ class Engine:
                 try:
                     await self._keep()
                     await self._bury()
-                except StoreUnavailable:
-                    log.warning("store_unavailable")
+                except StoreFailure as error:
+                    log.warning("store_failed", reason=error.reason)
                 with suppress(TimeoutError):
                     async with asyncio.timeout(self._renew_every_s):
                         await self._stopping.wait()

@@ -39,12 +39,6 @@ class TooManyRuns(MeshError):
     retry_after_s = 2.0
 
 
-class StoreUnavailable(MeshError):
-    kind, reason = Kind.UNAVAILABLE, "STORE_UNAVAILABLE"
-    message = "the store does not answer; nothing was accepted"
-    retry_after_s = 1.0
-
-
 class LeaseLost(Exception):
     """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
 

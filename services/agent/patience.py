@@ -4,7 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from services.agent.errors import LeaseLost, StoreUnavailable
+from services.agent.errors import LeaseLost
+from services.common.errors import StoreFailure
 
 Result = TypeVar("Result")
 
@@ -18,7 +19,7 @@ async def patiently(attempt: Callable[[], Awaitable[Result]], *, for_s: float) -
     while True:
         try:
             return await attempt()
-        except StoreUnavailable as error:
+        except StoreFailure as error:
             if loop.time() >= give_up_s:
                 raise LeaseLost from error
             await asyncio.sleep(RETRY_EVERY_S)

@@ -115,7 +115,7 @@ class EventPage:
 
 
 class Threads(Protocol):
-    """Conversations. Every method raises StoreUnavailable when the store does not answer."""
+    """Conversations. Every method raises StoreFailure when the store does not answer."""
 
     async def create(
         self, owner: Owner, thread_id: ThreadId, name: str, labels: Mapping[str, str], retry: Retry | None
@@ -141,7 +141,7 @@ class Threads(Protocol):
 
 
 class Runs(Protocol):
-    """Work on threads. Every method raises StoreUnavailable when the store does not answer.
+    """Work on threads. Every method raises StoreFailure when the store does not answer.
 
     One Runs speaks for one replica: `accept` leases the run to it, `keep` renews, and what it no longer
     holds it cannot change.
@@ -192,7 +192,7 @@ class Runs(Protocol):
 
 
 class Events(Protocol):
-    """What is told of runs. Every method raises StoreUnavailable when the store does not answer."""
+    """What is told of runs. Every method raises StoreFailure when the store does not answer."""
 
     async def append(self, run_id: RunId, batch: Batch) -> Sequence[StoredEvent]:
         """Commit a batch and return its events as they are stored. Idempotent. Raises LeaseLost."""

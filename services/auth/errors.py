@@ -12,9 +12,3 @@ class RateLimited(MeshError):
     kind, reason = Kind.EXHAUSTED, "RATE_LIMITED"
     message = "too many attempts; wait before the next one"
     retry_after_s = 1.0
-
-
-class StoreUnavailable(MeshError):
-    kind, reason = Kind.UNAVAILABLE, "STORE_UNAVAILABLE"
-    message = "the store does not answer; nothing was changed"
-    retry_after_s = 1.0

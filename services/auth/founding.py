@@ -12,9 +12,9 @@ from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import first_term
-from services.auth.errors import StoreUnavailable
 from services.auth.keyring import Keyring
 from services.auth.ports import Founders, Hasher, Locksmith, SealedKey, ServiceAccount, Store, User
+from services.common.errors import StoreFailure
 
 log = structlog.get_logger(__name__)
 
@@ -30,7 +30,7 @@ async def founded(store: Store, keyring: Keyring, founders: Founders) -> None:
         try:
             await store.found(founders)
             await keyring.load()
-        except StoreUnavailable:
+        except StoreFailure:
             await asyncio.sleep(RETRY_AFTER_S)
         else:
             log.info("founded")

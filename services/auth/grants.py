@@ -53,7 +53,7 @@ class Grants:
     ) -> Issued:
         """A person's token, with the lesser `role` and the shorter life they may ask for.
 
-        Raises CredentialsInvalid, RateLimited, RoleRequired, StoreUnavailable.
+        Raises CredentialsInvalid, RateLimited, RoleRequired, StoreFailure.
         """
         with self._metrics.grant("password"):
             user = await self._authenticated(username, password)
@@ -69,7 +69,7 @@ class Grants:
     ) -> Issued:
         """A service account's token, for all its scopes or for some.
 
-        Raises CredentialsInvalid, ScopeNotHeld, StoreUnavailable. Not throttled: nobody guesses a secret
+        Raises CredentialsInvalid, ScopeNotHeld, StoreFailure. Not throttled: nobody guesses a secret
         of 32 random bytes, and a throttle would let anybody stop the account.
         """
         with self._metrics.grant("client_credentials"):

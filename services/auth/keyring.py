@@ -14,8 +14,8 @@ import structlog
 from services.auth.core.claims import Claims
 from services.auth.core.keys import Term, published, signing
 from services.auth.core.oauth import jwk_set
-from services.auth.errors import StoreUnavailable
 from services.auth.ports import Locksmith, SealedKey, SigningKey, Store
+from services.common.errors import StoreFailure, StoreUnavailable
 from services.common.grpc.caller import Keys
 from services.common.grpc.keys import parse_keys
 
@@ -40,7 +40,7 @@ class Keyring:
         """Load again and again, for as long as the service runs."""
         while True:
             await asyncio.sleep(RELOAD_EVERY_S)
-            with suppress(StoreUnavailable):
+            with suppress(StoreFailure):
                 await self.load()
 
     def sign(self, claims: Claims) -> str:

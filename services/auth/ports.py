@@ -40,7 +40,7 @@ class Founders:
 
 
 class Store(Protocol):
-    """Identities and keys. Every method raises StoreUnavailable when the store does not answer in time."""
+    """Identities and keys. Every method raises StoreFailure when the store does not answer in time."""
 
     async def found(self, founders: Founders) -> None:
         """Make those that do not exist, once, however many replicas try. Any key counts as the key."""

@@ -87,3 +87,19 @@ class DeadlineRequired(MeshError):
 class NotServed(MeshError):
     kind, reason = Kind.UNIMPLEMENTED, "NOT_IMPLEMENTED"
     message = "this is not served by this version"
+
+
+class StoreFailure(MeshError):
+    """The store gave no answer. Trying again may help."""
+
+
+class StoreUnavailable(StoreFailure):
+    kind, reason = Kind.UNAVAILABLE, "STORE_UNAVAILABLE"
+    message = "the store does not answer; nothing was changed"
+    retry_after_s = 1.0
+
+
+class StoreBusy(StoreFailure):
+    kind, reason = Kind.EXHAUSTED, "STORE_BUSY"
+    message = "every connection to the store is in use; nothing was changed"
+    retry_after_s = 1.0

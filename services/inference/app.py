@@ -17,9 +17,13 @@ from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
+from services.common.postgres import Database
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.inference.account_metrics import AccountMetrics
+from services.inference.accounts import Accounts, NoAccounts
 from services.inference.adapters.gpus import Gpus
 from services.inference.adapters.ollama import Ollama
+from services.inference.adapters.postgres_usage import PostgresUsage
 from services.inference.adapters.recorder import Recorder
 from services.inference.adapters.served import Owned
 from services.inference.config import Config
@@ -45,6 +49,8 @@ from services.inference.sharing import share, streams_of
 from services.inference.telemetry import Metrics
 from services.inference.wire import listings
 
+log = structlog.get_logger(__name__)
+
 SERVICES = ("ollamesh.inference.v1.InferenceService",)
 DRAIN_MARGIN_S = 5.0  # For what a worker does beside draining when it ends.
 
@@ -53,6 +59,8 @@ async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
     """Serve until `stop`. `started` is told the (first) port."""
+    if config.database is None:
+        log.warning("no_database", means="usage is not accounted", mend="set DATABASE_URL")
     serve = _run_alone if len(config.ports) == 1 else _run_head
     await serve(config, stop, started)
 
@@ -62,10 +70,11 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
     registry, ledger = CollectorRegistry(), Ledger()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
+        accounts = await opened.enter_async_context(_accounts(config, registry))
         truth = await opened.enter_async_context(_deciding(config, registry, ledger))
         desk = NearDesk(truth.engine, truth.instances)
         shared = await opened.enter_async_context(share(config.shared))
-        streams = await opened.enter_async_context(streams_of(config, desk, ledger, shared))
+        streams = await opened.enter_async_context(streams_of(config, desk, ledger, shared, accounts.record))
         gateway = Gateway(
             engine=desk,
             ledger=ledger,
@@ -73,16 +82,18 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             catalog=config.catalog,
             metrics=truth.metrics,
             streams=streams,
+            record=accounts.record,
         )
         fleet_watch = FleetWatch(_look(gateway))
-        server = _server(config, registry, verifier, gateway, fleet_watch)
+        server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:
             return ledger.any_ready()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            background = [tasks.create_task(run(), name=name) for name, run in truth.background]
+            work = (*truth.background, *accounts.background())
+            background = [tasks.create_task(run(), name=name) for name, run in work]
             background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
             background.append(tasks.create_task(streams.run(), name="streams"))
             background += [tasks.create_task(run(), name="redis") for run in shared.background]
@@ -124,6 +135,7 @@ async def run_worker(
     config = replace(config, server=replace(config.server, port=config.ports[place]))
     async with AsyncExitStack() as opened:
         opened.enter_context(loop_watched(registry))
+        accounts = await opened.enter_async_context(_accounts(config, registry))
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
         instances = await _instances(config, opened)
         head = await opened.enter_async_context(
@@ -137,7 +149,9 @@ async def run_worker(
             )
         )
         shared = await opened.enter_async_context(share(config.shared))
-        streams = await opened.enter_async_context(streams_of(config, head.engine, ledger, shared))
+        streams = await opened.enter_async_context(
+            streams_of(config, head.engine, ledger, shared, accounts.record)
+        )
         gateway = Gateway(
             engine=head.engine,
             ledger=ledger,
@@ -145,9 +159,10 @@ async def run_worker(
             catalog=config.catalog,
             metrics=metrics,
             streams=streams,
+            record=accounts.record,
         )
         fleet_watch = FleetWatch(_look(gateway))
-        server = _server(config, registry, verifier, gateway, fleet_watch)
+        server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
 
         async def ready() -> bool:
             return head.engine.ready
@@ -162,6 +177,7 @@ async def run_worker(
                 tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
                 tasks.create_task(streams.run(), name="streams"),
                 *(tasks.create_task(run(), name="redis") for run in shared.background),
+                *(tasks.create_task(run(), name=name) for name, run in accounts.background()),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
@@ -227,6 +243,25 @@ async def _instances(config: Config, opened: AsyncExitStack) -> Mapping[str, Oll
     }
 
 
+@asynccontextmanager
+async def _accounts(config: Config, registry: CollectorRegistry) -> AsyncIterator[Accounts | NoAccounts]:
+    """The usage ledger of this process. To be opened before what records, so that it closes after it."""
+    if config.database is None:
+        yield NoAccounts()
+        return
+    known = config.database
+    async with (
+        Database.connect(known.url, connections_max=known.connections_max) as database,
+        Accounts.opened(
+            PostgresUsage(database),
+            AccountMetrics(registry),
+            backlog_max=known.usage_backlog_max,
+            kept_days=known.usage_kept_days,
+        ) as accounts,
+    ):
+        yield accounts
+
+
 def _look(gateway: Gateway) -> Callable[[], Awaitable[pb.Fleet]]:
     async def look() -> pb.Fleet:
         return listings.fleet(await gateway.fleet())
@@ -240,13 +275,14 @@ def _server(
     verifier: Verifier,
     gateway: Gateway,
     fleet_watch: FleetWatch,
+    accounts: Accounts | NoAccounts,
 ) -> Server:
     server = Server(
         config.server,
         [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
         [deadline(), authentication(verifier)],
     )
-    servicer = InferenceServicer(gateway, config.policies, fleet_watch, linger_s=config.linger_s)
+    servicer = InferenceServicer(gateway, config.policies, fleet_watch, accounts, linger_s=config.linger_s)
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     return server
 

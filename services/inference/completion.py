@@ -113,6 +113,7 @@ class Completion(Broadcast):
         self.lingers = False  # Whether it goes on without a reader.
         self.is_repeatable = False  # Whether the same request is answered in the same way.
         self.started: Started | None = None  # Once something was generated.
+        self.token_count = 0  # Of the pieces that came.
         self._seal = seal
         self._ahead_count = math.inf  # As last told.
         # Events that wait to be told, each at most once and in this order.
@@ -155,6 +156,7 @@ class Completion(Broadcast):
             return False
         if self._repetition is not None:
             return self._repeated(self._repetition, piece)
+        self.token_count += piece.token_count
         if self.first_piece_at_s is None:
             self.first_piece_at_s = asyncio.get_running_loop().time()
             self.started = self._placed

@@ -45,6 +45,16 @@ class SharedConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseConfig:
+    """What must not be lost."""
+
+    url: str = field(repr=False)
+    connections_max: int  # Of each process.
+    usage_backlog_max: int  # Entries that may wait for it, in each process.
+    usage_kept_days: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     server: ServerConfig
     ports: tuple[int, ...]  # Of each process; 0 picks a free one.
@@ -59,6 +69,7 @@ class Config:
     scheduling: Policy
     metrics_tenants: frozenset[str]  # Those that metrics may name.
     shared: SharedConfig | None  # What the replicas share; without it each is alone.
+    database: DatabaseConfig | None  # Where usage and batches are kept; without it there are none.
     record_file: Path | None  # Where decisions are recorded; nowhere if None.
     record_bytes_max: int
     poll_every_s: float
@@ -88,6 +99,7 @@ class Config:
             scheduling=_scheduling(env),
             metrics_tenants=frozenset(_listed(env, "OLLAMESH_METRICS_TENANTS")),
             shared=_shared(env),
+            database=_database(env),
             record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
             record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),
@@ -133,6 +145,17 @@ def _shared(env: Environment) -> SharedConfig | None:
         timeout_s=env.seconds("OLLAMESH_REDIS_TIMEOUT_S", 0.04, low=0.005, high=1),
         secret_key=env.secret("SECRET_KEY"),
         encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
+    )
+
+
+def _database(env: Environment) -> DatabaseConfig | None:
+    if env.optional("DATABASE_URL") is None:
+        return None
+    return DatabaseConfig(
+        url=env.url("DATABASE_URL", "postgresql", "postgres"),
+        connections_max=env.integer("OLLAMESH_INFERENCE_CONNECTIONS_MAX", 10, low=1, high=1000),
+        usage_backlog_max=env.integer("OLLAMESH_USAGE_BACKLOG_MAX", 20_000, low=1000, high=10**6),
+        usage_kept_days=env.integer("OLLAMESH_USAGE_KEPT_DAYS", 400, low=7, high=3660),
     )
 
 

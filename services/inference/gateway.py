@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.common.errors import MeshError
+from services.inference.charging import Record, charge_embedding
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
@@ -43,9 +44,10 @@ class Gateway:
     catalog: Catalog
     metrics: Metrics
     streams: Streams
+    record: Record  # Is given what each embedding used.
 
     async def open(
-        self, ask: Chat | Generate, terms: Terms, bounds: Bounds, *, principal: Principal, wishes: Wishes
+        self, ask: Chat | Generate, principal: Principal, terms: Terms, bounds: Bounds, *, wishes: Wishes
     ) -> Stream:
         """Accept a completion, or raise why not. Its reader gets serialised responses (wire/frames.py)."""
         order = self._admit(ask, terms, bounds)
@@ -60,15 +62,17 @@ class Gateway:
         )
         return await self.streams.open(asked)
 
-    async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
+    async def embed(self, ask: Embed, principal: Principal, terms: Terms, bounds: Bounds) -> Embedded:
         """Return the vectors, or raise why there are none."""
         order = self._admit(ask, terms, bounds)
         work = Embedding(order)
+        opened_at_s = asyncio.get_running_loop().time()
         ticket = await self.engine.submit(order, terms, work)
         try:
             return await work.result
         finally:
             self.engine.abandon(ticket)
+            charge_embedding(self.record, principal, order.model, work, opened_at_s=opened_at_s)
 
     def models(self, *, after: str, count_max: int) -> tuple[list[Model], bool]:
         """Return up to `count_max` models whose keys follow `after`, and whether there are more."""

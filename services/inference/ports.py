@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
 
+from services.inference.core.accounting import Entry, Line, Question
 from services.inference.core.admission import Order
 from services.inference.core.asks import ToolCall
 from services.inference.core.ledger import Report
@@ -138,3 +139,16 @@ class Instance(Protocol):
 
     async def describe(self, model: str) -> Description:
         """Tell more of one model."""
+
+
+class UsageBook(Protocol):
+    """The usage ledger. Every method raises StoreFailure when the store gives no answer."""
+
+    async def write(self, entries: Sequence[Entry]) -> None:
+        """Add entries; those that are there already add nothing."""
+
+    async def read(self, question: Question, *, lines_max: int) -> Sequence[Line]:
+        """Add up what was used, in up to so many lines."""
+
+    async def keep(self, *, ahead_days: int, kept_days: int) -> tuple[int, int]:
+        """See to it that days to come have their partitions and that those long past go; how many did."""

@@ -1,5 +1,6 @@
 """The wire on one side, the gateway on the other; decides nothing."""
 
+import datetime as dt
 from collections.abc import AsyncIterator
 
 from ollamesh.inference.v1.completion_pb2 import (
@@ -15,7 +16,12 @@ from ollamesh.inference.v1.fleet_pb2 import (
     WatchFleetRequest,
     WatchFleetResponse,
 )
-from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest, EmbedResponse
+from ollamesh.inference.v1.inference_service_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
+    GetUsageRequest,
+    GetUsageResponse,
+)
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
     GetModelRequest,
@@ -26,6 +32,7 @@ from ollamesh.inference.v1.model_pb2 import (
 
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
+from services.inference.accounts import Accounts, NoAccounts
 from services.inference.core import asks
 from services.inference.core.bounds import Bounds, Policies
 from services.inference.core.callers import Principal
@@ -33,7 +40,7 @@ from services.inference.core.names import key
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
 from services.inference.streams.means import Stream
-from services.inference.wire import events, listings, requests
+from services.inference.wire import events, listings, requests, usage
 
 PAGE_SIZE = 100
 
@@ -42,13 +49,20 @@ class InferenceServicer(InferenceServiceServicer):
     """The methods that this version serves; the generated base answers for the others."""
 
     def __init__(
-        self, gateway: Gateway, policies: Policies, fleet_watch: FleetWatch, *, linger_s: float
+        self,
+        gateway: Gateway,
+        policies: Policies,
+        fleet_watch: FleetWatch,
+        accounts: Accounts | NoAccounts,
+        *,
+        linger_s: float,
     ) -> None:
         """`linger_s` is for who says nothing of it."""
         self._gateway = gateway
         self._linger_s = linger_s
         self._policies = policies
         self._fleet_watch = fleet_watch
+        self._accounts = accounts
 
     # The two hot ones yield responses that are serialised already (wire/frames.py).
 
@@ -87,7 +101,8 @@ class InferenceServicer(InferenceServiceServicer):
         terms = requests.terms(
             caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
-        return events.embed_response(await self._gateway.embed(requests.embed(request), terms, bounds))
+        embedded = await self._gateway.embed(requests.embed(request), _principal(), terms, bounds)
+        return events.embed_response(embedded)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
@@ -112,6 +127,10 @@ class InferenceServicer(InferenceServiceServicer):
         while (state := await reader.read()) is not None:
             yield WatchFleetResponse(fleet=state)
 
+    async def GetUsage(self, request: GetUsageRequest, context: Context) -> GetUsageResponse:
+        question = usage.question(request, caller(), now=dt.datetime.now(dt.UTC))
+        return usage.response(await self._accounts.used(question))
+
     async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context
     ) -> Stream:
@@ -124,7 +143,7 @@ class InferenceServicer(InferenceServiceServicer):
             remaining_s=context.time_remaining(),
         )
         stream = await self._gateway.open(
-            ask, terms, bounds, principal=_principal(), wishes=requests.wishes(request, self._linger_s)
+            ask, _principal(), terms, bounds, wishes=requests.wishes(request, self._linger_s)
         )
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]

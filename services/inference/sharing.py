@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_streams import RedisStreams
 from services.inference.adapters.seals import Seals
+from services.inference.charging import Record
 from services.inference.config import Config, SharedConfig
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Chat, Generate
@@ -52,7 +53,9 @@ async def share(config: SharedConfig | None) -> AsyncIterator[Shared]:
 
 
 @asynccontextmanager
-async def streams_of(config: Config, desk: Desk, ledger: Ledger, shared: Shared) -> AsyncIterator[Streams]:
+async def streams_of(
+    config: Config, desk: Desk, ledger: Ledger, shared: Shared, record: Record
+) -> AsyncIterator[Streams]:
     """The streams of this process. What is left of them is written at the end."""
 
     def readmit(ask: Chat | Generate, tenant: str) -> Order:
@@ -73,6 +76,7 @@ async def streams_of(config: Config, desk: Desk, ledger: Ledger, shared: Shared)
             limits=config.streams,
             lag_bytes_max=config.reader_buffer_bytes_max,
             process_id=process_id,
+            record=record,
             readmit=readmit,
         )
     )

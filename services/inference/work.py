@@ -171,6 +171,7 @@ class Embedding:
 
     def __init__(self, order: Order) -> None:
         self._order = order
+        self.placed_at_s: float | None = None
         self._ended_at_s: float | None = None
         self._usage: Usage | None = None
         self._error: Exception | None = None
@@ -184,7 +185,7 @@ class Embedding:
         """A unary call has nowhere to tell it."""
 
     async def run(self, seat: Seat) -> None:
-        began_at_s = asyncio.get_running_loop().time()
+        began_at_s = self.placed_at_s = asyncio.get_running_loop().time()
         vectors = await seat.instance.embed(self._order, seat.card.name, first_token_s=seat.first_token_s)
         now_s = asyncio.get_running_loop().time()
         # Ollama does not say how much of the time it read for.

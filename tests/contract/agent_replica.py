@@ -6,7 +6,6 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from services.agent.adapters.postgres import Database
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_runs import PostgresRuns
 from services.agent.adapters.postgres_threads import PostgresThreads
@@ -16,6 +15,7 @@ from services.agent.core.events import Event, Finished, Status
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run_config import RunConfig
 from services.agent.ports import Batch, NewRun, Retry, RunRecord
+from services.common.postgres import Database
 from tests.stack import Database as Migrated
 
 ANN, BOB, OTHER_ANN = Owner("org", "ann"), Owner("org", "bob"), Owner("other", "ann")

@@ -7,7 +7,6 @@ from uuid import uuid4
 import asyncpg
 import pytest
 
-from services.agent.adapters.postgres import Database
 from services.agent.core.conversation import Message, Role
 from services.agent.core.events import Started, Status
 from services.agent.core.ids import Owner, ThreadId
@@ -15,11 +14,12 @@ from services.agent.errors import (
     LeaseLost,
     RequestIdReused,
     RunNotFound,
-    StoreUnavailable,
     ThreadBusy,
     ThreadNotFound,
 )
 from services.agent.ports import PageRequest, ThreadRecord
+from services.common.errors import StoreBusy, StoreUnavailable
+from services.common.postgres import Database
 from tests.contract.agent_replica import (
     ANN,
     BOB,
@@ -174,6 +174,6 @@ async def test_a_full_pool_refuses_in_time(
     replica: Replica, database: Migrated, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with Database.connect(database("agent"), connections_max=1) as small, small.connection():
-        monkeypatch.setattr("services.agent.adapters.postgres.ACQUIRE_TIMEOUT_S", 0.05)
-        with pytest.raises(StoreUnavailable):
+        monkeypatch.setattr("services.common.postgres.WAIT_S_MAX", 0.05)
+        with pytest.raises(StoreBusy):
             await Replica(small, uuid4()).threads.find(ANN, ThreadId(uuid4()))

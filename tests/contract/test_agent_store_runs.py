@@ -8,7 +8,6 @@ import asyncpg
 import pytest
 from ollamesh.agent.v1.run_pb2 import RunEvent
 
-from services.agent.adapters.postgres import Database
 from services.agent.adapters.postgres_events import PAGE_SIZE
 from services.agent.adapters.postgres_runs import ADOPT
 from services.agent.core.budget import Usage
@@ -21,6 +20,7 @@ from services.agent.errors import (
     ThreadBusy,
 )
 from services.agent.ports import Batch, PageRequest, RunRecord
+from services.common.postgres import Database
 from tests.contract.agent_replica import (
     ANN,
     CONFIG,

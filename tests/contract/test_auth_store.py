@@ -1,18 +1,17 @@
 """What every store of the auth service promises; PostgreSQL's own promises at the end."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import asyncpg
 import pytest
 
-from services.auth.adapters.postgres import ACQUIRE_TIMEOUT_S, CONNECTIONS_MAX, FOUNDING_LOCK, PostgresStore
+from services.auth.adapters.postgres import FOUNDING_LOCK, PostgresStore
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import Term, first_term
-from services.auth.errors import StoreUnavailable
 from services.auth.ports import Founders, SealedKey, ServiceAccount, Store, User
+from services.common.errors import StoreUnavailable
 from tests.fakes.auth_store import FakeStore
 from tests.fakes.severable import Severable
 from tests.service.auth_app import port_of
@@ -174,19 +173,6 @@ async def test_a_rotation_is_read_back(database: Database) -> None:
         await connection.close()
         (key,) = await store.signing_keys()
     assert key.term == Term(key_id="k" * 43, active_from_s=0.0, retired_from_s=1000.0)
-
-
-async def test_a_busy_pool_refuses_soon_and_recovers(database: Database) -> None:
-    async with PostgresStore.opened(database("auth")) as store:
-        held = [await store._pool.acquire() for _ in range(CONNECTIONS_MAX)]
-        started_s = time.monotonic()
-        with pytest.raises(StoreUnavailable):
-            await store.find_user("admin")
-        assert time.monotonic() - started_s >= ACQUIRE_TIMEOUT_S * 0.9
-        assert not await store.answers()
-        for connection in held:
-            await store._pool.release(connection)
-        assert await store.answers()
 
 
 async def test_a_cut_connection_is_replaced(database: Database) -> None:

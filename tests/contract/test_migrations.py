@@ -12,6 +12,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
+from deploy.migrations import runner
 from deploy.migrations.config import SERVICES, Config, MigrationError
 from deploy.migrations.runner import LOCK_KEY, migrate, newest
 from tests.stack import Database, PostgresServer, run
@@ -122,6 +123,37 @@ async def test_two_runners_at_once_do_the_work_once(unmigrated: Config) -> None:
     assert said == [f"{s}: empty -> {newest(s)}" for s in SERVICES if newest(s)]
     await migrate(unmigrated, say=said.append)
     assert len(said) == len(set(said)), "a second run finds nothing to do"
+
+
+USED = """
+    INSERT INTO inference.usage_entries
+    SELECT gen_random_uuid(), now() - n * interval '1 hour', 's', 'o', 'p', 'u', 'm', 'chat', 1, 1, 1, 1, false, false, false
+    FROM generate_series(1, 100) n
+"""
+
+
+@pytest.mark.parametrize("version", ["0001", "0002"])
+async def test_an_upgrade_finds_rows_and_leaves_them(
+    unmigrated: Config, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    """From every version of the inference service's schema, while somebody of the old version is connected."""
+    head = newest("inference")
+    with monkeypatch.context() as patched:
+        real = runner.newest
+        patched.setattr(runner, "newest", lambda name: version if name == "inference" else real(name))
+        await migrate(unmigrated, say=lambda _: None)
+    async with connected(unmigrated.admin_dsn) as admin, connected(unmigrated.admin_dsn) as old:
+        await old.execute("SET search_path = inference, agent")
+        await admin.execute("INSERT INTO auth.organizations VALUES ('o', 'one'), ('p', 'two')")
+        if version >= "0002":
+            await admin.execute(USED)
+        said: list[str] = []
+        await migrate(unmigrated, say=said.append)
+        assert said == ([] if version == head else [f"inference: {version} -> {head}"])
+        assert await admin.fetchval("SELECT count(*) FROM auth.organizations") == 2
+        used = await admin.fetchval("SELECT count(*) FROM inference.usage_entries")
+        assert used == (100 if version >= "0002" else 0)
+        assert await old.fetchval("SELECT count(*) FROM threads") == 0, "what it knew is still there"
 
 
 async def test_a_runner_waits_for_another_only_so_long(

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from services.auth.errors import StoreUnavailable
 from services.auth.ports import Founders, SealedKey, ServiceAccount, User
+from services.common.errors import StoreUnavailable
 
 
 class FakeStore:

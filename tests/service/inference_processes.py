@@ -75,7 +75,7 @@ class Program:
 
 @asynccontextmanager
 async def program(*urls: str, processes: int = 2, **settings: object) -> AsyncIterator[Program]:
-    """Run the service over instances. `settings` are knobs in lower case, without their OLLAMESH_ prefix."""
+    """Run the service over instances. `settings` are knobs; in lower case, without their OLLAMESH_ prefix."""
     identity, (metrics_port, *ports) = Identity(), free_ports(processes + 1)
     async with identity.served() as auth_target, AsyncExitStack() as opened:
         environment = {
@@ -87,7 +87,10 @@ async def program(*urls: str, processes: int = 2, **settings: object) -> AsyncIt
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "20",
             "OLLAMESH_POLL_EVERY_S": "0.05",
-            **{f"OLLAMESH_{name.upper()}": str(value) for name, value in settings.items()},
+            **{
+                name if name.isupper() else f"OLLAMESH_{name.upper()}": str(value)
+                for name, value in settings.items()
+            },
         }
         head = await asyncio.create_subprocess_exec(
             *COMMAND, cwd=REPOSITORY, env={**os.environ, **environment}, stderr=subprocess.PIPE

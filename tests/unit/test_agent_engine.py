@@ -17,7 +17,7 @@ from services.agent.core.run import Answer
 from services.agent.core.run_config import RunConfig
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine
-from services.agent.errors import RunNotFound, StoreUnavailable, ThreadNotFound, TooManyRuns
+from services.agent.errors import RunNotFound, ThreadNotFound, TooManyRuns
 from services.agent.ports import (
     Assignment,
     Batch,
@@ -33,6 +33,7 @@ from services.agent.ports import (
 )
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
+from services.common.errors import StoreUnavailable
 
 ANN = Owner("o", "ann")
 THREAD = ThreadId(UUID(int=1))

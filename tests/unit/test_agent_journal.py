@@ -21,12 +21,13 @@ from services.agent.core.events import (
 )
 from services.agent.core.ids import RunId
 from services.agent.core.run import CANCELLED, Answer, Run
-from services.agent.errors import LeaseLost, StoreUnavailable
+from services.agent.errors import LeaseLost
 from services.agent.feed import KEPT_MAX, Feed
 from services.agent.journal import GATHERED_CHARS_MAX, Journal
 from services.agent.ports import Batch, EventPage, StoredEvent
 from services.agent.recorder import RunRecorder
 from services.agent.watch import Watches
+from services.common.errors import StoreUnavailable
 
 RUN = RunId(UUID(int=1))
 END = Finished(status=Status.SUCCEEDED, usage=Usage())

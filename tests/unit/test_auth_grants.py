@@ -15,11 +15,12 @@ from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import first_term
 from services.auth.core.throttle import FREE_COUNT
-from services.auth.errors import CredentialsInvalid, RateLimited, StoreUnavailable
+from services.auth.errors import CredentialsInvalid, RateLimited
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
 from services.auth.ports import SealedKey, ServiceAccount, User
 from services.auth.telemetry import AuthMetrics
+from services.common.errors import StoreUnavailable
 from tests.fakes.auth_store import FakeStore
 
 SECRET = "s" * 32

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.auth.core.oauth import FORM, ClientCredentials, OAuthError, refusal, token_request
-from services.auth.errors import RateLimited, StoreUnavailable
+from services.auth.errors import RateLimited
+from services.common.errors import StoreUnavailable
 
 CODES = {"invalid_request", "invalid_client", "unsupported_grant_type"}
 words = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=40)

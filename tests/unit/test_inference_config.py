@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from services.common.config import ConfigError, Environment
-from services.inference.config import Config
+from services.inference.config import Config, DatabaseConfig
 from services.inference.core.catalog import ModelConfig
 
 
@@ -37,6 +37,19 @@ def test_defaults_need_nothing_but_an_instance() -> None:
     assert config.catalog.runner("llama3.2:3b") == {}
     assert config.catalog.keep_alive_s("llama3.2:3b") == 300
     assert config.timeouts.load_s == 300
+
+
+def test_a_database_is_optional_and_must_be_one() -> None:
+    assert read(OLLAMA_HOSTS="gpu-1").database is None
+    dsn = "postgresql://ollamesh_inference:secret@127.0.0.1/ollamesh"
+    given = read(OLLAMA_HOSTS="gpu-1", DATABASE_URL=dsn, OLLAMESH_INFERENCE_CONNECTIONS_MAX="3")
+    assert given.database == DatabaseConfig(
+        url=dsn, connections_max=3, usage_backlog_max=20_000, usage_kept_days=400
+    )
+    assert "secret" not in repr(given)
+    (mistake,) = mistakes(OLLAMA_HOSTS="gpu-1", DATABASE_URL="mysql://secret")
+    assert "DATABASE_URL" in mistake
+    assert "secret" not in mistake
 
 
 def test_ollamas_own_variable_names_one_instance() -> None:

@@ -57,6 +57,7 @@ def test_the_parts_and_what_they_need(plan: Plan) -> None:
     needs = all_needs(part.node for part in parts.values())
     assert needs["edge"] == set(parts) - {"edge"}, "the edge opens last and closes first"
     assert needs["agent"] >= {"postgres", "auth", "inference", "sandbox"}
+    assert needs["inference"] >= {"postgres", "redis", "migrate", "auth", "runtime"}
 
 
 def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> None:
@@ -66,7 +67,7 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
     }
     keys = {"REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEY"}
     assert given["sandbox"] == set()
-    assert given["inference"] == keys
+    assert given["inference"] == {"DATABASE_URL", *keys}
     assert given["agent"] == {"DATABASE_URL"}
     assert given["auth"] == {
         "DATABASE_URL",
@@ -83,6 +84,7 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
 def test_each_service_connects_as_its_own_role(plan: Plan) -> None:
     assert "//ollamesh_auth:" in plan.secrets.read("auth_database_url")
     assert "//ollamesh_agent:" in plan.secrets.read("agent_database_url")
+    assert "//ollamesh_inference:" in plan.secrets.read("inference_database_url")
 
 
 def test_a_given_ollama_needs_no_runtime(settings: Settings) -> None:

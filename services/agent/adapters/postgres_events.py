@@ -5,7 +5,6 @@ from uuid import UUID
 
 from ollamesh.agent.v1 import run_pb2
 
-from services.agent.adapters.postgres import Database
 from services.agent.core.events import Event, Finished
 from services.agent.core.ids import RunId
 from services.agent.errors import LeaseLost, RunNotFound
@@ -17,6 +16,7 @@ from services.agent.wire.events import (
     usage_to_proto,
 )
 from services.agent.wire.resources import message_to_proto
+from services.common.postgres import Database
 
 PAGE_SIZE = 128
 

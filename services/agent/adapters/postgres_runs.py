@@ -10,7 +10,7 @@ from uuid import UUID
 import asyncpg
 from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
 
-from services.agent.adapters.postgres import Connection, Database, claim, remembered
+from services.agent.adapters.postgres_requests import claim, remembered
 from services.agent.adapters.postgres_threads import OWNED, next_after
 from services.agent.core.conversation import Message
 from services.agent.core.events import Status
@@ -20,6 +20,7 @@ from services.agent.errors import LeaseLost, RunNotFound, ThreadBusy, ThreadNotF
 from services.agent.ports import NewRun, Orphan, Page, PageRequest, Retry, RunRecord
 from services.agent.wire.events import finished_from_proto, usage_from_proto
 from services.agent.wire.resources import config_from_proto, config_to_proto, message_from_proto
+from services.common.postgres import Connection, Database
 
 ADOPTED_AT_ONCE = 100
 

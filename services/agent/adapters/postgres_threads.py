@@ -5,11 +5,12 @@ from collections.abc import Mapping
 import asyncpg
 from ollamesh.agent.v1 import thread_pb2
 
-from services.agent.adapters.postgres import Database, claim
+from services.agent.adapters.postgres_requests import claim
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import ThreadNotFound
 from services.agent.ports import MessageRecord, Page, PageRequest, Retry, ThreadRecord
 from services.agent.wire.resources import message_from_proto
+from services.common.postgres import Database
 
 INSERT = "INSERT INTO threads (thread_id, organization_id, user_id, payload) VALUES ($1, $2, $3, $4)"
 SELECT = """

@@ -3,25 +3,19 @@
 import datetime as dt
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Self, TypeAlias
+from typing import Self
 
 import asyncpg
-import structlog
 
 from services.auth.core.identity import SCOPES, Identity, Role, service_user_id
 from services.auth.core.keys import Term
-from services.auth.errors import StoreUnavailable
 from services.auth.ports import Founders, SealedKey, ServiceAccount, User
-
-log = structlog.get_logger(__name__)
+from services.common.postgres import Database
 
 CONNECTIONS_MAX = 8
-CONNECT_TIMEOUT_S = 2.0
-ACQUIRE_TIMEOUT_S = 1.0
-STATEMENT_TIMEOUT_S = 2.0
+CONNECT_S_MAX = 1.0
+COMMAND_S_MAX = 2.0
 FOUNDING_LOCK = 0x666F756E64  # "found"; whoever holds it makes the founders.
-
-Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 _FIND_USER = """
     SELECT user_id, role, organization_id, project_id, password_hash FROM users
@@ -57,29 +51,20 @@ _FOUND_KEY = """
 
 
 class PostgresStore:
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]") -> None:
-        self._pool = pool
+    def __init__(self, database: Database) -> None:
+        self._database = database
 
     @classmethod
     @asynccontextmanager
     async def opened(cls, database_url: str) -> AsyncIterator[Self]:
         """A store for as long as the block runs. Connects when first used: it may come up later."""
-        pool = asyncpg.create_pool(
-            database_url,
-            min_size=0,
-            max_size=CONNECTIONS_MAX,
-            timeout=CONNECT_TIMEOUT_S,
-            command_timeout=STATEMENT_TIMEOUT_S,
-        )
-        try:
-            await pool
-            yield cls(pool)
-        finally:
-            pool.terminate()
+        limits = {"connect_s_max": CONNECT_S_MAX, "command_s_max": COMMAND_S_MAX}
+        async with Database.connect(database_url, connections_max=CONNECTIONS_MAX, **limits) as database:
+            yield cls(database)
 
     async def found(self, founders: Founders) -> None:
         admin, service, key = founders.admin, founders.service, founders.key
-        async with self._connection() as connection, connection.transaction():
+        async with self._database.transaction() as connection:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", FOUNDING_LOCK)
             for identity in (admin.identity, service.identity):
                 home = identity.organization_id, identity.project_id
@@ -105,14 +90,14 @@ class PostgresStore:
             await connection.execute(_FOUND_KEY, key.term.key_id, _time(key.term.active_from_s), key.sealed)
 
     async def find_user(self, username: str) -> User | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             row = await connection.fetchrow(_FIND_USER, username)
         if row is None:
             return None
         return User(_identity(row, user_id=row["user_id"], client_id="login"), row["password_hash"])
 
     async def find_service_account(self, client_id: str) -> ServiceAccount | None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             row = await connection.fetchrow(_FIND_SERVICE_ACCOUNT, client_id)
         if row is None:
             return None
@@ -121,30 +106,16 @@ class PostgresStore:
         return ServiceAccount(identity, row["secret_digest"])
 
     async def replace_password_hash(self, user_id: str, *, old: str, new: str) -> None:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             await connection.execute(_REHASH, user_id, old, new)
 
     async def signing_keys(self) -> Sequence[SealedKey]:
-        async with self._connection() as connection:
+        async with self._database.connection() as connection:
             rows = await connection.fetch(_SIGNING_KEYS)
         return [SealedKey(_term(row), row["sealed_key"]) for row in rows]
 
     async def answers(self) -> bool:
-        try:
-            async with self._connection() as connection:
-                await connection.execute("SELECT 1")
-        except StoreUnavailable:
-            return False
-        return True
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
-        try:
-            async with self._pool.acquire(timeout=ACQUIRE_TIMEOUT_S) as connection:
-                yield connection
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-            log.warning("store_failed", error=type(error).__name__)
-            raise StoreUnavailable from error
+        return await self._database.answers()
 
 
 def _identity(

@@ -30,3 +30,4 @@ class Wishes:
     cache_policy: CachePolicy = CachePolicy.DETERMINISTIC
     by_token: bool = False  # A delta for each token.
     is_kept: bool = True  # Whether its events can be read again.
+    is_charged: bool = True  # False if whoever asks charges it.

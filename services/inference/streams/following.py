@@ -7,7 +7,9 @@ import msgspec
 import structlog
 
 from services.common.errors import MeshError
+from services.inference.charging import Account
 from services.inference.completion import Event, Opened
+from services.inference.core.callers import Principal
 from services.inference.core.jobs import Priority
 from services.inference.engine import Terms
 from services.inference.errors import InstanceLost
@@ -82,8 +84,19 @@ class Following:
             completion.append(self._means.seal(Event(1, opened)))
         completion.adopt(told(completion.log).started)
         completion.is_repeatable = live.is_made_here = True
+        account = Account(
+            principal=Principal(
+                organization_id=keeping.tenant, project_id=head.project_id, user_id=head.user_id
+            ),
+            stream_id=live.stream_id,
+            model=order.model,
+            operation="chat" if head.is_chat else "text_completion",
+        )
         live.keeping = replace(
-            keeping, head=msgspec.structs.replace(head, owner=self._means.process_id), heir_count=heir_count
+            keeping,
+            account=account,
+            head=msgspec.structs.replace(head, owner=self._means.process_id),
+            heir_count=heir_count,
         )
         self._keeper.keep(live, written_count=completion.log.last)
         wait_s = max(live.wait_left_s, HEIR_WITHIN_S)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
 from services.inference.broadcast import Dress, Reader
+from services.inference.charging import Account
 from services.inference.completion import Completion
 from services.inference.core.admission import Order
 from services.inference.desk import Desk
@@ -13,6 +14,15 @@ from services.inference.errors import DeadlineUnreachable, QueueTimeout, StreamC
 from services.inference.streams.records import Head
 from services.inference.wire.told import repetition
 from services.inference.work import Answering
+
+
+@dataclass(frozen=True, slots=True)
+class _Seat:
+    """A reader's."""
+
+    until_s: float  # How long they can wait for a slot.
+    leaves: Callable[[], None]
+
 
 Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
 
@@ -27,6 +37,7 @@ class Keeping:
     tenant: str
     head: Head
     is_kept: bool
+    account: Account | None  # Who is charged for it; None if nobody is here.
     heir_count: int = 0  # How often it was taken over.
 
 
@@ -63,7 +74,7 @@ class Live:
         self._until_s = 0.0  # How long those can wait for whom a slot was last asked for.
         self._ticket: int | None = None
         self._abandoned = False
-        self._seats: dict[Reader, float] = {}  # How long each can wait for a slot.
+        self._seats: dict[Reader, _Seat] = {}
         self._lingering: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[None] | None = None  # Whatever is done for all of them.
 
@@ -82,13 +93,14 @@ class Live:
         after: int = 0,
         dress: Dress | None = None,
         linger_s: float = 0.0,
+        leaves: Callable[[], None] = lambda: None,
     ) -> Reader:
-        """Return a reader, who must leave."""
+        """Return a reader, who must leave; `leaves` is called when they do."""
         if self._lingering is not None:
             self._lingering.cancel()
             self._lingering = None
         reader = self.completion.reader(stream_id, after=after, dress=dress)
-        self._seats[reader] = _now_s() + wait_max_s
+        self._seats[reader] = _Seat(_now_s() + wait_max_s, leaves)
         self.linger_s = max(self.linger_s, linger_s)
         self.completion.lingers = self.linger_s > 0
         return reader
@@ -96,7 +108,10 @@ class Live:
     def leave(self, reader: Reader) -> None:
         """Idempotent and synchronous."""
         reader.close()
-        if self._seats.pop(reader, None) is None or self._seats or not self.is_open:
+        if (seat := self._seats.pop(reader, None)) is None:
+            return
+        seat.leaves()
+        if self._seats or not self.is_open:
             return
         if self.linger_s > 0:
             loop = asyncio.get_running_loop()
@@ -107,7 +122,7 @@ class Live:
     @property
     def wait_left_s(self) -> float:
         """How long the most patient reader can wait for a slot."""
-        return max((until_s for until_s in self._seats.values()), default=0.0) - _now_s()
+        return max((seat.until_s for seat in self._seats.values()), default=0.0) - _now_s()
 
     def dress(self, dress: Callable[[str], Dress]) -> None:
         """Pass what all readers get through what `dress` makes for their names. None must have read yet."""
@@ -183,13 +198,10 @@ class Live:
 
     def _longer(self, error: Exception) -> Terms | None:
         """End those who could wait no longer; return the terms of those who can, if there are any."""
-        for reader, until_s in self._seats.items():
-            if until_s <= self._until_s:
+        for reader, seat in self._seats.items():
+            if seat.until_s <= self._until_s:
                 reader.fail(error)
-        left_s = (
-            max((until_s for until_s in self._seats.values() if until_s > self._until_s), default=0.0)
-            - _now_s()
-        )
+        left_s = self.wait_left_s if any(not reader.failed for reader in self._seats) else 0.0
         if left_s <= 0 or self._terms is None:
             return None
         return replace(self._terms, wait_max_s=left_s, total_max_s=max(left_s, self._terms.total_max_s))

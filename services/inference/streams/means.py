@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from services.inference.broadcast import Reader
+from services.inference.charging import Record
 from services.inference.completion import Bounds, Completion, Durability, Opened, Seal
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat, Generate
@@ -62,6 +63,7 @@ class Means:
     limits: Limits
     lag_bytes_max: int
     process_id: str
+    record: Record  # Is given what each stream used.
     readmit: Readmit  # Accepts what another replica had accepted.
 
     def completion(self, opened: Opened, *, is_kept: bool, by_token: bool = False) -> Completion:

@@ -22,6 +22,8 @@ class Head(Struct, tag="head", frozen=True, kw_only=True, omit_defaults=True):
     leader: str = ""
     is_chat: bool = True
     priority: int = 0
+    user_id: str = ""  # Who is charged for it.
+    project_id: str = ""
     request: bytes = b""  # Empty if it must not be answered once more.
 
 

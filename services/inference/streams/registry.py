@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.inference.broadcast import Dress, Reader
+from services.inference.charging import Account, charge_completion
 from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed, Generate
 from services.inference.core.callers import Principal
@@ -130,8 +131,18 @@ class Streams:
 
     async def _join(self, live: Live, asked: Asked, stream_id: str) -> Stream:
         dress = joined(stream_id, self._means.durability(is_kept=True))
+        account = self._account(asked, stream_id)
+
+        def charge() -> None:
+            if asked.wishes.is_charged:
+                charge_completion(self._means.record, account, live.completion, joined=True)
+
         reader = live.attach(
-            stream_id, wait_max_s=asked.terms.wait_max_s, dress=dress, linger_s=asked.wishes.linger_s
+            stream_id,
+            wait_max_s=asked.terms.wait_max_s,
+            dress=dress,
+            linger_s=asked.wishes.linger_s,
+            leaves=charge,
         )
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
@@ -166,9 +177,15 @@ class Streams:
             owner=self._means.process_id,
             is_chat=isinstance(ask, Chat),
             priority=asked.terms.priority.value,
+            user_id=asked.principal.user_id,
+            project_id=asked.principal.project_id,
             request=request_of(ask) if shareable and is_kept else b"",
         )
-        live = self._made(completion, Keeping(tenant=asked.terms.tenant, head=head, is_kept=is_kept))
+        account = self._account(asked, stream_id) if wishes.is_charged else None
+        live = self._made(
+            completion,
+            Keeping(tenant=asked.terms.tenant, head=head, is_kept=is_kept, account=account),
+        )
         if is_kept:
             self._keeper.keep(live)
             self._note(live, stream_id, None)
@@ -230,7 +247,7 @@ class Streams:
             return live
         completion = self._means.completion(Opened(leader_id), is_kept=True)
         completion.adopt()
-        live = self._made(completion, Keeping(tenant=tenant, head=head, is_kept=True))
+        live = self._made(completion, Keeping(tenant=tenant, head=head, is_kept=True, account=None))
         live.is_made_here = False
         self._followed[leader_id] = live
         live.begin(self._following.follow(live, head, may_outlive_owner=may_outlive_owner))
@@ -260,6 +277,8 @@ class Streams:
             live.abandon()
 
     def _ended(self, live: Live) -> None:
+        if live.is_made_here and live.keeping.account is not None:
+            charge_completion(self._means.record, live.keeping.account, live.completion)
         if live.name is not None and self._joinable.get(live.name) is live:
             del self._joinable[live.name]
             if self._shared is not None and live.is_made_here:
@@ -293,6 +312,12 @@ class Streams:
             self._records.pop(stream_id, None)
 
     # Small things
+
+    def _account(self, asked: Asked, stream_id: str) -> Account:
+        operation = "chat" if isinstance(asked.order.ask, Chat) else "text_completion"
+        return Account(
+            principal=asked.principal, stream_id=stream_id, model=asked.order.model, operation=operation
+        )
 
     def _note(self, live: Live, stream_id: str, dress: Dress | None) -> None:
         live.stream_ids.append(stream_id)

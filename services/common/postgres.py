@@ -1,0 +1,123 @@
+"""PostgreSQL through asyncpg: one bounded pool a process, and two ways in which it gives no answer.
+
+StoreBusy: every connection is in use, and none became free in time. StoreUnavailable: the store is away. asyncpg
+raises the same TimeoutError for both, so the pool's places are counted here: who has a place finds a connection free,
+and whatever fails from then on is the store's own.
+
+Connections are made when first needed, so that a service starts, unready, without its store.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Self, TypeAlias
+
+import asyncpg
+import structlog
+
+from services.common.errors import StoreBusy, StoreFailure, StoreUnavailable
+
+log = structlog.get_logger(__name__)
+
+WAIT_S_MAX = 0.8  # For a connection. The refusal is to reach the caller within a second.
+CONNECT_S_MAX = 2.0
+COMMAND_S_MAX = 5.0
+
+Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+# What a caller may try again. Any other failure of PostgreSQL is a bug of ours.
+AWAY = (
+    OSError,
+    TimeoutError,
+    asyncpg.InterfaceError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.DeadlockDetectedError,
+    asyncpg.UndefinedTableError,  # Its migration is still to come.
+)
+
+
+class Database:
+    """What the stores of a service share."""
+
+    def __init__(self, pool: Pool, *, connections_max: int, connect_s_max: float) -> None:
+        self._pool = pool
+        self._places = asyncio.Semaphore(connections_max)  # First come, first served.
+        self._connect_s_max = connect_s_max
+        self._in_use_count = 0
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls,
+        dsn: str,
+        *,
+        connections_max: int,
+        connect_s_max: float = CONNECT_S_MAX,
+        command_s_max: float = COMMAND_S_MAX,
+    ) -> AsyncIterator[Self]:
+        """The pool, for as long as the block runs; whoever uses it must have ended before."""
+        pool = asyncpg.create_pool(
+            dsn,
+            min_size=0,
+            max_size=connections_max,
+            timeout=connect_s_max,
+            command_timeout=command_s_max,
+        )
+        try:
+            await pool
+            yield cls(pool, connections_max=connections_max, connect_s_max=connect_s_max)
+        finally:
+            pool.terminate()  # A polite end would wait for a store that hangs.
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """A connection of the pool. Raises StoreFailure, also for what fails inside."""
+        with _translated():
+            async with self._place(), self._pool.acquire(timeout=self._connect_s_max) as connection:
+                self._in_use_count += 1
+                try:
+                    yield connection
+                finally:
+                    self._in_use_count -= 1
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """Likewise; what is done in the block is done whole or not at all."""
+        async with self.connection() as connection, connection.transaction():
+            yield connection
+
+    async def answers(self) -> bool:
+        """Whether a call that needs the store would get an answer now."""
+        try:
+            async with self.connection() as connection:
+                await connection.execute("SELECT 1")
+        except StoreFailure:
+            return False
+        return True
+
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        try:
+            async with asyncio.timeout(WAIT_S_MAX):
+                await self._places.acquire()
+        except TimeoutError:
+            # Where nobody has a connection, all who have a place are trying to connect.
+            raise (StoreBusy if self._in_use_count else StoreUnavailable) from None
+        try:
+            yield
+        finally:
+            self._places.release()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    try:
+        yield
+    except AWAY as error:
+        log.warning("store_failed", error=type(error).__name__)
+        raise StoreUnavailable from error

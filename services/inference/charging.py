@@ -1,0 +1,106 @@
+"""What a request is charged when it has ended, and to whom."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import uuid4
+
+from services.inference.completion import Completion, Finished, Source
+from services.inference.core.accounting import Course, Entry, count, seconds
+from services.inference.core.callers import Principal
+from services.inference.core.usage import Usage
+from services.inference.errors import StreamCancelled
+from services.inference.work import Embedding
+
+Record = Callable[[Entry], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Account:
+    """Who asked for what."""
+
+    principal: Principal
+    stream_id: str  # Empty for what is no stream.
+    model: str
+    operation: str
+
+
+def entry(
+    account: Account,
+    course: Course,
+    usage: Usage,
+    *,
+    cached: bool = False,
+    joined: bool = False,
+    cancelled: bool = False,
+) -> Entry:
+    """What is written down of a request that has ended now.
+
+    `usage` is what the instance said, if it did; where it said nothing of durations, the time with a slot counts.
+    Who got another's answer, from the cache or by joining it, used no GPU.
+    """
+    gpu_s = 0.0 if cached or joined else usage.prompt_s + usage.output_s or course.slot_s
+    return Entry(
+        entry_id=uuid4(),
+        created_at=dt.datetime.now(dt.UTC),
+        stream_id=account.stream_id,
+        principal=account.principal,
+        model=account.model,
+        operation=account.operation,
+        prompt_token_count=count(usage.prompt_token_count),
+        output_token_count=count(usage.output_token_count),
+        gpu_s=seconds(gpu_s),
+        queue_s=course.queue_s,
+        cached=cached,
+        joined=joined,
+        cancelled=cancelled,
+    )
+
+
+def charge_completion(
+    record: Record, account: Account, completion: Completion, *, joined: bool = False
+) -> None:
+    """Charge what was generated for one who asked, now that it has ended, or that they have left it.
+
+    What failed before it had a slot is not charged.
+    """
+    ending = completion.ending
+    left = ending is None or isinstance(ending, StreamCancelled)
+    cached = completion.started is not None and completion.started.source is Source.CACHE
+    if not left and isinstance(ending, Exception) and completion.placed_at_s is None:
+        return
+    course = Course(
+        opened_at_s=completion.opened_at_s,
+        placed_at_s=completion.placed_at_s,
+        ended_at_s=completion.ended_at_s or asyncio.get_running_loop().time(),
+    )
+    came = Usage(output_token_count=completion.token_count)
+    usage = _usage(ending) if isinstance(ending, Finished) else came
+    record(entry(account, course, usage, cached=cached, joined=joined, cancelled=left))
+
+
+def charge_embedding(
+    record: Record, principal: Principal, model: str, work: Embedding, *, opened_at_s: float
+) -> None:
+    """Likewise for what was embedded, or was not."""
+    summary = work.summary()
+    if summary.error is not None and work.placed_at_s is None:
+        return
+    account = Account(principal=principal, stream_id="", model=model, operation=summary.operation)
+    course = Course(
+        opened_at_s=opened_at_s,
+        placed_at_s=work.placed_at_s,
+        ended_at_s=summary.ended_at_s or asyncio.get_running_loop().time(),
+    )
+    record(entry(account, course, work.usage() or Usage(), cancelled=summary.ended_at_s is None))
+
+
+def _usage(ending: Finished) -> Usage:
+    outcome = ending.outcome
+    return Usage(
+        prompt_token_count=outcome.prompt_token_count,
+        prompt_s=outcome.prompt_s,
+        output_token_count=outcome.output_token_count,
+        output_s=outcome.output_s,
+    )

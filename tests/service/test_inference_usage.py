@@ -1,0 +1,279 @@
+"""What callers are told that they used, compared with what they saw; and what survives the service's end."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import asyncpg
+import grpc
+import psutil
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+from ollamesh.inference.v1 import completion_pb2 as completions
+from ollamesh.inference.v1 import inference_service_pb2 as pb
+
+from tests.fakes.fake_ollama import Cut, FakeOllama, Hang
+from tests.service.inference_app import (
+    TINY,
+    WITHIN_S,
+    Service,
+    events_of,
+    one_instance,
+    preload,
+    refused,
+    serving,
+    until_event,
+)
+from tests.service.inference_processes import program
+from tests.stack import Database
+
+DAY_S = 86_400
+DIMENSIONS = (
+    pb.USAGE_DIMENSION_PROJECT,
+    pb.USAGE_DIMENSION_USER,
+    pb.USAGE_DIMENSION_MODEL,
+    pb.USAGE_DIMENSION_DAY,
+)
+
+
+def since(start_s: float = -DAY_S, *, end_s: float | None = DAY_S, group_by: Any = ()) -> pb.GetUsageRequest:
+    """Times are relative to now."""
+    now = Timestamp()
+    now.GetCurrentTime()
+    end = None if end_s is None else Timestamp(seconds=now.seconds + int(end_s))
+    return pb.GetUsageRequest(
+        start_time=Timestamp(seconds=now.seconds + int(start_s)), end_time=end, group_by=group_by
+    )
+
+
+async def used(service: Service, group_by: Any = (), **who: Any) -> list[pb.UsageRow]:
+    response = await service.call("GetUsage", since(group_by=group_by), **who)
+    return list(response.rows)
+
+
+async def until_used(service: Service, request_count: int, **who: Any) -> pb.UsageRow:
+    """Return the total, once so many requests are in it."""
+    async with asyncio.timeout(WITHIN_S):
+        while (total := (await used(service, **who))[0]).request_count < request_count:
+            await asyncio.sleep(0.02)
+    assert total.request_count == request_count
+    return total
+
+
+@asynccontextmanager
+async def accounted(database: Database, **settings: object) -> AsyncIterator[tuple[Service, FakeOllama]]:
+    async with one_instance(DATABASE_URL=database("inference"), **settings) as (service, fake):
+        yield service, fake
+
+
+async def test_whoever_asked_for_an_answer_used_what_it_says(database: Database) -> None:
+    async with accounted(database) as (service, _):
+        answers = [(await events_of(service.chat(f"question {n}")))[-1].finished for n in range(3)]
+        request = completions.GenerateRequest(model="tiny", prompt="once")
+        answers.append((await events_of(service.call("Generate", request)))[-1].finished)
+        embedded = await service.call("Embed", pb.EmbedRequest(model="tiny", input=["a", "b"]))
+        total = await until_used(service, 5)
+        read = [answer.usage.prompt_token_count for answer in answers]
+        assert total.prompt_token_count == sum(read) + embedded.usage.prompt_token_count
+        assert total.output_token_count == sum(answer.usage.output_token_count for answer in answers)
+        assert total.gpu_time.ToNanoseconds() > 0
+        assert (total.cached_count, total.joined_count, total.cancelled_count) == (0, 0, 0)
+        (row,) = await used(service, DIMENSIONS)
+        assert (row.project, row.user_id, row.model) == ("project-1", "user-1", "tiny:latest")
+        assert row.day.seconds % DAY_S == 0
+        (total.project, total.user_id, total.model) = (row.project, row.user_id, row.model)
+        total.day.CopyFrom(row.day)
+        assert row == total
+
+
+async def test_who_leaves_is_charged_for_what_was_done(database: Database) -> None:
+    async with accounted(database, instance_slots=1) as (service, fake):
+        fake.script("one ", "two ", Hang())
+        answering = service.chat()
+        await until_event(answering, "delta")
+        waiting = service.chat()
+        await until_event(waiting, "queued")
+        waiting.cancel()
+        total = await until_used(service, 1)
+        assert (total.cancelled_count, total.output_token_count) == (1, 0)
+        assert total.gpu_time.ToNanoseconds() == 0
+        assert total.queue_time.ToNanoseconds() > 0
+        answering.cancel()
+        total = await until_used(service, 2)
+        assert total.cancelled_count == 2
+        assert total.output_token_count >= 1
+        assert total.gpu_time.ToNanoseconds() > 0
+
+
+async def test_what_an_instance_failed_is_charged_and_what_was_refused_is_not(database: Database) -> None:
+    async with accounted(database) as (service, fake):
+        assert (await refused(service.chat(model="nothing"))).reason == "MODEL_NOT_FOUND"
+        fake.script("one ", Cut())
+        assert (await refused(service.chat())).reason == "INSTANCE_LOST"
+        total = await until_used(service, 1)
+        assert (total.output_token_count, total.cancelled_count) == (1, 0)
+        await service.until_ready(1)
+        assert (await events_of(service.chat()))[-1].HasField("finished")
+        await until_used(service, 2)
+
+
+async def test_everybody_sees_their_own_and_an_admin_the_organisation(database: Database) -> None:
+    async with accounted(database) as (service, _):
+        people: list[dict[str, Any]] = [
+            {"user_id": "user:ann", "org": "one", "project": "a"},
+            {"user_id": "user:bob", "org": "one", "project": "b"},
+            {"user_id": "user:ann", "org": "two", "project": "a"},  # Another one of the same name.
+        ]
+        message = completions.Message(role=completions.ROLE_USER, content="hello")
+        request = completions.ChatRequest(model="tiny", messages=[message])
+        for who in people:
+            await events_of(service.call("Chat", request, **who))
+        for who in people:
+            await until_used(service, 1, **who)
+        assert (await used(service, org="one", user_id="user:eve"))[0].request_count == 0
+        assert await used(service, DIMENSIONS, org="one", user_id="user:eve") == []
+        boss: dict[str, Any] = {"org": "one", "user_id": "user:boss", "role": "admin"}
+        await until_used(service, 2, **boss)
+        rows = await used(service, [pb.USAGE_DIMENSION_USER], **boss)
+        assert [(row.user_id, row.project, row.request_count) for row in rows] == [
+            ("user:ann", "", 1),
+            ("user:bob", "", 1),
+        ]
+        rows = await used(service, [pb.USAGE_DIMENSION_PROJECT], **boss)
+        assert [(row.project, row.user_id) for row in rows] == [("a", ""), ("b", "")]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        (pb.GetUsageRequest(), "start_time"),
+        (since(0, end_s=0), "end_time"),
+        (since(DAY_S, end_s=None), "end_time"),
+        (since(-DAY_S, end_s=401 * DAY_S), "end_time"),
+        (pb.GetUsageRequest(start_time=Timestamp(seconds=2**60)), "start_time"),
+        (since(group_by=[pb.USAGE_DIMENSION_DAY, pb.USAGE_DIMENSION_DAY]), "group_by"),
+        (since(group_by=[0]), "group_by[0]"),
+    ],
+)
+async def test_a_question_must_make_sense(
+    module_database: Database, request_: pb.GetUsageRequest, field: str
+) -> None:
+    async with accounted(module_database) as (service, _):
+        answer = await refused(service.call("GetUsage", request_))
+        assert (answer.code, answer.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert answer.fields == [field]
+
+
+async def test_without_a_database_nothing_is_accounted_and_all_else_works() -> None:
+    async with one_instance() as (service, _):
+        await events_of(service.chat())
+        answer = await refused(service.call("GetUsage", since()))
+        assert (answer.code, answer.reason) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
+        assert answer.facts == {"needs": "DATABASE_URL"}
+
+
+async def test_a_store_that_is_away_stops_no_stream(unused_tcp_port: int) -> None:
+    dsn = f"postgresql://inference:hunter2@127.0.0.1:{unused_tcp_port}/none"
+    async with one_instance(DATABASE_URL=dsn) as (service, _):
+        for _ in range(3):
+            assert (await events_of(service.chat()))[-1].HasField("finished")
+        answer = await refused(service.call("GetUsage", since()))
+        assert (answer.code, answer.reason) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+        assert answer.retry_after_ms
+        assert "hunter2" not in str(answer)
+
+
+async def test_a_busy_store_refuses_within_a_second_and_stops_no_stream(database: Database) -> None:
+    """R12, as callers see it: one connection, and whoever has it waits for a lock."""
+    async with accounted(database, inference_connections_max=1) as (service, _):
+        await events_of(service.chat())
+        await until_used(service, 1)
+        admin = await asyncpg.connect(database.admin_dsn)
+        async with admin.transaction():
+            await admin.execute("LOCK TABLE inference.usage_entries IN ACCESS EXCLUSIVE MODE")
+            holds = service.call("GetUsage", since())
+            while not await admin.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.005)
+            loop = asyncio.get_running_loop()
+            asked_s = loop.time()
+            answer = await refused(service.call("GetUsage", since()))
+            assert loop.time() - asked_s <= 1.0
+            assert (answer.code, answer.reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "STORE_BUSY")
+            assert answer.retry_after_ms
+            assert (await events_of(service.chat()))[-1].HasField("finished")
+        assert (await holds).rows[0].request_count == 1
+        await until_used(service, 2)
+        await admin.close()
+
+
+async def ledger(database: Database) -> dict[str, int]:
+    """What was written: streams, and their output tokens."""
+    connection = await asyncpg.connect(database("inference"))
+    try:
+        rows = await connection.fetch("SELECT stream_id, output_token_count FROM usage_entries")
+    finally:
+        await connection.close()
+    found = {row["stream_id"]: row["output_token_count"] for row in rows}
+    assert len(found) == len(rows), "each stream once"
+    return found
+
+
+async def told(service: Service) -> tuple[str, int]:
+    """Ask; return the stream and the tokens that its caller was told of."""
+    events = await events_of(service.chat())
+    return events[0].opened.stream_id, events[-1].finished.usage.output_token_count
+
+
+async def test_an_end_in_order_loses_nothing(database: Database) -> None:
+    """Also of those that are cut off by it."""
+    async with FakeOllama(TINY) as fake:
+        await preload(fake, TINY)
+        async with serving(fake.url, DATABASE_URL=database("inference"), grace_s=0) as service:
+            seen = dict([await told(service) for _ in range(5)])
+            fake.script("one ", Hang())
+            cut_off = service.chat()
+            await until_event(cut_off, "delta")
+            service.stop.set()
+            await refused(cut_off)
+    found = await ledger(database)
+    assert {stream: found[stream] for stream in seen} == seen
+    assert len(found) == 6
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+async def test_a_killed_service_loses_its_last_second_at_most(database: Database, processes: int) -> None:
+    """Whichever of its processes carried the stream."""
+    async with FakeOllama(TINY) as fake:
+        await preload(fake, TINY)
+        async with program(fake.url, processes=processes, DATABASE_URL=database("inference")) as running:
+            loop = asyncio.get_running_loop()
+            seen: dict[str, tuple[int, float]] = {}
+            ends_s = loop.time() + 2.5
+            while loop.time() < ends_s:
+                for service in running.services:
+                    stream, token_count = await told(service)
+                    seen[stream] = token_count, loop.time()
+            workers = running.workers()
+            killed_s = loop.time()
+            running.head.kill()
+            for worker in workers:
+                with contextlib.suppress(psutil.NoSuchProcess):  # It goes with its head.
+                    worker.kill()
+            await running.head.communicate()
+    found = await ledger(database)
+    assert {stream: tokens for stream, (tokens, _) in seen.items() if stream in found} == found
+    lost = [killed_s - ended_s for stream, (_, ended_s) in seen.items() if stream not in found]
+    assert max(lost, default=0.0) <= 1.0
+    assert len(found) > 10
+
+
+async def test_a_terminated_program_loses_nothing(database: Database) -> None:
+    async with FakeOllama(TINY) as fake:
+        await preload(fake, TINY)
+        async with program(fake.url, DATABASE_URL=database("inference")) as running:
+            seen = dict([await told(service) for service in running.services for _ in range(5)])
+            running.head.terminate()
+            await asyncio.wait_for(running.head.communicate(), WITHIN_S)
+    assert await ledger(database) == seen
