@@ -36,7 +36,9 @@ from services.inference.fleet_metrics import FleetMetrics
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
 from services.inference.hardware import Hardware
+from services.inference.keeper import Keeper
 from services.inference.learned import estimates, save_now_and_then
+from services.inference.library import Library
 from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
@@ -69,6 +71,8 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             catalog=config.catalog,
             metrics=truth.metrics,
             buffer_bytes_max=config.reader_buffer_bytes_max,
+            library=_library(ledger, truth.instances, truth.engine.keeper),
+            tenant_models=config.tenant_models,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -80,6 +84,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
             background = [tasks.create_task(run(), name=name) for name, run in truth.background]
             background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
+            background.append(tasks.create_task(gateway.library.run(), name="library"))
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
                 task.cancel()
@@ -137,6 +142,8 @@ async def run_worker(
             catalog=config.catalog,
             metrics=metrics,
             buffer_bytes_max=config.reader_buffer_bytes_max,
+            library=_library(ledger, instances, head.engine.keeper),
+            tenant_models=config.tenant_models,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -152,6 +159,7 @@ async def run_worker(
             background = [
                 tasks.create_task(head.run(), name="head"),
                 tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
+                tasks.create_task(gateway.library.run(), name="library"),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
@@ -213,6 +221,11 @@ async def _instances(config: Config, opened: AsyncExitStack) -> Mapping[str, Oll
         endpoint.name: await opened.enter_async_context(_ollama(endpoint, config))
         for endpoint in config.endpoints
     }
+
+
+def _library(ledger: Ledger, instances: Mapping[str, Ollama], keeper: Keeper) -> Library:
+    shelves = {name: instance.shelf for name, instance in instances.items()}
+    return Library(ledger=ledger, shelves=shelves, keeper=keeper)
 
 
 def _look(gateway: Gateway) -> Callable[[], Awaitable[pb.Fleet]]:

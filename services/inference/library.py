@@ -126,24 +126,28 @@ class Library:
 
     async def load(self, model: str, instance: str = "", *, pin: bool = False) -> str:
         """Have a model loaded, and kept if `pin`; return where. Raises ModelTooLarge before anything is tried."""
-        self._known(model)
-        if instance:
-            self._named([instance])
-        return await self._keeper.load(key(model), instance, pin=pin)
+        self._known(model, instance)
+        name = await self._keeper.load(key(model), instance, pin=pin)
+        await self._shown([name], _anything)
+        return name
 
     async def unload(self, model: str, instance: str = "") -> None:
         """Free a model's memory once nobody uses it, and pin it no longer."""
-        self._known(model)
-        if instance:
-            self._named([instance])
+        found = self._known(model, instance)
         await self._keeper.unload(key(model), instance)
+        await self._shown([instance] if instance else found.resident_instances, _anything)
 
     # Inside
 
-    def _known(self, model: str) -> Model:
+    def _known(self, model: str, instance: str = "") -> Model:
+        """Return a model, which `instance` must have if it is named."""
         found = self._ledger.model(key(model))
         if found is None:
             raise ModelNotFound(model=model) if self._ledger.any_ready() else NoInstance(model=model)
+        if instance and instance not in self._shelves:
+            raise InvalidRequest([Violation("instance", "is no instance of the fleet", "instance.name")])
+        if instance and instance not in found.instances:
+            raise ModelNotFound(model=model, instance=instance)
         return found
 
     def _ready(self) -> list[str]:
@@ -220,6 +224,11 @@ class Library:
     def _look(self, _: InstanceView) -> None:
         self._seen.set()
         self._seen = asyncio.Event()
+
+
+def _anything(_: InstanceView) -> bool:
+    """A look is enough, whatever it shows: others may have loaded and unloaded since."""
+    return True
 
 
 def _check_digest(digest: str) -> None:

@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from services.common.errors import InvalidRequest, MeshError
 from services.inference.adapters.answers import Processes, Tags, card, resident
-from services.inference.adapters.ollama import LISTING_BYTES_MAX
+from services.inference.adapters.wire import LISTING_BYTES_MAX
 from services.inference.core.breaker import BreakerState
 from services.inference.core.gpus import Gpu
 from services.inference.core.ledger import Card, Report, Resident
@@ -45,6 +45,8 @@ SEEN = told.Seen(
     gpus=(Gpu(index=0, uuid="GPU-1"),),
     vram_bytes=1,
     breaker=BreakerState.HALF_OPEN,
+    asked_at_s=1.5,
+    pinned=frozenset({"a:latest"}),
 )
 FROM_WORKER: list[told.FromWorker] = [
     told.Serving(port=1),
