@@ -67,6 +67,9 @@ FROM_WORKER: list[told.FromWorker] = [
     told.Ended(number=1, started=False),
     told.Ask(number=2),
     told.Counts(families=()),
+    told.Keep(number=1, unload=True, model="m:latest", instance="", keep_out_s=1.5),
+    told.Forgo(number=1),
+    told.Doubt(instance="gpu:1"),
 ]
 FROM_HEAD: list[told.FromHead] = [
     told.Accepted(number=1),
@@ -79,6 +82,7 @@ FROM_HEAD: list[told.FromHead] = [
     told.Standing(number=1, busy={"gpu:1": {"m": 1}}, queues={"m": ((1, 2.0),)}),
     told.Alive(),
     told.Stop(),
+    told.Kept(number=1, instance="gpu:1", wrong=None),
 ]
 
 
