@@ -40,7 +40,9 @@ from services.inference.fleet_metrics import FleetMetrics
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
 from services.inference.hardware import Hardware
+from services.inference.keeper import Keeper
 from services.inference.learned import estimates, save_now_and_then
+from services.inference.library import Library
 from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
@@ -83,6 +85,8 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             metrics=truth.metrics,
             streams=streams,
             record=accounts.record,
+            library=_library(ledger, truth.instances, truth.engine.keeper),
+            tenant_models=config.tenant_models,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
@@ -97,6 +101,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
             background.append(tasks.create_task(streams.run(), name="streams"))
             background += [tasks.create_task(run(), name="redis") for run in shared.background]
+            background.append(tasks.create_task(gateway.library.run(), name="library"))
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
                 task.cancel()
@@ -160,6 +165,8 @@ async def run_worker(
             metrics=metrics,
             streams=streams,
             record=accounts.record,
+            library=_library(ledger, instances, head.engine.keeper),
+            tenant_models=config.tenant_models,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
@@ -178,6 +185,7 @@ async def run_worker(
                 tasks.create_task(streams.run(), name="streams"),
                 *(tasks.create_task(run(), name="redis") for run in shared.background),
                 *(tasks.create_task(run(), name=name) for name, run in accounts.background()),
+                tasks.create_task(gateway.library.run(), name="library"),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
@@ -260,6 +268,11 @@ async def _accounts(config: Config, registry: CollectorRegistry) -> AsyncIterato
         ) as accounts,
     ):
         yield accounts
+
+
+def _library(ledger: Ledger, instances: Mapping[str, Ollama], keeper: Keeper) -> Library:
+    shelves = {name: instance.shelf for name, instance in instances.items()}
+    return Library(ledger=ledger, shelves=shelves, keeper=keeper)
 
 
 def _look(gateway: Gateway) -> Callable[[], Awaitable[pb.Fleet]]:

@@ -13,6 +13,7 @@ from services.common.process_ports import process_ports
 from services.common.restarts import RestartPolicy
 from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
+from services.inference.core.allowed import Models, read_tenant_models
 from services.inference.core.bounds import Bounds, Policies, read_policies
 from services.inference.core.catalog import (
     CONTEXT_TOKENS_MAX,
@@ -75,6 +76,7 @@ class Config:
     poll_every_s: float
     timeouts: Timeouts
     policies: Policies
+    tenant_models: Mapping[str, Models]  # That each tenant may use; those not named may use all.
     catalog: Catalog
     reader_buffer_bytes_max: int
     streams: Limits
@@ -111,6 +113,7 @@ class Config:
                 listing_s=env.seconds("OLLAMESH_POLL_TIMEOUT_S", 5, low=0.01, high=60),
             ),
             policies=_policies(env),
+            tenant_models=_tenant_models(env),
             catalog=_catalog(env),
             reader_buffer_bytes_max=env.integer("OLLAMESH_READER_BUFFER_BYTES", 256 * 1024, low=1024),
             streams=_streams(env),
@@ -197,6 +200,13 @@ def _policies(env: Environment) -> Policies:
     for mistake in mistakes:
         env.reject("OLLAMESH_POLICY", mistake)
     return policies
+
+
+def _tenant_models(env: Environment) -> Mapping[str, Models]:
+    found, mistakes = read_tenant_models(env.optional("OLLAMESH_TENANT_MODELS") or "{}")
+    for mistake in mistakes:
+        env.reject("OLLAMESH_TENANT_MODELS", mistake)
+    return found
 
 
 def _catalog(env: Environment) -> Catalog:

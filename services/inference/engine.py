@@ -18,25 +18,17 @@ from services.inference.core.jobs import Errand, Job, Priority
 from services.inference.core.ledger import InstanceView, Ledger, capacity
 from services.inference.core.retries import RetryBudget
 from services.inference.core.scheduler import Scheduler
-from services.inference.errors import (
-    QueueFull,
-    QueueTimeout,
-    TimeExceeded,
-)
+from services.inference.core.wishes import WishBook
+from services.inference.errors import QueueFull, QueueTimeout, TimeExceeded
 from services.inference.health import Failure, Health
+from services.inference.keeper import NearKeeper
 from services.inference.places import Places
 from services.inference.ports import Fault, Instance, Trouble
 from services.inference.telemetry import Metrics
 from services.inference.upkeep import Upkeep
-from services.inference.work import Seat, Work, failure
+from services.inference.work import Seat, Work, failure, first_token_max_s
 
 log = structlog.get_logger(__name__)
-
-# How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer. As long
-# as nothing was, configuration alone decides.
-_FIRST_TOKEN_BASE_S = 20.0
-_FIRST_TOKEN_PROMPTS = 10.0
-_FIRST_TOKEN_LOADS = 3.0  # Should the instance have given the model up meanwhile.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +84,12 @@ class Engine:
         self._scheduler = scheduler
         self._catalog = catalog
         self._metrics = metrics
-        self._health = Health(controls.instances, ledger, restart=controls.restart)
+        wishes = WishBook(catalog)
+        self._health = Health(controls.instances, ledger, restart=controls.restart, wishes=wishes)
         self._upkeep = Upkeep(controls.instances, ledger, catalog)
+        self.keeper = NearKeeper(
+            ledger, scheduler.residency, wishes, self._upkeep, doubt=controls.doubt, changed=self._wished
+        )
         self._places = Places(scheduler, metrics)
         self._retries = RetryBudget()
         self._tickets = count()
@@ -231,9 +227,10 @@ class Engine:
             name=name,
             instance=self._instances[name],
             card=self._ledger.view(name).cards[job.model],
-            first_token_s=_FIRST_TOKEN_BASE_S
-            + _FIRST_TOKEN_PROMPTS * self._scheduler.reading_s(job.ticket)
-            + _FIRST_TOKEN_LOADS * self._scheduler.load_s(name, job.model),
+            first_token_s=first_token_max_s(
+                reading_s=self._scheduler.reading_s(job.ticket),
+                load_s=self._scheduler.load_s(name, job.model),
+            ),
         )
         call.task = tasks.create_task(self._work(call, seat), context=self._context)
         # Not a `finally` in the task: cancelled before its first step, it would never get there.
@@ -325,6 +322,7 @@ class Engine:
         ended = None if task.cancelled() else task.result()
         load_s = ended if isinstance(ended, float) else None
         self._scheduler.loaded(name, model, ok=load_s is not None, load_s=load_s or 0.0, now_s=now_s)
+        self.keeper.loaded(name, model, ok=load_s is not None)
         # An answer tells of the model, not of the instance; the scheduler sees to it that it is not tried at once.
         if isinstance(ended, Trouble) and ended.fault is not Fault.BROKEN:
             wedged = ended.fault is Fault.STALLED and self._is_idle(name)
@@ -333,8 +331,9 @@ class Engine:
         self._doubt(name)
         self._changed.set()
 
-    def _unloaded(self, name: str, model: str, _: asyncio.Task[None]) -> None:
+    def _unloaded(self, name: str, model: str, task: asyncio.Task[Trouble | None]) -> None:
         self._scheduler.unloaded(name, model, self._now_s())
+        self.keeper.unloaded(name, model, ok=not task.cancelled() and task.result() is None)
         self._doubt(name)
         self._changed.set()
 
@@ -375,8 +374,12 @@ class Engine:
         """Whether an instance has nothing to do, so that nothing of ours can be what it is slow with."""
         return name not in self._loading and not self._scheduler.busy(name)
 
+    def _wished(self, name: str) -> None:
+        self._believe(self._health.view(name, self._now_s()))
+
     def _believe(self, view: InstanceView) -> None:
         self._scheduler.observe(capacity(view, self._catalog), self._now_s())
+        self.keeper.seen(view.name)
         self._changed.set()
 
     def _tell_places(self, now_s: float) -> None:

@@ -98,3 +98,19 @@ class StreamCancelled(CutShort):
 class RequestIdReused(MeshError):
     kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
     message = "the request_id was used with another body"
+
+
+class ModelNotAllowed(MeshError):
+    kind, reason = Kind.DENIED, "MODEL_NOT_ALLOWED"
+    message = "the caller may not use the model"
+
+
+class ModelTooLarge(MeshError):
+    kind, reason = Kind.PRECONDITION, "MODEL_TOO_LARGE"
+    message = "the model does not fit into the memory that is left; it was not loaded"
+
+
+class TooManyPulls(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_PULLS"
+    message = "the instance is busy with as many downloads as it may have"
+    retry_after_s = 10.0

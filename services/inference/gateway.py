@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.common.errors import MeshError
 from services.inference.charging import Record, charge_embedding
 from services.inference.core.admission import Order, admit
+from services.inference.core.allowed import Allowed, Models
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
 from services.inference.core.callers import Principal, Wishes
@@ -16,7 +17,8 @@ from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
 from services.inference.desk import Desk
 from services.inference.engine import Terms
-from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
+from services.inference.errors import InstanceFailed, ModelNotAllowed, ModelNotFound, NoInstance
+from services.inference.library import Library
 from services.inference.ports import Description, Instance, Trouble
 from services.inference.streams.means import Asked, Stream
 from services.inference.streams.registry import Streams
@@ -45,6 +47,8 @@ class Gateway:
     metrics: Metrics
     streams: Streams
     record: Record  # Is given what each embedding used.
+    library: Library
+    tenant_models: Mapping[str, Models] = field(default_factory=dict)
 
     async def open(
         self, ask: Chat | Generate, principal: Principal, terms: Terms, bounds: Bounds, *, wishes: Wishes
@@ -74,14 +78,24 @@ class Gateway:
             self.engine.abandon(ticket)
             charge_embedding(self.record, principal, order.model, work, opened_at_s=opened_at_s)
 
-    def models(self, *, after: str, count_max: int) -> tuple[list[Model], bool]:
+    def allowed(self, tenant: str, bounds: Bounds) -> Allowed:
+        """Return which models a caller may use."""
+        return Allowed(role=bounds.models, tenant=self.tenant_models.get(tenant))
+
+    def models(self, *, after: str, count_max: int, allowed: Allowed) -> tuple[list[Model], bool]:
         """Return up to `count_max` models whose keys follow `after`, and whether there are more."""
-        keys = [model_key for model_key in self.ledger.model_keys() if model_key > after]
+        keys = [
+            model_key
+            for model_key in self.ledger.model_keys()
+            if model_key > after and allowed.names(model_key)
+        ]
         found = [self.ledger.model(model_key) for model_key in keys[:count_max]]
         return [model for model in found if model is not None], len(keys) > count_max
 
-    async def describe(self, name: str) -> tuple[Model, Description]:
-        """Return all that is known of one model."""
+    async def describe(self, name: str, allowed: Allowed) -> tuple[Model, Description]:
+        """Return all that is known of one model. To those who may not use it, there is none."""
+        if not allowed.names(key(name)):
+            raise ModelNotFound(model=name)
         model = self.ledger.model(key(name))
         if model is None:
             raise ModelNotFound(model=name) if self.ledger.any_ready() else NoInstance(model=name)
@@ -93,8 +107,16 @@ class Gateway:
         except Trouble as trouble:
             raise InstanceFailed(instance=ready[0].name) from trouble
 
+    async def load(self, name: str, instance: str, *, pin: bool, allowed: Allowed) -> str:
+        """Have a model loaded before it is needed; return where."""
+        if not allowed.names(key(name)):
+            raise ModelNotAllowed(model=name)
+        return await self.library.load(name, instance, pin=pin)
+
     def _admit(self, ask: Ask, terms: Terms, bounds: Bounds) -> Order:
         try:
+            if not self.allowed(terms.tenant, bounds).names(key(ask.model)):
+                raise ModelNotAllowed(model=ask.model)
             return admit(ask, tenant=terms.tenant, ledger=self.ledger, bounds=bounds, catalog=self.catalog)
         except MeshError as error:
             self.metrics.refused(error.reason)

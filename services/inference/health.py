@@ -17,6 +17,7 @@ import structlog
 
 from services.inference.core.breaker import Breaker, BreakerState
 from services.inference.core.ledger import InstanceView, Ledger
+from services.inference.core.wishes import WishBook
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +38,14 @@ class Failure(Enum):
 class Health:
     """The views of all instances, as the breakers allow them."""
 
-    def __init__(self, names: Iterable[str], ledger: Ledger, *, restart: Callable[[str, str], bool]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        ledger: Ledger,
+        *,
+        restart: Callable[[str, str], bool],
+        wishes: WishBook,
+    ) -> None:
         """`restart` is asked to start an instance anew, with the reason; it says whether it will."""
         self._breakers = {name: Breaker() for name in names}
         self._reasons: dict[str, str] = {}
@@ -45,6 +53,7 @@ class Health:
         self._silent_looks: Counter[str] = Counter()  # In a row.
         self._ledger = ledger
         self._restart = restart
+        self._wishes = wishes
         self._jitter = random.Random().random  # noqa: S311 - spreads probes; no secret.
 
     def observe(self, view: InstanceView, now_s: float, *, idle: bool) -> InstanceView:
@@ -60,6 +69,8 @@ class Health:
         """Tell the ledger what is to be believed of an instance, and return it."""
         state = self._breakers[name].state(now_s)
         view = self._seen[name]
+        if (wishes := self._wishes.of(name, models=view.cards, residents=view.residents)) != view.wishes:
+            view = self._seen[name] = replace(view, wishes=wishes)
         if state is not BreakerState.CLOSED:
             view = replace(view, breaker=state, unready_reason=view.unready_reason or self._reasons[name])
         self._ledger.observe(view)

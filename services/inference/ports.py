@@ -1,6 +1,6 @@
 """What the engine needs from the outside world, and the words they share."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Protocol
@@ -152,3 +152,41 @@ class UsageBook(Protocol):
 
     async def keep(self, *, ahead_days: int, kept_days: int) -> tuple[int, int]:
         """See to it that days to come have their partitions and that those long past go; how many did."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """How far an instance is with a pull or a create, in its own words."""
+
+    status: str
+    digest: str = ""  # Of the layer at hand.
+    total_bytes: int = 0
+    completed_bytes: int = 0
+
+
+class Shelf(Protocol):
+    """What an Ollama server keeps on its disk.
+
+    Methods raise Trouble if it failed, and a MeshError if the request itself is at fault. Cancelling one hangs up.
+    """
+
+    async def pull(self, model: str, *, insecure: bool, tell: Callable[[Progress], None]) -> None:
+        """Fetch a model from its registry; return when it is there. Begun again, it goes on where it stopped."""
+
+    async def create(self, model: str, body: Mapping[str, object], tell: Callable[[Progress], None]) -> None:
+        """Make a model as Ollama's /api/create does. `body` names it too."""
+
+    async def delete(self, model: str) -> None:
+        """Forget a model."""
+
+    async def copy(self, source: str, destination: str) -> None:
+        """Give a model a second name."""
+
+    async def show(self, model: str, *, verbose: bool) -> Mapping[str, object]:
+        """Tell all of a model, as Ollama's /api/show does."""
+
+    async def has_blob(self, digest: str) -> bool:
+        """Say whether a file is there."""
+
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> None:
+        """Take a file."""

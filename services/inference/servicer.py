@@ -24,16 +24,27 @@ from ollamesh.inference.v1.inference_service_pb2 import (
 )
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
+    CopyModelRequest,
+    CopyModelResponse,
+    DeleteModelRequest,
+    DeleteModelResponse,
     GetModelRequest,
     GetModelResponse,
     ListModelsRequest,
     ListModelsResponse,
+    LoadModelRequest,
+    LoadModelResponse,
+    PullModelRequest,
+    PullModelResponse,
+    UnloadModelRequest,
+    UnloadModelResponse,
 )
 
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.inference.accounts import Accounts, NoAccounts
 from services.inference.core import asks
+from services.inference.core.allowed import Allowed
 from services.inference.core.bounds import Bounds, Policies
 from services.inference.core.callers import Principal
 from services.inference.core.names import key
@@ -106,15 +117,43 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
-        found, more = self._gateway.models(after=after, count_max=request.page_size or PAGE_SIZE)
+        found, more = self._gateway.models(
+            after=after, count_max=request.page_size or PAGE_SIZE, allowed=self._allowed()
+        )
         return ListModelsResponse(
             models=[listings.model(model, self._gateway.catalog) for model in found],
             next_page_token=requests.next_page_token(key(found[-1].card.name)) if more else "",
         )
 
     async def GetModel(self, request: GetModelRequest, context: Context) -> GetModelResponse:
-        model, description = await self._gateway.describe(request.model)
+        model, description = await self._gateway.describe(request.model, self._allowed())
         return listings.described(model, description, self._gateway.catalog)
+
+    async def PullModel(
+        self, request: PullModelRequest, context: Context
+    ) -> AsyncIterator[PullModelResponse]:
+        watch = self._gateway.library.pull(request.model, request.instances)
+        context.add_done_callback(lambda _: watch.close())  # type: ignore[arg-type]
+        while (told := await watch.read()) is not None:
+            yield listings.pulled(told, self._gateway.catalog)
+
+    async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> DeleteModelResponse:
+        await self._gateway.library.delete(request.model)
+        return DeleteModelResponse()
+
+    async def CopyModel(self, request: CopyModelRequest, context: Context) -> CopyModelResponse:
+        copy = await self._gateway.library.copy(request.source, request.destination)
+        return CopyModelResponse(model=listings.model(copy, self._gateway.catalog))
+
+    async def LoadModel(self, request: LoadModelRequest, context: Context) -> LoadModelResponse:
+        instance = await self._gateway.load(
+            request.model, request.instance, pin=request.pin, allowed=self._allowed()
+        )
+        return LoadModelResponse(instance=instance)
+
+    async def UnloadModel(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
+        await self._gateway.library.unload(request.model, request.instance)
+        return UnloadModelResponse()
 
     async def GetFleet(self, request: GetFleetRequest, context: Context) -> GetFleetResponse:
         return GetFleetResponse(fleet=listings.fleet(await self._gateway.fleet()))
@@ -148,6 +187,9 @@ class InferenceServicer(InferenceServiceServicer):
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream
+
+    def _allowed(self) -> Allowed:
+        return self._gateway.allowed(caller().organization_id, self._bounds())
 
     def _bounds(self) -> Bounds:
         found = caller()

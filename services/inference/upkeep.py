@@ -31,7 +31,8 @@ class Upkeep:
 
     async def load(self, name: str, model: str) -> float | Trouble:
         """Load a model; return how many seconds that took, or why it failed."""
-        card = self._ledger.view(name).cards.get(model)
+        view = self._ledger.view(name)
+        card = view.cards.get(model)
         if card is None:
             return Trouble(Fault.BROKEN, "it does not have the model any more")
         try:
@@ -39,7 +40,7 @@ class Upkeep:
                 card.name,
                 embeds=card.only_embeds,
                 options=self._catalog.runner(model),
-                keep_alive_s=self._catalog.keep_alive_s(model),
+                keep_alive_s=self._catalog.keep_alive_s(model, pinned=model in view.wishes.pinned),
             )
         except Trouble as trouble:
             log.warning("load_failed", instance=name, model=model, detail=trouble.detail)
@@ -48,13 +49,15 @@ class Upkeep:
         self._load_failures.pop(model, None)
         return load_s
 
-    async def unload(self, name: str, model: str) -> None:
-        """Free a model's memory, if the instance lets us: a look will show."""
+    async def unload(self, name: str, model: str) -> Trouble | None:
+        """Free a model's memory; return why not, if the instance does not let us."""
         card = self._ledger.view(name).cards.get(model)
         try:
             await self._instances[name].unload(card.name if card is not None else model)
         except Trouble as trouble:
             log.warning("unload_failed", instance=name, model=model, detail=trouble.detail)
+            return trouble
+        return None
 
     async def probe(self, name: str) -> Trouble | None:
         """Have an instance generate one token with a model that it has loaded, or at least answer."""

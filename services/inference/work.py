@@ -19,6 +19,17 @@ from services.inference.frame_log import FrameLog
 from services.inference.ports import Fault, Instance, Trouble, Vectors
 from services.inference.repetition import Repetition
 
+# How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer. As long
+# as nothing was, configuration alone decides.
+_FIRST_TOKEN_BASE_S = 20.0
+_FIRST_TOKEN_PROMPTS = 10.0
+_FIRST_TOKEN_LOADS = 3.0  # Should the instance have given the model up meanwhile.
+
+
+def first_token_max_s(*, reading_s: float, load_s: float) -> float:
+    """Return how long a first token may take where the prompt and a load are predicted to take so long."""
+    return _FIRST_TOKEN_BASE_S + _FIRST_TOKEN_PROMPTS * reading_s + _FIRST_TOKEN_LOADS * load_s
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seat:

@@ -55,6 +55,18 @@ def test_unloading_ends_the_process(runtime: OllamaServer, http: httpx.Client) -
     assert not any(runner.is_running() for runner in runners)
 
 
+def test_models_are_not_changed_over_the_wire(http: httpx.Client) -> None:
+    for refused in (
+        http.request("DELETE", "/api/delete", json={"model": CHAT}),
+        http.post("/api/copy", json={"source": CHAT, "destination": "mine"}),
+        http.post("/api/create", json={"model": "mine", "from": CHAT}),
+        http.post(f"/api/blobs/sha256:{'0' * 64}", content=b"x"),
+    ):
+        assert refused.status_code == 400
+        assert "does not" in refused.json()["error"]
+    assert CHAT in http.get("/api/tags").text
+
+
 def test_a_killed_runner_is_an_error_and_then_replaced(runtime: OllamaServer, http: httpx.Client) -> None:
     load(http)
     with http.stream("POST", "/api/generate", json=COUNTING) as reply:

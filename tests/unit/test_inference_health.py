@@ -5,7 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.inference.core.breaker import BreakerState
+from services.inference.core.catalog import Catalog
 from services.inference.core.ledger import InstanceView, Ledger
+from services.inference.core.wishes import WishBook
 from services.inference.health import SILENT_LOOKS_MAX, Failure, Health
 
 ONE = "gpu-0"
@@ -21,7 +23,7 @@ class Rig:
     restarts: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.health = Health([ONE], Ledger(), restart=self.restart)
+        self.health = Health([ONE], Ledger(), restart=self.restart, wishes=WishBook(Catalog()))
         self.health.observe(SEEN, 0.0, idle=True)
 
     def restart(self, name: str, reason: str) -> bool:

@@ -15,7 +15,7 @@ from prometheus_client.exposition import generate_latest
 
 from services.common.errors import InvalidRequest, MeshError
 from services.inference.adapters.answers import Processes, Tags, card, resident
-from services.inference.adapters.ollama import LISTING_BYTES_MAX
+from services.inference.adapters.wire import LISTING_BYTES_MAX
 from services.inference.core.breaker import BreakerState
 from services.inference.core.gpus import Gpu
 from services.inference.core.ledger import Card, Report, Resident
@@ -45,6 +45,8 @@ SEEN = told.Seen(
     gpus=(Gpu(index=0, uuid="GPU-1"),),
     vram_bytes=1,
     breaker=BreakerState.HALF_OPEN,
+    asked_at_s=1.5,
+    pinned=frozenset({"a:latest"}),
 )
 FROM_WORKER: list[told.FromWorker] = [
     told.Serving(port=1),
@@ -66,6 +68,9 @@ FROM_WORKER: list[told.FromWorker] = [
     told.Ended(number=1, started=False),
     told.Ask(number=2),
     told.Counts(families=()),
+    told.Keep(number=1, unload=True, model="m:latest", instance="", keep_out_s=1.5),
+    told.Forgo(number=1),
+    told.Doubt(instance="gpu:1"),
 ]
 FROM_HEAD: list[told.FromHead] = [
     told.Accepted(number=1),
@@ -78,6 +83,7 @@ FROM_HEAD: list[told.FromHead] = [
     told.Standing(number=1, busy={"gpu:1": {"m": 1}}, queues={"m": ((1, 2.0),)}),
     told.Alive(),
     told.Stop(),
+    told.Kept(number=1, instance="gpu:1", wrong=None),
 ]
 
 

@@ -167,6 +167,9 @@ def test_no_field_is_left_out() -> None:
         slots_of={"a:latest": 1},
         vram_bytes=5,
         asked_at_s=0.5,
+        pinned=frozenset({"a:latest"}),
+        wanted=frozenset({"b:latest"}),
+        unwanted=frozenset({"c:latest"}),
     )
     assert all(getattr(capacity, field.name) for field in fields(Capacity)), "give every field a value"
     text: list[str] = []

@@ -138,6 +138,13 @@ class RunnerRefusedError(WireError):
     status = 400
 
 
+class InvalidDigestError(WireError):
+    status = 400
+
+    def __init__(self) -> None:
+        super().__init__("invalid digest format")
+
+
 class PullError(WireError):
     def __init__(self) -> None:
         super().__init__("pull model manifest: file does not exist")

@@ -1,13 +1,14 @@
 """What the routes need of whatever runs the models: this runtime, or the test suite's fake."""
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, TypeAlias
 
-from deploy.local.runtime.wire.replies import Details
+from deploy.local.runtime.wire.replies import Details, ProgressReply
 from deploy.local.runtime.wire.requests import (
     ChatRequest,
+    CreateRequest,
     GenerateRequest,
     ModelRequest,
     ToolCall,
@@ -77,6 +78,22 @@ class Embedded:
     vectors: Sequence[list[float]]
     prompt_eval_count: int
     load_ns: int
+
+
+class Shelf(Protocol):
+    """What is installed, and how that changes. Every method raises WireError."""
+
+    def pull(self, name: str) -> AsyncGenerator[ProgressReply, None]: ...
+
+    def create(self, request: CreateRequest) -> AsyncGenerator[ProgressReply, None]: ...
+
+    def delete(self, card: ModelCard) -> None: ...
+
+    def copy(self, card: ModelCard, full_name: str) -> None: ...
+
+    def has_blob(self, digest: str) -> bool: ...
+
+    async def put_blob(self, digest: str, chunks: AsyncIterable[bytes]) -> None: ...
 
 
 class Backend(Protocol):

@@ -4,12 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Self, TypeVar
-
-import msgspec
+from typing import Self
 
 from services.inference.adapters.answers import (
-    NOT_OF_THE_SHAPE,
     Embeddings,
     Loaded,
     Process,
@@ -31,8 +28,9 @@ from services.inference.adapters.bodies import (
     unload_body,
 )
 from services.inference.adapters.connection import Patience
-from services.inference.adapters.pool import Pool
 from services.inference.adapters.readers import StreamReader, WholeReader, known_words
+from services.inference.adapters.shelf import OllamaShelf
+from services.inference.adapters.wire import Wire, decoded
 from services.inference.core.admission import Order
 from services.inference.core.asks import Embed
 from services.inference.core.endpoints import Endpoint
@@ -43,13 +41,10 @@ from services.inference.ports import Description, Fault, Outcome, Piece, Sink, T
 
 # 2,048 vectors of 4,096 numbers of 20 characters would be 160 MiB; no gateway should hold that.
 EMBEDDINGS_BYTES_MAX = 64 * 1024 * 1024
-LISTING_BYTES_MAX = 16 * 1024 * 1024
 # Ollama answers an unload before it is done, and gives a driver up to 5 s to hand the memory back.
 UNLOAD_S = 10.0
 UNLOAD_POLL_S = 0.02
 DESCRIPTIONS_MAX = 2  # At once: callers ask for them outside the scheduler.
-
-Answer = TypeVar("Answer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,14 +64,17 @@ class Ollama:
     def __init__(
         self, endpoint: Endpoint, *, timeouts: Timeouts, connections_max: int, api_key: str | None
     ) -> None:
-        self._pool = Pool(endpoint, connect_timeout_s=timeouts.connect_s, idle_max=connections_max)
         self._working = Patience(first_s=timeouts.first_token_s, stall_s=timeouts.stall_s)
         self._loading = Patience(first_s=timeouts.load_s, stall_s=timeouts.load_s)
-        self._listing = Patience(first_s=timeouts.listing_s, stall_s=timeouts.listing_s)
         self._describing = asyncio.Semaphore(DESCRIPTIONS_MAX)
-        self._prefix = endpoint.prefix
-        authorization = f"Authorization: Bearer {api_key}\r\n" if api_key else ""
-        self._headers = f"Host: {endpoint.authority}\r\n{authorization}"
+        self._wire = Wire(
+            endpoint,
+            connect_timeout_s=timeouts.connect_s,
+            idle_max=connections_max,
+            listing=Patience(first_s=timeouts.listing_s, stall_s=timeouts.listing_s),
+            api_key=api_key,
+        )
+        self.shelf = OllamaShelf(self._wire)
 
     @classmethod
     @asynccontextmanager
@@ -88,22 +86,22 @@ class Ollama:
         try:
             yield ollama
         finally:
-            await ollama._pool.close()
+            await ollama._wire.pool.close()
 
     async def complete(self, order: Order, model: str, sink: Sink, *, first_token_s: float) -> None:
         def request() -> bytes:
-            return self._request("POST", *completion_body(order, model))
+            return self._wire.request("POST", *completion_body(order, model))
 
         reader = StreamReader(sink)
-        await self._pool.exchange(request, reader, self._patience(first_token_s))
+        await self._wire.pool.exchange(request, reader, self._patience(first_token_s))
         reader.check(model)
 
     async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         assert isinstance(order.ask, Embed)
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX)
-        request = self._request("POST", "/api/embed", embed_body(order, model))
-        await self._pool.exchange(lambda: request, reader, self._patience(first_token_s))
-        answer = _decoded(reader.body(model), Embeddings)
+        request = self._wire.request("POST", "/api/embed", embed_body(order, model))
+        await self._wire.send(request, reader, self._patience(first_token_s))
+        answer = decoded(reader.body(model), Embeddings)
         if len(answer.embeddings) != len(order.ask.inputs):
             raise Trouble(Fault.BROKEN, "as many vectors as texts were due")
         return Vectors(vectors=answer.embeddings, prompt_token_count=answer.prompt_eval_count)
@@ -114,14 +112,14 @@ class Ollama:
         loop = asyncio.get_running_loop()
         began_at_s = loop.time()
         path, body = load_body(model, embeds=embeds, options=options, keep_alive_s=keep_alive_s)
-        answer = await self._asked("POST", path, Loaded, body, patience=self._loading)
+        answer = await self._wire.asked("POST", path, Loaded, body, patience=self._loading)
         if answer.error is not None or not (embeds or answer.done):
             raise Trouble(Fault.BROKEN, f"it did not load{known_words(answer.error or '')}")
         return load_s(answer) or loop.time() - began_at_s
 
     async def unload(self, model: str) -> None:
         path, body = unload_body(model)
-        await self._asked("POST", path, Loaded, body, patience=self._listing)
+        await self._wire.asked("POST", path, Loaded, body, patience=self._wire.listing)
         try:
             async with asyncio.timeout(UNLOAD_S):
                 while await self._lists(model):  # noqa: ASYNC110 - Ollama does not tell when it is done.
@@ -133,17 +131,16 @@ class Ollama:
         self, model: str | None, *, embeds: bool = False, options: Mapping[str, Value] | None = None
     ) -> None:
         if model is None:
-            await self._asked("GET", "/api/version", Version)
+            await self._wire.asked("GET", "/api/version", Version)
             return
         path, body = probe_body(model, embeds=embeds, options=options or {})
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX) if embeds else StreamReader(_Nothing())
-        request = self._request("POST", path, body)
-        await self._pool.exchange(lambda: request, reader, self._working)
+        await self._wire.send(self._wire.request("POST", path, body), reader, self._working)
         reader.check(None)
 
     async def report(self) -> Report:
-        version = await self._asked("GET", "/api/version", Version)
-        tags = await self._asked("GET", "/api/tags", Tags)
+        version = await self._wire.asked("GET", "/api/version", Version)
+        tags = await self._wire.asked("GET", "/api/tags", Tags)
         processes = await self._processes()
         return Report(
             version=version.version,
@@ -153,7 +150,7 @@ class Ollama:
 
     async def describe(self, model: str) -> Description:
         async with self._describing:
-            shown = await self._asked("POST", "/api/show", Shown, encode({"model": model}), model=model)
+            shown = await self._wire.asked("POST", "/api/show", Shown, encode({"model": model}), model=model)
         return Description(
             template=shown.template or "",
             license=shown.license or "",
@@ -165,30 +162,10 @@ class Ollama:
         return any(key(process.name) == key(model) for process in await self._processes())
 
     async def _processes(self) -> list[Process]:
-        return (await self._asked("GET", "/api/ps", Processes)).models or []
-
-    async def _asked(
-        self,
-        method: str,
-        path: str,
-        kind: type[Answer],
-        body: bytes = b"",
-        *,
-        model: str | None = None,
-        patience: Patience | None = None,
-    ) -> Answer:
-        """Return a whole answer. `model` is the one a caller asked about, if one did."""
-        reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
-        request = self._request(method, path, body)
-        await self._pool.exchange(lambda: request, reader, patience or self._listing)
-        return _decoded(reader.body(model), kind)
+        return (await self._wire.asked("GET", "/api/ps", Processes)).models or []
 
     def _patience(self, first_token_s: float) -> Patience:
         return Patience(first_s=min(first_token_s, self._working.first_s), stall_s=self._working.stall_s)
-
-    def _request(self, method: str, path: str, body: bytes) -> bytes:
-        content = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n" if body else ""
-        return f"{method} {self._prefix}{path} HTTP/1.1\r\n{self._headers}{content}\r\n".encode() + body
 
 
 class _Nothing:
@@ -201,10 +178,3 @@ class _Nothing:
 
     def finish(self, outcome: Outcome) -> None:
         """It ended; that was the question."""
-
-
-def _decoded(body: bytes, kind: type[Answer]) -> Answer:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except NOT_OF_THE_SHAPE as error:
-        raise Trouble(Fault.BROKEN, "an answer of another shape") from error

@@ -48,7 +48,7 @@ def admit(ask: Ask, *, tenant: str, ledger: Ledger, bounds: Bounds, catalog: Cat
         ask=ask,
         model=model_key,
         options=runner if isinstance(ask, Embed) else canonical(asked, bounds=bounds, runner=runner),
-        keep_alive_s=catalog.keep_alive_s(model_key, ask.keep_alive_s),
+        keep_alive_s=catalog.keep_alive_s(model_key, ask.keep_alive_s, pinned=model.pinned),
         prompt_token_count=sum(token_count for _, token_count in found),
         output_token_max=asked.output_token_count_max or 0,
         prefixes=prefixes(ask, tenant, model_key, found),

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 
 from services.common.errors import InvalidRequest, Violation
 from services.common.prompts import flaws
+from services.inference.core.allowed import Models, either, read_patterns
 from services.inference.core.asks import Ask, Chat, Embed, Generate, Options, Role
 from services.inference.core.tables import Number, Rule, Tables, Whole, shown
 
@@ -33,6 +34,7 @@ class Bounds:
     output_token_count_max: int = 8192
     timeout_s_min: float = 5.0  # Of a timeout that is set on purpose; a deadline may be any.
     timeout_s_max: float = 300.0
+    models: Models = None  # That the role may use; None is every one.
 
     def widened(self, other: "Bounds") -> "Bounds":
         """Return what either allows."""
@@ -42,6 +44,7 @@ class Bounds:
             output_token_count_max=max(self.output_token_count_max, other.output_token_count_max),
             timeout_s_min=min(self.timeout_s_min, other.timeout_s_min),
             timeout_s_max=max(self.timeout_s_max, other.timeout_s_max),
+            models=either(self.models, other.models),
         )
 
 
@@ -91,7 +94,8 @@ def read_policies(text: str, *, default: Bounds) -> tuple[Policies, list[str]]:
     tables = Tables()
     by_role: dict[str, Bounds] = {}
     for role, row in tables.rows(text).items():
-        said = tables.settings(row, _RULES, where=shown(role))
+        own = {name: value for name, value in row.items() if name != "models"}
+        said = tables.settings(own, _RULES, where=shown(role))
         by_role[role] = made = replace(
             default,
             prompt_code_points_max=int(said.get("prompt_code_points_max", default.prompt_code_points_max)),
@@ -99,6 +103,9 @@ def read_policies(text: str, *, default: Bounds) -> tuple[Policies, list[str]]:
             output_token_count_max=int(said.get("output_tokens_max", default.output_token_count_max)),
             timeout_s_min=said.get("timeout_s_min", default.timeout_s_min),
             timeout_s_max=said.get("timeout_s_max", default.timeout_s_max),
+            models=read_patterns(tables, row["models"], where=f"{shown(role)}.models")
+            if "models" in row
+            else default.models,
         )
         if role not in ROLES:
             tables.mistakes.append(f"has a key that is no role: {shown(role)}")

@@ -22,6 +22,7 @@ _RULES: Mapping[str, Rule] = {
     "slots": Whole(1, 1024),
     "keep_alive_s": Number(1, KEEP_ALIVE_S_MAX),
     "vram_bytes": Whole(1, 1 << 50),
+    "pinned": Flag(),
 }
 # Ollama's runner options, by its names, but for num_ctx, which is `context_tokens`.
 _RUNNER_RULES: Mapping[str, Rule] = {
@@ -42,6 +43,7 @@ class ModelConfig:
     slots_max: int = 0  # At once on an instance.
     keep_alive_s: float = 0.0
     vram_bytes: int = 0  # What it needs when it is loaded.
+    pinned: bool = False  # Whether every instance that has it is to keep it loaded.
     runner: Mapping[str, Value] = field(default_factory=dict)  # Without num_ctx.
 
 
@@ -65,19 +67,25 @@ class Catalog:
     def of(self, model: str) -> ModelConfig:
         return self.models.get(model, self.otherwise)
 
+    def pinned(self) -> list[str]:
+        """Return the keys of the models that are pinned by configuration."""
+        return [model for model, config in self.models.items() if config.pinned]
+
     def runner(self, model: str) -> Mapping[str, Value]:
         """Return the options that a model is loaded with: the same for every load, request and probe."""
         config = self.of(model)
         context = {"num_ctx": config.context_token_count} if config.context_token_count else {}
         return {**context, **config.runner}
 
-    def keep_alive_s(self, model: str, hint_s: float | None = None) -> float:
-        """Return how long a model is to stay loaded after a request.
+    def keep_alive_s(self, model: str, hint_s: float | None = None, *, pinned: bool = False) -> float:
+        """Return how long a model is to stay loaded after a request; for ever if it is `pinned`.
 
         A caller's hint can keep it longer or give it up sooner within bounds, but not so soon that others
         who use it would have to wait for it again, and never sooner than its own configuration says. A
         negative hint is Ollama's "for ever" and gets the most.
         """
+        if pinned:
+            return KEEP_ALIVE_S_MAX
         configured_s = self.of(model).keep_alive_s
         if hint_s is None:
             return configured_s or self.keep_alive.default_s
@@ -118,5 +126,6 @@ def _model(tables: Tables, row: Row, otherwise: ModelConfig, *, where: str) -> M
         slots_max=int(said.get("slots", otherwise.slots_max)),
         keep_alive_s=said.get("keep_alive_s", otherwise.keep_alive_s),
         vram_bytes=int(said.get("vram_bytes", otherwise.vram_bytes)),
+        pinned=bool(said.get("pinned", otherwise.pinned)),
         runner=tables.settings(runner, _RUNNER_RULES, where=f"{where}.runner"),
     )

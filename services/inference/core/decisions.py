@@ -12,6 +12,7 @@ class Cause(StrEnum):
     DEMAND = "demand"  # No instance had it.
     SPREAD = "spread"  # Those that have it are too busy.
     SWAP = "swap"  # As DEMAND or SPREAD, and another model had to go.
+    ASKED = "asked"  # An operator wants it.
     SURPRISE = "surprise"  # The instance loaded it by itself: never decided, only found out.
 
 

@@ -29,6 +29,10 @@ class Capacity:
     slots_of: Mapping[str, int] = field(default_factory=dict)  # For models that get fewer than all slots.
     vram_bytes: int = 0
     asked_at_s: float = 0.0  # When the look began.
+    # What an operator wants (core/wishes.py).
+    pinned: frozenset[str] = frozenset()
+    wanted: frozenset[str] = frozenset()
+    unwanted: frozenset[str] = frozenset()
 
 
 @dataclass(slots=True)
@@ -58,7 +62,7 @@ class Phase(Enum):
 
 @dataclass(slots=True)
 class Swap:
-    """A model on its way into an instance's memory, and those that must go for it."""
+    """A model on its way into an instance's memory, and those that must go for it; or, without one, only those."""
 
     model: str
     cause: Cause
@@ -87,6 +91,7 @@ class Host:
         self.running: dict[int, Running] = {}
         self.placed_since_aged_count = 0  # Placements since the last one of an aged job.
         self.swap: Swap | None = None
+        self.pinned = self.wanted = self.unwanted = frozenset[str]()
         self._vram_bytes = 0
         self._room_bytes = 0  # The most that was seen to fit,
         # and, by the number of models, the least that was seen not to, and until when that is believed: it may
@@ -117,7 +122,7 @@ class Host:
     def serves(self, model: str) -> bool:
         """Whether a job for `model` may be sent here, a free slot provided."""
         resident = self.residents.get(model)
-        if resident is None or not resident.certain or model not in self.models:
+        if resident is None or not resident.certain or model not in self.models or model in self.unwanted:
             return False
         swap = self.swap
         if swap is None:
@@ -146,6 +151,7 @@ class Host:
     def observe(self, capacity: Capacity, now_s: float) -> None:
         self.slots, self.slots_of = capacity.slots, capacity.slots_of
         self.models, self._vram_bytes = capacity.models, capacity.vram_bytes
+        self.pinned, self.wanted, self.unwanted = capacity.pinned, capacity.wanted, capacity.unwanted
         if not capacity.slots:
             return  # It has not been seen: what it holds is not known either.
         self._full = {count: full for count, full in self._full.items() if full[1] > now_s}
@@ -232,6 +238,14 @@ class Host:
         ):
             return Fit.YES
         return Fit.YES if self.residents.keys() >= set(wanted) else Fit.UNKNOWN
+
+    def left_bytes(self, beside: Iterable[str]) -> int:
+        """Return how much memory is left beside some models, as far as is known."""
+        return max(0, (self._vram_bytes or self._room_bytes) - self._bytes(beside))
+
+    def holds(self, model: str) -> bool:
+        """Whether its memory is large enough for `model`, if nothing else is in it; true if nobody knows."""
+        return not 0 < self._vram_bytes < self.models.get(model, 0)
 
     @property
     def _is_loading(self) -> bool:

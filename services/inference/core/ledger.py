@@ -13,6 +13,7 @@ from services.inference.core.catalog import Catalog
 from services.inference.core.gpus import Gpu
 from services.inference.core.hosts import Capacity
 from services.inference.core.names import key
+from services.inference.core.wishes import NO_WISHES, Wishes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +70,7 @@ class InstanceView:
     gpus: tuple[Gpu, ...] = ()  # Those that are its own, where this machine can tell.
     vram_bytes: int = 0  # Of its accelerator; 0 if unknown.
     breaker: BreakerState = BreakerState.CLOSED  # Not closed: not ready.
+    wishes: Wishes = NO_WISHES
     cards: Mapping[str, Card] = field(init=False)
     residents: Mapping[str, Resident] = field(init=False)
 
@@ -93,8 +95,9 @@ class Model:
     instances: tuple[str, ...]
     resident_instances: tuple[str, ...]
     context_token_count: int  # Of those that have it loaded, the smallest; 0 if none has.
-    vram_bytes: int
+    need_bytes: int  # Of memory when it is loaded: as seen, or estimated.
     ready: bool  # Whether one of its instances is.
+    pinned: bool  # Whether one of its instances keeps it loaded.
 
 
 class Ledger:
@@ -102,16 +105,16 @@ class Ledger:
 
     def __init__(self) -> None:
         self._views: dict[str, InstanceView] = {}
-        self._tell: Callable[[InstanceView], None] | None = None
+        self._tell: list[Callable[[InstanceView], None]] = []
 
     def tells(self, tell: Callable[[InstanceView], None]) -> None:
         """Have `tell` hear of each view from now on."""
-        self._tell = tell
+        self._tell.append(tell)
 
     def observe(self, view: InstanceView) -> None:
         self._views[view.name] = view
-        if self._tell is not None:
-            self._tell(view)
+        for tell in self._tell:
+            tell(view)
 
     def view(self, name: str) -> InstanceView:
         return self._views[name]
@@ -134,8 +137,9 @@ class Ledger:
             instances=tuple(view.name for view in views),
             resident_instances=tuple(view.name for view in loaded),
             context_token_count=min((resident.context_token_count for resident in residents), default=0),
-            vram_bytes=max((resident.vram_bytes for resident in residents), default=0),
+            need_bytes=max(_need_bytes(view, model_key) for view in loaded or views),
             ready=any(view.ready for view in views),
+            pinned=any(model_key in view.wishes.pinned for view in views),
         )
 
     def model_keys(self) -> list[str]:
@@ -160,6 +164,9 @@ def capacity(view: InstanceView, catalog: Catalog) -> Capacity:
         ),
         vram_bytes=view.vram_bytes,
         asked_at_s=view.asked_at_s,
+        pinned=view.wishes.pinned,
+        wanted=view.wishes.loads,
+        unwanted=view.wishes.unloads,
     )
 
 

@@ -5,6 +5,7 @@ for ever. Here a model is loaded where its queue is predicted to start soonest, 
 its place for a turn that is long against the loads that a change costs (Policy.turn_loads), so that at most
 a fixed share of the time goes into loading. One that has none gives way soon. Of the models that wait for a
 turn to end, the place goes to the one whose class is highest, and then to the one that has waited longest.
+What an operator wants goes before all of that: what is pinned keeps its place, or is brought back to it.
 
     (nothing) -> DRAINING -> UNLOADING -> LOADING -> resident        a Swap, one at a time per instance
                     |           nothing    |
@@ -13,7 +14,7 @@ turn to end, the place goes to the one whose class is highest, and then to the o
                          more: given up)
 """
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import dataclass
 from math import inf
 
@@ -23,6 +24,8 @@ from services.inference.core.hosts import Fit, Host, Phase, Swap
 from services.inference.core.jobs import Priority
 from services.inference.core.policy import Policy
 from services.inference.core.queues import Queue
+from services.inference.core.rooms import Room, has_room, room_on, staying
+from services.inference.errors import ModelTooLarge
 
 _TURN_OF_A_LOWER_CLASS = 0.2  # Of a turn: somebody more urgent waits, but two loads each time are too many.
 _FORESEEN_FOR_S = 0.1  # How long a prediction is good enough for others who ask.
@@ -37,6 +40,7 @@ class _Offer:
     """Where a model could be loaded, and when it would be there."""
 
     host: Host
+    room: Room
     start_s: float  # From now: the turn of those that must go, or their last jobs, then the load.
     turn_s: float  # What is left of that turn.
     regret_s: float  # What bringing them back would cost.
@@ -89,11 +93,12 @@ class Residency:
 
     def advance(self, now_s: float) -> Iterable[Load | Unload]:
         """Yield the next steps of the swaps that have begun."""
+        self._obey(now_s)
         for host in list(self._swapping.values()):
             swap = host.swap
             assert swap is not None
             if swap.phase is Phase.DRAINING and host.uses(swap.victims):
-                if swap.model not in self._queues:
+                if not self._is_wanted(host, swap.model):
                     self._give_up(host)
                 continue
             if swap.phase is Phase.DRAINING:
@@ -102,6 +107,9 @@ class Residency:
                 for victim in sorted(swap.leaving):
                     yield Unload(host.name, victim)
             if swap.phase is Phase.UNLOADING and not swap.leaving:
+                if not swap.model:
+                    self._give_up(host)
+                    continue
                 fit = host.fit([*host.residents, swap.model])
                 if swap.model in host.residents or fit is Fit.NO:  # Somebody else had something loaded.
                     self._give_up(host)
@@ -129,14 +137,13 @@ class Residency:
             if not warm:  # Or those that ask more often would get there first.
                 self._claims[offer.host.name] = model
             return
-        victims, _ = self._victims(offer.host, model)
         if warm:
             queued_s = self._queues[model].gpu_s / len(warm)
             if queued_s < self._policy.spread_gain * offer.start_s:
                 return
-            if any(self._wanted_as_much(victim, queued_s) for victim in victims):
+            if any(self._wanted_as_much(victim, queued_s) for victim in offer.room.victims):
                 return
-        self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
+        self._begin(offer.host, offer.room, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
 
     def prepare(self, model: str, now_s: float) -> None:
         """Begin to load `model`, jobs for which are refused, where that disturbs nobody.
@@ -156,19 +163,71 @@ class Residency:
         offer = self._soonest(model, idle, now_s)
         if offer is None or offer.turn_s > 0 or (warm and offer.regret_s > 0):
             return
-        self._begin(offer.host, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
+        self._begin(offer.host, offer.room, model, Cause.SPREAD if warm else Cause.DEMAND, now_s)
+
+    def room_for(self, model: str, names: Collection[str], now_s: float) -> str:
+        """Return which of some instances is to load a model that an operator wants: one that has it loaded, or the
+        one where it disturbs least. Raises ModelTooLarge if it fits on none beside what is pinned or busy.
+        """
+        hosts = [self._hosts[name] for name in sorted(names)]
+        if warm := [host.name for host in hosts if model in host.residents]:
+            return warm[0]
+        roomy = [host for host in hosts if has_room(host, model, self._queues)]
+        if not roomy:
+            raise ModelTooLarge(
+                model=model,
+                needed_bytes=min(host.models.get(model, 0) for host in hosts),
+                available_bytes=max(host.left_bytes(staying(host, self._queues)) for host in hosts),
+            )
+        offers = [offer for host in roomy if (offer := self._offer(host, model, now_s)) is not None]
+        best = min(offers, key=lambda each: (each.host.swap is not None, each.start_s + each.regret_s))
+        return best.host.name
+
+    def is_held(self, instance: str, model: str) -> bool:
+        """Whether a model is in an instance's memory."""
+        return model in self._hosts[instance].residents
+
+    def is_loading(self, instance: str, model: str) -> bool:
+        """Whether it is on its way there."""
+        swap = self._hosts[instance].swap
+        return swap is not None and swap.model == model
+
+    def _obey(self, now_s: float) -> None:
+        """Begin what operators want, where nothing else is being changed."""
+        for host in self._hosts.values():
+            if host.swap is not None or not host.slots or not (host.unwanted or host.wanted or host.pinned):
+                continue
+            if idle := tuple(
+                model for model in sorted(host.unwanted & host.residents.keys()) if not host.uses({model})
+            ):
+                self._begin(host, Room(idle, sure=True), "", Cause.ASKED, now_s)
+                continue
+            for model in (*sorted(host.wanted), *sorted(host.pinned - host.wanted)):
+                if model in host.residents or model not in host.models or model in host.unwanted:
+                    continue
+                if model not in host.wanted and (self._blocked(host, model, now_s) or not host.holds(model)):
+                    continue
+                if (room := room_on(host, model, self._queues)) is not None:
+                    self._begin(host, room, model, Cause.ASKED, now_s)
+                    break
+
+    def _is_wanted(self, host: Host, model: str) -> bool:
+        return model in self._queues or model in host.wanted or model in host.pinned
 
     def _having(self, model: str) -> list[Host]:
         """Return the instances that could load `model`, or have."""
-        return [host for host in self._hosts.values() if model in host.models and host.slots]
+        return [
+            host
+            for host in self._hosts.values()
+            if model in host.models and host.slots and model not in host.unwanted
+        ]
 
-    def _begin(self, host: Host, model: str, cause: Cause, now_s: float) -> None:
-        victims, sure = self._victims(host, model)
+    def _begin(self, host: Host, room: Room, model: str, cause: Cause, now_s: float) -> None:
         host.swap = Swap(
             model=model,
-            cause=Cause.SWAP if victims else cause,
-            victims=victims,
-            sure=sure,
+            cause=Cause.SWAP if room.victims and cause is not Cause.ASKED else cause,
+            victims=room.victims,
+            sure=room.sure,
             began_s=now_s,
         )
         self._swapping[host.name] = host
@@ -220,15 +279,18 @@ class Residency:
     def _soonest(self, model: str, hosts: Iterable[Host], now_s: float) -> _Offer | None:
         """Return where `model` would start soonest, counting what bringing others back would cost."""
         offers = [
-            self._offer(host, model, now_s)
+            offer
             for host in hosts
             if host.swap is None and not self._blocked(host, model, now_s)
+            if (offer := self._offer(host, model, now_s)) is not None
         ]
         best = min(offers, key=lambda offer: (offer.start_s + offer.regret_s, offer.host.name), default=None)
         return best if best is not None and best.start_s < inf else None
 
-    def _offer(self, host: Host, model: str, now_s: float) -> _Offer:
-        victims, _ = self._victims(host, model)
+    def _offer(self, host: Host, model: str, now_s: float) -> _Offer | None:
+        if (room := room_on(host, model, self._queues)) is None:
+            return None
+        victims = room.victims
         turns_s = {victim: self._turn_left_s(host, victim, model, now_s) for victim in victims}
         turn_s = max(turns_s.values(), default=0.0)
         # Who has no more to do gives way before that.
@@ -239,28 +301,7 @@ class Residency:
             for victim in victims
             if now_s - host.residents[victim].used_s < _REGRET_S
         )
-        return _Offer(host, max(stays_s, drain_s) + self._load_s(host, model), turn_s, regret_s)
-
-    def _victims(self, host: Host, model: str) -> tuple[tuple[str, ...], bool]:
-        """Return which models must go from `host` for `model`, and whether it is sure that it fits then."""
-        fit = host.fit([*host.residents, model])
-        if fit is not Fit.NO:
-            return (), fit is Fit.YES
-        running = {run.job.model for run in host.running.values()}
-        staying = sorted(
-            host.residents,
-            key=lambda resident: (
-                resident in self._queues,
-                resident in running,
-                host.residents[resident].used_s,
-                resident,
-            ),
-        )
-        victims: list[str] = []
-        while fit is Fit.NO:
-            victims.append(staying.pop(0))
-            fit = host.fit([*staying, model])
-        return tuple(victims), fit is Fit.YES
+        return _Offer(host, room, max(stays_s, drain_s) + self._load_s(host, model), turn_s, regret_s)
 
     def _turn_left_s(self, host: Host, victim: str, model: str, now_s: float) -> float:
         """Return for how long `victim` may keep its place from `model`."""

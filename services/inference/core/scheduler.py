@@ -82,8 +82,8 @@ class Scheduler:
         self._hosts: dict[str, Host] = {}
         self._open: dict[str, Host] = {}  # Those with a free slot.
         self._running: dict[int, Host] = {}
-        self._residency = Residency(policy, estimates, self._hosts, self._queues)
-        self._forecast = Forecast(estimates, self._residency, self._hosts, self._queues)
+        self.residency = Residency(policy, estimates, self._hosts, self._queues)
+        self._forecast = Forecast(estimates, self.residency, self._hosts, self._queues)
         self._aside = Aside(self._hosts, self._queues)
         self._meter = Meter()
         self._prefixes = Prefixes(kept_max=_PREFIXES_KEPT)
@@ -166,7 +166,7 @@ class Scheduler:
             if model not in host.residents:
                 self._prefixes.forget(host.name, model)
         if not host.slots:
-            self._residency.forget(host)
+            self.residency.forget(host)
         self._reopen(host)
         self._forecast.hosts_changed()
         self._unplanned.update(model for model in self._queues if model in host.models)
@@ -178,9 +178,9 @@ class Scheduler:
         self._meter.load_ended(instance, now_s)
         if ok:
             self._estimates.learn_load(model, instance, load_s)
-            self._residency.loaded(host, model, now_s)
+            self.residency.loaded(host, model, now_s)
         else:
-            self._residency.failed(host, model, now_s)
+            self.residency.failed(host, model, now_s)
         self._unplanned.update(self._queues)
 
     def unloaded(self, instance: str, model: str, now_s: float) -> None:
@@ -202,7 +202,7 @@ class Scheduler:
             decisions.append(Expire(job))
         self._aside.release(now_s)
         decisions.extend(self._plan(now_s))
-        for step in self._residency.advance(now_s):
+        for step in self.residency.advance(now_s):
             if isinstance(step, Load):
                 self._meter.load_began(step.instance, now_s)
             decisions.append(step)
@@ -362,25 +362,25 @@ class Scheduler:
     def _plan(self, now_s: float) -> Iterator[Fail]:
         """Look over who should have which model: at once where nobody may have it, else now and then."""
         if now_s >= self._plan_at_s and not self._unreviewed:
-            self._residency.review()
-            self._unreviewed = self._residency.by_right(self._queues, now_s)[::-1]
+            self.residency.review()
+            self._unreviewed = self.residency.by_right(self._queues, now_s)[::-1]
             self._plan_at_s = now_s + self._policy.plan_every_s
         if self._unreviewed and now_s >= self._review_at_s:
             # One at a time, so that no decision has to wait for the whole fleet's plan.
             self._unplanned.add(self._unreviewed.pop())
             self._review_at_s = now_s + _REVIEW_EVERY_S
         for model in sorted(self._refused):
-            self._residency.prepare(model, now_s)
+            self.residency.prepare(model, now_s)
         self._refused.clear()
-        models = self._residency.by_right(self._unplanned & self._queues.keys(), now_s)
+        models = self.residency.by_right(self._unplanned & self._queues.keys(), now_s)
         self._unplanned.clear()
         for model in models:
             queue = self._queues[model]
-            self._residency.plan(model, now_s)
+            self.residency.plan(model, now_s)
             for beside in queue.beside:
                 if beside.avoid:
-                    self._residency.plan(model, now_s, avoid=beside.avoid)
-            if self._residency.hopeless(model, now_s):
+                    self.residency.plan(model, now_s, avoid=beside.avoid)
+            if self.residency.hopeless(model, now_s):
                 for job in queue.line():
                     self._unqueue(job)
                     yield Fail(job)

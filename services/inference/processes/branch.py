@@ -9,14 +9,18 @@ from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Report
 from services.inference.engine import Engine, Terms
 from services.inference.processes.counts import Share
+from services.inference.processes.far_keeper import Keeping
 from services.inference.processes.far_work import FarWork
 from services.inference.processes.messages import (
     Abandon,
     Accepted,
     Ask,
     Counts,
+    Doubt,
     Ended,
+    Forgo,
     FromWorker,
+    Keep,
     Listing,
     Refused,
     Seen,
@@ -49,6 +53,7 @@ class Branch:
         self.serving: Callable[[int], None] = lambda _: None  # Is told the worker's port once it takes calls.
         self._works: dict[int, FarWork] = {}
         self._tickets: dict[int, int] = {}
+        self._keeping = Keeping(engine.keeper, send)
         self._reports: dict[str, Report] = {}  # As last told.
         self.unheard_rounds = 0  # Of the head, without a word from the worker.
 
@@ -75,6 +80,8 @@ class Branch:
                 self._send(self._standing(number))
             case Serving(port=port):
                 self.serving(port)
+            case Keep() | Forgo() | Doubt():
+                self._keeping.take(message)
 
     def tell(self, view: InstanceView) -> None:
         """Tell the worker of an instance. What it has is told only when it has changed."""
@@ -91,6 +98,8 @@ class Branch:
                 gpus=view.gpus,
                 vram_bytes=view.vram_bytes,
                 breaker=view.breaker,
+                asked_at_s=view.asked_at_s,
+                pinned=view.wishes.pinned,
             )
         )
 
@@ -106,6 +115,7 @@ class Branch:
             work.lose()
         self._works.clear()
         self._tickets.clear()
+        self._keeping.end()
         self._share.leave()
 
     def _submit(self, asked: Submit) -> None:

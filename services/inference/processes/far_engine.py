@@ -22,11 +22,13 @@ from services.common.errors import MeshError
 from services.inference.core.admission import Order
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import Card, InstanceView, Ledger, Report
+from services.inference.core.wishes import Wishes
 from services.inference.desk import Standing
 from services.inference.engine import Terms
 from services.inference.errors import QueueFull
 from services.inference.ports import Fault, Instance, Trouble
 from services.inference.processes import messages as told
+from services.inference.processes.far_keeper import FarKeeper
 from services.inference.work import Seat, Work
 
 ASKING_MAX = 4096  # More unanswered requests than this: the head does not keep up.
@@ -60,6 +62,7 @@ class FarEngine:
         self._send = send
         self._stop = stop
         self._refused = refused
+        self.keeper = FarKeeper(send)
         self._numbers = count(1)
         self._calls: dict[int, _Call] = {}
         self._asking: dict[int, asyncio.Future[None]] = {}
@@ -158,6 +161,8 @@ class FarEngine:
             case told.Standing(number=number):
                 if (question := self._questions.get(number)) and not question.done():
                     question.set_result(_standing(message))
+            case told.Kept():
+                self.keeper.take(message)
             case told.Alive():
                 """It was heard."""
             case told.Stop():
@@ -254,6 +259,8 @@ class FarEngine:
             gpus=seen.gpus,
             vram_bytes=seen.vram_bytes,
             breaker=seen.breaker,
+            asked_at_s=seen.asked_at_s,
+            wishes=Wishes(pinned=seen.pinned),
         )
 
     def _last_report(self, name: str) -> Report:

@@ -114,6 +114,29 @@ class Counts(Message, tag=6, frozen=True):
     families: tuple[Family, ...]
 
 
+class Keep(Message, tag=30, frozen=True):
+    """Have a model loaded or unloaded. Answered by Kept."""
+
+    number: int
+    unload: bool
+    model: str
+    instance: str
+    pin: bool = False
+    keep_out_s: float = 0.0
+
+
+class Forgo(Message, tag=31, frozen=True):
+    """Whoever wanted that has left."""
+
+    number: int
+
+
+class Doubt(Message, tag=32, frozen=True):
+    """Have an instance looked at now."""
+
+    instance: str
+
+
 # From the head
 
 
@@ -210,6 +233,8 @@ class Seen(Message, tag=13, frozen=True):
     gpus: tuple[Gpu, ...]
     vram_bytes: int
     breaker: BreakerState
+    asked_at_s: float
+    pinned: frozenset[str]
 
 
 class Standing(Message, tag=14, frozen=True):
@@ -228,8 +253,16 @@ class Stop(Message, tag=16, frozen=True):
     """Drain, and end."""
 
 
-FromWorker = Serving | Submit | Abandon | Ended | Ask | Counts
-FromHead = Accepted | Refused | Place | Run | Cancel | Fail | Seen | Standing | Alive | Stop
+class Kept(Message, tag=33, frozen=True):
+    """The answer to Keep."""
+
+    number: int
+    instance: str
+    wrong: Wrong | None
+
+
+FromWorker = Serving | Submit | Abandon | Ended | Ask | Counts | Keep | Forgo | Doubt
+FromHead = Accepted | Refused | Place | Run | Cancel | Fail | Seen | Standing | Alive | Stop | Kept
 
 _ENCODER = msgspec.msgpack.Encoder()
 from_worker = msgspec.msgpack.Decoder(FromWorker).decode

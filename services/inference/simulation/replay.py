@@ -128,6 +128,11 @@ def _observe(scheduler: RecordingScheduler, row: Fields) -> None:
         slots_of=row.table("slots_of").wholes(),
         vram_bytes=row.whole("vram_bytes"),
         asked_at_s=row.number("asked_at_s"),
+        **{
+            wishes: frozenset(map(str, row.items(wishes)))
+            for wishes in ("pinned", "wanted", "unwanted")
+            if wishes in row  # Older recordings have none.
+        },
     )
     scheduler.observe(capacity, row.number("at_s"))
 

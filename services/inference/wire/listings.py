@@ -14,6 +14,7 @@ from services.inference.core.gpus import Gpu
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.ledger import InstanceView, Model, Resident
 from services.inference.core.names import key
+from services.inference.downloads import Done, Told
 from services.inference.gateway import FleetView
 from services.inference.ports import Description
 from services.inference.wire.events import duration
@@ -45,9 +46,10 @@ def model(found: Model, catalog: Catalog) -> model_pb2.Model:
         quantization=card.quantization,
         capabilities=sorted(_CAPABILITIES[name] for name in card.capabilities & _CAPABILITIES.keys()),
         context_token_count=config.context_token_count or found.context_token_count,
-        vram_bytes=found.vram_bytes,
+        vram_bytes=config.vram_bytes or found.need_bytes,
         instances=found.instances,
         resident_instances=found.resident_instances,
+        pinned=found.pinned,
     )
     _set(made.modified_time, card.modified_at)
     return made
@@ -57,6 +59,21 @@ def described(found: Model, description: Description, catalog: Catalog) -> model
     made = model(found, catalog)
     made.context_token_count_max = description.context_token_count_max
     return model_pb2.GetModelResponse(model=made, template=description.template, license=description.license)
+
+
+def pulled(told: Told | Done, catalog: Catalog) -> model_pb2.PullModelResponse:
+    if isinstance(told, Done):
+        return model_pb2.PullModelResponse(done={"model": model(told.model, catalog)})
+    progress = told.progress
+    return model_pb2.PullModelResponse(
+        progress={
+            "instance": told.instance,
+            "status": progress.status,
+            "digest": progress.digest,
+            "total_bytes": progress.total_bytes,
+            "completed_bytes": progress.completed_bytes,
+        }
+    )
 
 
 def fleet(view: FleetView) -> pb.Fleet:

@@ -5,6 +5,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
+from functools import partial
 
 from deploy.local.runtime.ports import Embedded, Finished, LoadedCard, ModelCard, Pieces
 from deploy.local.runtime.residency import Residency, Slot
@@ -40,17 +41,27 @@ class ScriptedBackend:
         self._awake.set()
         self._closing = asyncio.Event()
         self.load_count = 0
-        self._models = models
+        self._models = list(models)
         self._token_s = token_s
-        self._residencies = {
-            card.name: Residency(
-                self._start, parallel=parallel, waiting_max=waiting_max, keep_alive_s=keep_alive_s
-            )
-            for card in models
-        }
+        self._residency = partial(
+            Residency[FakeResident],
+            self._start,
+            parallel=parallel,
+            waiting_max=waiting_max,
+            keep_alive_s=keep_alive_s,
+        )
+        self._residencies = {card.name: self._residency() for card in models}
 
     def installed(self) -> Sequence[ModelCard]:
         return self._models
+
+    def install(self, card: ModelCard, _like: ModelCard | None) -> None:
+        self._models.append(card)
+        self._residencies[card.name] = self._residency()
+
+    def remove(self, card: ModelCard) -> None:
+        self._models.remove(card)
+        self._residencies.pop(card.name).drop()
 
     def loaded(self) -> Sequence[LoadedCard]:
         return [

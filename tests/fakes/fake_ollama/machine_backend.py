@@ -4,6 +4,7 @@ import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, aclosing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf, isinf
 
@@ -42,9 +43,10 @@ class MachineBackend:
         self, models: Sequence[ModelCard], *, machine: MachineSpec, specs: Mapping[str, ModelSpec]
     ) -> None:
         self.scripts: deque[Sequence[Step]] = deque()
-        self.clockwork = Clockwork(machine, specs)
+        self._specs = dict(specs)
+        self.clockwork = Clockwork(machine, self._specs)
         self.machine = self.clockwork.machine
-        self._models = models
+        self._models = list(models)
         self._closing = asyncio.Event()
 
     def hold_loads(self) -> None:
@@ -74,6 +76,16 @@ class MachineBackend:
 
     def installed(self) -> Sequence[ModelCard]:
         return self._models
+
+    def install(self, card: ModelCard, like: ModelCard | None) -> None:
+        """Only what is like another model: nobody knows what else would cost."""
+        assert like is not None
+        self._specs[card.name] = replace(self._specs[like.name], name=card.name)
+        self._models.append(card)
+
+    def remove(self, card: ModelCard) -> None:
+        """Free its memory first: it is shown as long as it is loaded."""
+        self._models.remove(card)
 
     def loaded(self) -> Sequence[LoadedCard]:
         """As in Ollama, with what is still being loaded."""

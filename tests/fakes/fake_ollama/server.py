@@ -21,6 +21,7 @@ from tests.fakes.fake_ollama.faults import RESPONSE, current_request, cut, hang_
 from tests.fakes.fake_ollama.machine_backend import MachineBackend
 from tests.fakes.fake_ollama.models import CHAT_MODEL, EMBEDDING_MODEL, fake_model
 from tests.fakes.fake_ollama.script import Step
+from tests.fakes.fake_ollama.shelf import FakeShelf, PullStep
 
 REQUESTS_MAX = 10_000  # Remembered.
 
@@ -69,6 +70,7 @@ class FakeOllama:
             )
         else:
             self._backend = _machine_backend(models, machine, specs or {})
+        self._shelf = FakeShelf(self._backend)
         self._open = AsyncExitStack()
         self._served: dict[int, web.Request] = {}  # By identity.
         self._runner: web.AppRunner | None = None
@@ -80,6 +82,10 @@ class FakeOllama:
     def script(self, *steps: Step) -> None:
         """What the next completion without a script does."""
         self._backend.scripts.append(steps)
+
+    def offer(self, card: ModelCard, *steps: PullStep) -> None:
+        """Let the registry have a model. How a pull of it goes, the steps say: see shelf.py."""
+        self._shelf.offer(card, *steps)
 
     def hold_loads(self) -> None:
         """From now on models load only after `let_load`."""
@@ -113,6 +119,16 @@ class FakeOllama:
         await self._site.start()
 
     # What is to be known
+
+    @property
+    def models(self) -> list[str]:
+        """What is on its disk."""
+        return [card.name for card in self._backend.installed()]
+
+    @property
+    def blobs(self) -> Mapping[str, bytes]:
+        """The files it was given, by digest."""
+        return self._shelf.blobs
 
     @property
     def load_count(self) -> int:
@@ -155,7 +171,7 @@ class FakeOllama:
     # Serving
 
     async def serve(self, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        app = application(self._backend)
+        app = application(self._backend, self._shelf)
         app.middlewares.insert(0, self._recording)
         app.on_response_prepare.append(_remember_response)
         app.router.add_get("/fake", self._counters)
@@ -164,6 +180,7 @@ class FakeOllama:
         await self._runner.setup()
         self._open.push_async_callback(self._runner.cleanup)
         self._open.callback(self._backend.close)
+        self._open.callback(self._shelf.close)
         self._site = web.TCPSite(self._runner, host, port)
         await self._site.start()
         self._address = (host, self._runner.addresses[0][1])
@@ -202,9 +219,7 @@ class FakeOllama:
             current_request.set(request)
             if self._site is None:
                 await hang_up()
-            recorded = Recorded(
-                request.path, _body(await request.read()), request.headers.get("Authorization")
-            )
+            recorded = Recorded(request.path, await _body(request), request.headers.get("Authorization"))
             self._remember(recorded)
             self._served[id(request)] = request
             try:
@@ -242,8 +257,11 @@ async def _remember_response(request: web.Request, response: web.StreamResponse)
     request[RESPONSE] = response
 
 
-def _body(raw: bytes) -> dict[str, object]:
+async def _body(request: web.Request) -> dict[str, object]:
     """Empty for what is no JSON object: the routes under test judge it."""
+    if request.path.startswith("/api/blobs/"):
+        return {}
+    raw = await request.read()
     try:
         return msgspec.json.decode(raw, type=dict[str, object])
     except (msgspec.DecodeError, RecursionError):

@@ -10,8 +10,9 @@ from deploy.local.runtime.api.completions import Completions
 from deploy.local.runtime.api.embeddings import Embeddings
 from deploy.local.runtime.api.http import json_reply
 from deploy.local.runtime.api.library import Library
+from deploy.local.runtime.api.shelf import FixedShelf
 from deploy.local.runtime.errors import WireError
-from deploy.local.runtime.ports import Backend
+from deploy.local.runtime.ports import Backend, Shelf
 from deploy.local.runtime.wire.hosts import allowed_host
 from deploy.local.runtime.wire.replies import ErrorReply
 
@@ -24,8 +25,10 @@ BODY_BYTES_MAX = 32 * 2**20
 log = logging.getLogger(__name__)
 
 
-def application(backend: Backend) -> web.Application:
-    library, completions, embeddings = Library(backend, VERSION), Completions(backend), Embeddings(backend)
+def application(backend: Backend, shelf: Shelf | None = None) -> web.Application:
+    """Serve a backend; without a `shelf` of its own, its models are those that are installed."""
+    library = Library(backend, shelf or FixedShelf(backend), VERSION)
+    completions, embeddings = Completions(backend), Embeddings(backend)
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[_errors, _hosts])
     app.add_routes(
         [
@@ -38,6 +41,8 @@ def application(backend: Backend) -> web.Application:
             web.post("/api/copy", library.copy),
             web.post("/api/create", library.create),
             web.delete("/api/delete", library.delete),
+            web.head("/api/blobs/{digest}", library.has_blob),
+            web.post("/api/blobs/{digest}", library.put_blob),
             web.post("/api/chat", completions.chat),
             web.post("/api/generate", completions.generate),
             web.post("/api/embed", embeddings.embed),

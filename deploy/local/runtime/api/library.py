@@ -1,22 +1,19 @@
-"""What is installed and loaded, and the routes that would change it.
+"""What is installed and loaded, and the routes that change it."""
 
-The models belong to the stack: they are installed once, by hash. So a pull of one of them succeeds as if
-it had just been fetched, any other fails as an unknown name does, and the rest is refused.
-"""
-
+import re
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from aiohttp import web
 
 from deploy.local.runtime.api.http import find, json_reply, ndjson_reply
 from deploy.local.runtime.errors import (
+    InvalidDigestError,
     InvalidNameError,
-    ModelNotFoundError,
     ModelRequiredError,
-    PullError,
-    ReadOnlyError,
 )
-from deploy.local.runtime.ports import Backend, ModelCard
+from deploy.local.runtime.ports import Backend, Shelf
+from deploy.local.runtime.wire.names import full_name
 from deploy.local.runtime.wire.replies import (
     ListedModel,
     LoadedModel,
@@ -26,12 +23,15 @@ from deploy.local.runtime.wire.replies import (
     TagsReply,
     VersionReply,
 )
-from deploy.local.runtime.wire.requests import CopyRequest, NamedRequest, parse
+from deploy.local.runtime.wire.requests import CopyRequest, CreateRequest, NamedRequest, parse
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 class Library:
-    def __init__(self, backend: Backend, version: str) -> None:
+    def __init__(self, backend: Backend, shelf: Shelf, version: str) -> None:
         self._backend = backend
+        self._shelf = shelf
         self._version = version
 
     async def version(self, _: web.Request) -> web.StreamResponse:
@@ -95,43 +95,58 @@ class Library:
         body = parse(await request.read(), NamedRequest)
         if not body.target:
             raise ModelRequiredError
-        if body.stream is False:
-            self._pulled(body.target)
-            return json_reply(ProgressReply("success"))
-        return await ndjson_reply(request, self._pulling(body.target))
+        return await _progress_reply(request, body, self._shelf.pull(body.target))
+
+    async def create(self, request: web.Request) -> web.StreamResponse:
+        body = parse(await request.read(), CreateRequest)
+        if not body.target:
+            raise ModelRequiredError
+        return await _progress_reply(request, body, self._shelf.create(body))
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         body = parse(await request.read(), NamedRequest)
         if not body.target:
             raise InvalidNameError("name", body.target)
-        find(self._backend, body.target)
-        raise ReadOnlyError("delete")
+        self._shelf.delete(find(self._backend, body.target))
+        return web.Response()
 
     async def copy(self, request: web.Request) -> web.StreamResponse:
         body = parse(await request.read(), CopyRequest)
         for role, name in (("source", body.source), ("destination", body.destination)):
             if not name:
                 raise InvalidNameError(role, name)
-        find(self._backend, body.source)
-        raise ReadOnlyError("copy")
+        self._shelf.copy(find(self._backend, body.source), full_name(body.destination))
+        return web.Response()
 
-    async def create(self, request: web.Request) -> web.StreamResponse:
-        _target(await request.read())
-        raise ReadOnlyError("create")
+    async def has_blob(self, request: web.Request) -> web.StreamResponse:
+        return web.Response(status=200 if self._shelf.has_blob(_digest(request)) else 404)
 
-    async def _pulling(self, name: str) -> AsyncGenerator[ProgressReply, None]:
-        yield ProgressReply("pulling manifest")
-        card = self._pulled(name)
-        layer = f"pulling {card.digest[:12]}"
-        yield ProgressReply(layer, f"sha256:{card.digest}", card.size_bytes, card.size_bytes)
-        for status in ("verifying sha256 digest", "writing manifest", "success"):
-            yield ProgressReply(status)
+    async def put_blob(self, request: web.Request) -> web.StreamResponse:
+        digest = _digest(request)
+        if self._shelf.has_blob(digest):
+            return web.Response()
+        await self._shelf.put_blob(digest, request.content.iter_any())
+        return web.Response(status=201)
 
-    def _pulled(self, name: str) -> ModelCard:
-        try:
-            return find(self._backend, name)
-        except ModelNotFoundError as error:
-            raise PullError from error
+
+async def _progress_reply(
+    request: web.Request, body: NamedRequest, replies: AsyncGenerator[ProgressReply, None]
+) -> web.StreamResponse:
+    if body.stream is not False:
+        return await ndjson_reply(request, replies)
+    last = ProgressReply("")
+    async with aclosing(replies):
+        async for reply in replies:
+            last = reply
+    return json_reply(last)
+
+
+def _digest(request: web.Request) -> str:
+    """The digest in a path, written as the layers of models have it. Raises InvalidDigestError."""
+    digest = request.match_info["digest"].replace("-", ":", 1)
+    if not _DIGEST.fullmatch(digest):
+        raise InvalidDigestError
+    return digest
 
 
 def _target(body: bytes) -> str:

@@ -128,6 +128,11 @@ class NamedRequest(Struct, kw_only=True):
         return self.model or self.name
 
 
+class CreateRequest(NamedRequest, kw_only=True):
+    source: str = msgspec.field(name="from", default="")
+    files: dict[str, str] = {}  # Digests of blobs, by file name.
+
+
 class CopyRequest(Struct, kw_only=True):
     source: str = ""
     destination: str = ""
