@@ -72,3 +72,11 @@ class TimeExceeded(CutShort):
 class ReaderTooSlow(CutShort):
     kind, reason = Kind.EXHAUSTED, "READER_TOO_SLOW"
     message = "the reader was too slow for the stream's buffer"
+
+
+class CacheUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "CACHE_UNAVAILABLE"
+    message = (
+        "the cache cannot be reached; nothing was purged, and while that lasts nothing is served from it"
+    )
+    retry_after_s = 1.0

@@ -1,0 +1,38 @@
+"""The cache, put together."""
+
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from services.inference.adapters.redis_link import RedisLink
+from services.inference.adapters.redis_vault import RedisVault
+from services.inference.adapters.seals import Names, Seals
+from services.inference.answer_cache import AnswerCache
+from services.inference.cache_metrics import CacheMetrics
+from services.inference.config import Config
+from services.inference.keeper import Keeper
+
+
+@dataclass(frozen=True, slots=True)
+class Caches:
+    """What is kept of answers. `keeper.run` must run."""
+
+    answers: AnswerCache
+    keeper: Keeper
+
+
+def caches(config: Config, link: RedisLink | None, registry: CollectorRegistry) -> Caches | None:
+    """Return the cache in the Redis that `link` leads to; None if there is none, or it is switched off."""
+    if link is None or config.shared is None or not config.cache.is_on:
+        return None
+    metrics = CacheMetrics(registry)
+    vault = RedisVault(
+        link,
+        names=Names(config.shared.secret_key, purpose="cache"),
+        seals=Seals(config.shared.encryption_keys, purpose="cache"),
+        kept_s=config.cache.ttl_s,
+        alert=metrics.alert,
+    )
+    keeper = Keeper(vault, metrics)
+    answers = AnswerCache(vault, keeper, metrics, entry_bytes_max=config.cache.entry_bytes_max)
+    return Caches(answers, keeper)
