@@ -53,10 +53,14 @@ class Keeper:
         """Keep what comes, until cancelled."""
         while True:
             await self._some.wait()
+            self._some.clear()
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Keep what waits. Not while `run` runs."""
+        while self._parcels:
             await self._put(self._parcels[0])
             self._byte_count -= self._parcels.popleft().byte_count
-            if not self._parcels:
-                self._some.clear()
 
     async def _put(self, parcel: _Parcel) -> None:
         place, count = parcel.place, len(parcel.values)

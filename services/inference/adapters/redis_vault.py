@@ -58,7 +58,9 @@ class RedisVault:
             for key, value in zip(keys, sealed, strict=True)
         ]
         forged = [
-            key for key, value, data in zip(keys, sealed, opened, strict=True) if value and data is None
+            key
+            for key, value, data in zip(keys, sealed, opened, strict=True)
+            if value is not None and data is None
         ]
         if forged:
             await self._refuse(forged)
