@@ -22,6 +22,8 @@ from services.inference.adapters.gpus import Gpus
 from services.inference.adapters.ollama import Ollama
 from services.inference.adapters.recorder import Recorder
 from services.inference.adapters.served import Owned
+from services.inference.answer_cache import AnswerCache
+from services.inference.cache_parts import caches, shared_redis
 from services.inference.config import Config
 from services.inference.core.endpoints import Endpoint
 from services.inference.core.estimates import Estimates
@@ -29,7 +31,8 @@ from services.inference.core.gpus import alone_here
 from services.inference.core.ledger import InstanceView, Ledger
 from services.inference.core.recording import RecordingScheduler, keyed
 from services.inference.core.scheduler import Scheduler
-from services.inference.desk import NearDesk
+from services.inference.desk import Desk, NearDesk
+from services.inference.embeddings import Embeddings
 from services.inference.engine import Controls, Engine
 from services.inference.fleet import Fleet
 from services.inference.fleet_metrics import FleetMetrics
@@ -37,6 +40,7 @@ from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
 from services.inference.hardware import Hardware
 from services.inference.learned import estimates, save_now_and_then
+from services.inference.micro_batches import MicroBatches
 from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
@@ -45,6 +49,7 @@ from services.inference.telemetry import Metrics
 from services.inference.wire import listings
 
 SERVICES = ("ollamesh.inference.v1.InferenceService",)
+Background = tuple[str, Callable[[], Coroutine[None, None, None]]]
 DRAIN_MARGIN_S = 5.0  # For what a worker does beside draining when it ends.
 
 
@@ -62,13 +67,17 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
         truth = await opened.enter_async_context(_deciding(config, registry, ledger))
+        desk = NearDesk(truth.engine, truth.instances)
+        memory = await _memory(config, registry, desk, opened)
         gateway = Gateway(
-            engine=NearDesk(truth.engine, truth.instances),
+            engine=desk,
             ledger=ledger,
             instances=truth.instances,
             catalog=config.catalog,
             metrics=truth.metrics,
             buffer_bytes_max=config.reader_buffer_bytes_max,
+            embeddings=memory.embeddings,
+            cache=memory.cache,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -78,7 +87,9 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             return ledger.any_ready()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            background = [tasks.create_task(run(), name=name) for name, run in truth.background]
+            background = [
+                tasks.create_task(run(), name=name) for name, run in (*truth.background, *memory.background)
+            ]
             background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
@@ -130,6 +141,7 @@ async def run_worker(
                 refused=metrics.refused,
             )
         )
+        memory = await _memory(config, registry, head.engine, opened)
         gateway = Gateway(
             engine=head.engine,
             ledger=ledger,
@@ -137,6 +149,8 @@ async def run_worker(
             catalog=config.catalog,
             metrics=metrics,
             buffer_bytes_max=config.reader_buffer_bytes_max,
+            embeddings=memory.embeddings,
+            cache=memory.cache,
         )
         fleet_watch = FleetWatch(_look(gateway))
         server = _server(config, registry, verifier, gateway, fleet_watch)
@@ -151,6 +165,7 @@ async def run_worker(
         async with asyncio.TaskGroup() as tasks:
             background = [
                 tasks.create_task(head.run(), name="head"),
+                *(tasks.create_task(run(), name=name) for name, run in memory.background),
                 tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=serving)
@@ -165,7 +180,33 @@ class _Truth:
     engine: Engine
     instances: Mapping[str, Ollama]
     metrics: Metrics
-    background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]]
+    background: list[Background]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """What remembers answers and gathers texts, in each process that carries streams, and what must run for it."""
+
+    embeddings: Embeddings
+    cache: AnswerCache | None
+    background: list[Background]
+
+
+async def _memory(config: Config, registry: CollectorRegistry, desk: Desk, opened: AsyncExitStack) -> _Memory:
+    link = await opened.enter_async_context(shared_redis(config, registry))
+    found = caches(config, link, registry)
+    micro = config.micro_batches
+    batches = MicroBatches(desk, delay_s=micro.delay_s, texts_max=micro.texts_max)
+    background: list[Background] = [("micro-batches", batches.run)]
+    if link is not None:
+        background.append(("redis", link.run))
+    if found is not None:
+        background.append(("cache", found.keeper.run))
+    return _Memory(
+        embeddings=Embeddings(batches, found.vectors if found else None),
+        cache=found.answers if found else None,
+        background=background,
+    )
 
 
 @asynccontextmanager
@@ -196,7 +237,7 @@ async def _deciding(config: Config, registry: CollectorRegistry, ledger: Ledger)
         def observe(view: InstanceView) -> None:
             engine.observe(hardware.complete(view))
 
-        background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = [
+        background: list[Background] = [
             ("engine", engine.run),
             ("fleet metrics", fleet_metrics.run),
             ("owned instances", owned.run),

@@ -1,5 +1,7 @@
 """The cache, put together."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
@@ -11,13 +13,16 @@ from services.inference.answer_cache import AnswerCache
 from services.inference.cache_metrics import CacheMetrics
 from services.inference.config import Config
 from services.inference.keeper import Keeper
+from services.inference.redis_metrics import RedisMetrics
+from services.inference.vector_cache import VectorCache
 
 
 @dataclass(frozen=True, slots=True)
 class Caches:
-    """What is kept of answers. `keeper.run` must run."""
+    """What is kept of answers and vectors. `keeper.run` must run."""
 
     answers: AnswerCache
+    vectors: VectorCache
     keeper: Keeper
 
 
@@ -35,4 +40,18 @@ def caches(config: Config, link: RedisLink | None, registry: CollectorRegistry) 
     )
     keeper = Keeper(vault, metrics)
     answers = AnswerCache(vault, keeper, metrics, entry_bytes_max=config.cache.entry_bytes_max)
-    return Caches(answers, keeper)
+    return Caches(answers, VectorCache(vault, keeper, metrics), keeper)
+
+
+@asynccontextmanager
+async def shared_redis(config: Config, registry: CollectorRegistry) -> AsyncIterator[RedisLink | None]:
+    """The link to the Redis that the replicas share, if there is one. Its `run` must run."""
+    if config.shared is None:
+        yield None
+        return
+    metrics = RedisMetrics(registry)
+    async with RedisLink.opened(
+        config.shared.redis_url, timeout_s=config.shared.timeout_s, failed=metrics.failed
+    ) as link:
+        link.watch(metrics.changed)
+        yield link

@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from services.common.errors import MeshError
+from services.inference.answer_cache import AnswerCache
 from services.inference.completion import Completion, Event
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
+from services.inference.core.callers import CachePolicy
 from services.inference.core.catalog import Catalog
 from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
 from services.inference.desk import Desk
+from services.inference.embeddings import Answer, Embeddings
 from services.inference.engine import Terms
 from services.inference.errors import InstanceFailed, ModelNotFound, NoInstance
 from services.inference.ports import Description, Instance, Trouble
 from services.inference.telemetry import Metrics
-from services.inference.work import Answering, Embedded, Embedding
+from services.inference.work import Answering
 
 Frame = TypeVar("Frame")
 
@@ -62,6 +65,8 @@ class Gateway:
     catalog: Catalog
     metrics: Metrics
     buffer_bytes_max: int
+    embeddings: Embeddings
+    cache: AnswerCache | None  # None: every answer is generated.
 
     async def open(
         self,
@@ -84,15 +89,23 @@ class Gateway:
         ticket = await self.engine.submit(order, terms, Answering(order, completion))
         return Stream(self.engine, ticket, completion)
 
-    async def embed(self, ask: Embed, terms: Terms, bounds: Bounds) -> Embedded:
+    async def embed(
+        self,
+        ask: Embed,
+        terms: Terms,
+        bounds: Bounds,
+        policy: CachePolicy = CachePolicy.DETERMINISTIC,
+    ) -> Answer:
         """Return the vectors, or raise why there are none."""
         order = self._admit(ask, terms, bounds)
-        work = Embedding(order)
-        ticket = await self.engine.submit(order, terms, work)
-        try:
-            return await work.result
-        finally:
-            self.engine.abandon(ticket)
+        model = self.ledger.model(order.model)
+        assert model is not None, "it was admitted"
+        return await self.embeddings.embed(order, terms, card=model.card, policy=policy)
+
+    async def purge_cache(self, tenant: str, model: str) -> None:
+        """Forget what is kept of a tenant's answers, or of those of one model if it is not empty."""
+        if self.cache is not None:
+            await self.cache.purge(tenant, key(model) if model else None)
 
     def models(self, *, after: str, count_max: int) -> tuple[list[Model], bool]:
         """Return up to `count_max` models whose keys follow `after`, and whether there are more."""

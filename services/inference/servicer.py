@@ -9,7 +9,12 @@ from ollamesh.inference.v1.fleet_pb2 import (
     WatchFleetRequest,
     WatchFleetResponse,
 )
-from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest, EmbedResponse
+from ollamesh.inference.v1.inference_service_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
+    PurgeCacheRequest,
+    PurgeCacheResponse,
+)
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
     GetModelRequest,
@@ -62,7 +67,9 @@ class InferenceServicer(InferenceServiceServicer):
         terms = requests.terms(
             caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
-        return events.embed_response(await self._gateway.embed(requests.embed(request), terms, bounds))
+        policy = requests.CACHE_POLICIES[request.cache_policy]
+        answer = await self._gateway.embed(requests.embed(request), terms, bounds, policy)
+        return events.embed_response(answer)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
@@ -86,6 +93,11 @@ class InferenceServicer(InferenceServiceServicer):
         context.add_done_callback(lambda _: reader.close())  # type: ignore[arg-type]
         while (state := await reader.read()) is not None:
             yield WatchFleetResponse(fleet=state)
+
+    async def PurgeCache(self, request: PurgeCacheRequest, context: Context) -> PurgeCacheResponse:
+        # Done again it only forgets more, so a `request_id` need not be remembered.
+        await self._gateway.purge_cache(caller().organization_id, request.model)
+        return PurgeCacheResponse()
 
     async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context

@@ -15,6 +15,7 @@ from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 from services.common.errors import InvalidRequest, NotServed, Violation
 from services.inference.core.asks import Chat, Embed, Generate, Message, Options, Role, Tool, ToolCall
 from services.inference.core.bounds import Bounds, limits
+from services.inference.core.callers import CachePolicy
 from services.inference.core.jobs import Priority
 from services.inference.engine import Terms
 
@@ -32,6 +33,12 @@ _THINK: dict[pb.Thinking, bool | str | None] = {
     pb.THINKING_MEDIUM: "medium",
     pb.THINKING_HIGH: "high",
     pb.THINKING_MAX: "max",
+}
+CACHE_POLICIES = {
+    pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DETERMINISTIC,
+    pb.CACHE_POLICY_DETERMINISTIC: CachePolicy.DETERMINISTIC,
+    pb.CACHE_POLICY_ALWAYS: CachePolicy.ALWAYS,
+    pb.CACHE_POLICY_NEVER: CachePolicy.NEVER,
 }
 _ANY_JSON = '"json"'  # How Ollama spells "any JSON" where a schema could stand.
 
