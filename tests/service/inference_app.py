@@ -60,10 +60,18 @@ class Service:
     def stub(self) -> InferenceServiceStub:
         return InferenceServiceStub(self.channel)
 
-    def call(self, method: str, request: object, *, timeout_s: float = TIMEOUT_S, org: str = "org-1") -> Any:
+    def call(
+        self,
+        method: str,
+        request: object,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        org: str = "org-1",
+        role: str = "user",
+    ) -> Any:
         """Start a call as a user of `org`."""
         start = getattr(self.stub, method)
-        return start(request, timeout=timeout_s, metadata=bearer(self.identity.token(org=org)))
+        return start(request, timeout=timeout_s, metadata=bearer(self.identity.token(org=org, role=role)))
 
     def chat(
         self, text: str = "hello", *, timeout_s: float = TIMEOUT_S, org: str = "org-1", **more: Any
