@@ -9,6 +9,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -133,15 +134,37 @@ def module_database(postgres_server: PostgresServer) -> Iterator[Database]:
         yield fresh
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OwnRedis(RedisServer):
+    """One that a test may do anything to."""
+
+    pid: int
+
+    def signal(self, number: signal.Signals) -> None:
+        """SIGSTOP has it hang, SIGCONT has it go on."""
+        os.kill(self.pid, number)
+
+    def configure(self, name: str, value: str) -> None:
+        with redis_client.Redis.from_url(self.url, retry=AT_ONCE) as client:
+            client.config_set(name, value)
+
+
 @pytest.fixture(scope="session")
 def redis_server() -> Iterator[RedisServer]:
     """A Redis that keeps nothing. Most tests want `redis_url` instead."""
+    with own_redis() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def own_redis() -> Iterator[OwnRedis]:
+    """A Redis of a test's own."""
     with _folder() as folder:
         server = RedisServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
         configuration = folder / "redis.conf"
         configuration.write_text(redis.configuration(port=server.port, password=server.password))
-        with _running(redis.guard(configuration), redis.command(), folder / "log", until=server.flush):
-            yield server
+        with _running(redis.guard(configuration), redis.command(), folder / "log", until=server.flush) as pid:
+            yield OwnRedis(port=server.port, password=server.password, pid=pid)
 
 
 @pytest.fixture
@@ -193,14 +216,15 @@ def _folder() -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _running(guard: Guard, argv: tuple[str, ...], log: Path, *, until: Callable[[], None]) -> Iterator[None]:
+def _running(guard: Guard, argv: tuple[str, ...], log: Path, *, until: Callable[[], None]) -> Iterator[int]:
+    """Runs a server from the time when `until` does not raise; gives its process."""
     with (
         log.open("wb") as output,
         subprocess.Popen(guard.command(argv), stdout=output, stderr=output) as process,
     ):
         try:
             _wait(until, process, log)
-            yield
+            yield process.pid
         finally:
             process.send_signal(guard.orphan_signal)
 

@@ -1,55 +1,24 @@
-"""Composition root: the only module that knows every concrete class."""
+"""Composition root: which processes there are, and what runs in each (deciding.py, carrying.py)."""
 
 import asyncio
-import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import structlog
-from ollamesh.inference.v1 import fleet_pb2 as pb
-from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
-from services.common.grpc.caller import Verifier, authentication, deadline
-from services.common.grpc.errors import errors
-from services.common.grpc.keys import trust
-from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
-from services.common.postgres import Database
-from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
-from services.inference.account_metrics import AccountMetrics
-from services.inference.accounts import Accounts, NoAccounts
-from services.inference.adapters.gpus import Gpus
-from services.inference.adapters.ollama import Ollama
-from services.inference.adapters.postgres_usage import PostgresUsage
-from services.inference.adapters.recorder import Recorder
-from services.inference.adapters.served import Owned
+from services.common.telemetry import serve_metrics
+from services.inference.carrying import FleetParts, carrying, outside_of
 from services.inference.config import Config
-from services.inference.core.endpoints import Endpoint
-from services.inference.core.estimates import Estimates
-from services.inference.core.gpus import alone_here
-from services.inference.core.ledger import InstanceView, Ledger
-from services.inference.core.recording import RecordingScheduler, keyed
-from services.inference.core.scheduler import Scheduler
+from services.inference.core.ledger import Ledger
+from services.inference.deciding import Background, deciding, opened_instances
 from services.inference.desk import NearDesk
-from services.inference.engine import Controls, Engine
-from services.inference.fleet import Fleet
-from services.inference.fleet_metrics import FleetMetrics
-from services.inference.fleet_watch import FleetWatch
-from services.inference.gateway import Gateway
-from services.inference.hardware import Hardware
-from services.inference.keeper import Keeper
-from services.inference.learned import estimates, save_now_and_then
-from services.inference.library import Library
 from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
-from services.inference.servicer import InferenceServicer
-from services.inference.sharing import share, streams_of
 from services.inference.telemetry import Metrics
-from services.inference.wire import listings
 
 log = structlog.get_logger(__name__)
 
@@ -71,38 +40,25 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
     """One process that does everything."""
     registry, ledger = CollectorRegistry(), Ledger()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
-        accounts = await opened.enter_async_context(_accounts(config, registry))
-        truth = await opened.enter_async_context(_deciding(config, registry, ledger))
-        desk = NearDesk(truth.engine, truth.instances)
-        shared = await opened.enter_async_context(share(config.shared))
-        streams = await opened.enter_async_context(streams_of(config, desk, ledger, shared, accounts.record))
-        gateway = Gateway(
-            engine=desk,
+        # Before what records and shares, so that it closes after that.
+        outside = await opened.enter_async_context(outside_of(config, registry))
+        truth = await opened.enter_async_context(deciding(config, registry, ledger))
+        fleet = FleetParts(
+            desk=NearDesk(truth.engine, truth.instances),
             ledger=ledger,
             instances=truth.instances,
-            catalog=config.catalog,
+            keeper=truth.engine.keeper,
             metrics=truth.metrics,
-            streams=streams,
-            record=accounts.record,
-            library=_library(ledger, truth.instances, truth.engine.keeper),
-            tenant_models=config.tenant_models,
         )
-        fleet_watch = FleetWatch(_look(gateway))
-        server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
+        carried = await opened.enter_async_context(carrying(config, registry, fleet, outside, stop))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:
             return ledger.any_ready()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            work = (*truth.background, *accounts.background())
-            background = [tasks.create_task(run(), name=name) for name, run in work]
-            background.append(tasks.create_task(fleet_watch.run(stop), name="fleet watch"))
-            background.append(tasks.create_task(streams.run(), name="streams"))
-            background += [tasks.create_task(run(), name="redis") for run in shared.background]
-            background.append(tasks.create_task(gateway.library.run(), name="library"))
-            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            background = _begun(tasks, [*truth.background, *outside.background, *carried.background])
+            await carried.server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:
                 task.cancel()
 
@@ -111,7 +67,7 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
     """The process that decides, of several; the others carry the streams."""
     registry = CollectorRegistry()
     counts, ledger = AllCounts(registry), Ledger()
-    async with _deciding(config, registry, ledger) as truth:
+    async with deciding(config, registry, ledger) as truth:
         staff = Staff(
             truth.engine,
             ledger,
@@ -123,7 +79,7 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
         ledger.tells(staff.tell)
         serve_metrics(registry_of(counts), bind=config.server.bind, port=config.server.metrics_port)
         async with asyncio.TaskGroup() as tasks:  # As above.
-            background = [tasks.create_task(run(), name=name) for name, run in truth.background]
+            background = _begun(tasks, truth.background)
             drain_s = config.server.lame_duck_s + config.server.grace_s + DRAIN_MARGIN_S
             await staff.run(stop, drain_s=drain_s, started=started)
             for task in background:
@@ -140,9 +96,8 @@ async def run_worker(
     config = replace(config, server=replace(config.server, port=config.ports[place]))
     async with AsyncExitStack() as opened:
         opened.enter_context(loop_watched(registry))
-        accounts = await opened.enter_async_context(_accounts(config, registry))
-        verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
-        instances = await _instances(config, opened)
+        outside = await opened.enter_async_context(outside_of(config, registry))
+        instances = await opened_instances(config, opened)
         head = await opened.enter_async_context(
             head_at(
                 link,
@@ -153,23 +108,14 @@ async def run_worker(
                 refused=metrics.refused,
             )
         )
-        shared = await opened.enter_async_context(share(config.shared))
-        streams = await opened.enter_async_context(
-            streams_of(config, head.engine, ledger, shared, accounts.record)
-        )
-        gateway = Gateway(
-            engine=head.engine,
+        fleet = FleetParts(
+            desk=head.engine,
             ledger=ledger,
             instances=instances,
-            catalog=config.catalog,
+            keeper=head.engine.keeper,
             metrics=metrics,
-            streams=streams,
-            record=accounts.record,
-            library=_library(ledger, instances, head.engine.keeper),
-            tenant_models=config.tenant_models,
         )
-        fleet_watch = FleetWatch(_look(gateway))
-        server = _server(config, registry, verifier, gateway, fleet_watch, accounts)
+        carried = await opened.enter_async_context(carrying(config, registry, fleet, outside, stop))
 
         async def ready() -> bool:
             return head.engine.ready
@@ -179,155 +125,11 @@ async def run_worker(
             started(port)
 
         async with asyncio.TaskGroup() as tasks:
-            background = [
-                tasks.create_task(head.run(), name="head"),
-                tasks.create_task(fleet_watch.run(stop), name="fleet watch"),
-                tasks.create_task(streams.run(), name="streams"),
-                *(tasks.create_task(run(), name="redis") for run in shared.background),
-                *(tasks.create_task(run(), name=name) for name, run in accounts.background()),
-                tasks.create_task(gateway.library.run(), name="library"),
-            ]
-            await server.serve(stop, services=SERVICES, ready=ready, started=serving)
+            background = _begun(tasks, [("head", head.run), *outside.background, *carried.background])
+            await carried.server.serve(stop, services=SERVICES, ready=ready, started=serving)
             for task in background:
                 task.cancel()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Truth:
-    """What decides, and what must run for it."""
-
-    engine: Engine
-    instances: Mapping[str, Ollama]
-    metrics: Metrics
-    background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]]
-
-
-@asynccontextmanager
-async def _deciding(config: Config, registry: CollectorRegistry, ledger: Ledger) -> AsyncIterator[_Truth]:
-    """All that there can be only one of: the scheduler, and who looks after the instances."""
-    async with AsyncExitStack() as opened:
-        opened.enter_context(loop_watched(registry))
-        instances = await _instances(config, opened)
-        fleet = Fleet(instances, slots=config.slots_per_instance, every_s=config.poll_every_s)
-        owned = Owned(config.servings, binary=config.ollama_binary, policy=config.owned, changed=fleet.doubt)
-        gpus = Gpus(every_s=config.poll_every_s)
-        hardware = _hardware(config, gpus, owned)
-        metrics = Metrics(registry, tenants=config.metrics_tenants)
-        learned, hints = await opened.enter_async_context(
-            estimates(config.shared.redis_url if config.shared else None)
-        )
-        recorder = _recorder(config, opened)
-        scheduler = _scheduler(config, learned, recorder)
-        engine = Engine(
-            controls=Controls(instances=instances, doubt=fleet.doubt, restart=owned.restart),
-            ledger=ledger,
-            scheduler=scheduler,
-            catalog=config.catalog,
-            metrics=metrics,
-        )
-        fleet_metrics = FleetMetrics(registry, ledger, scheduler)
-
-        def observe(view: InstanceView) -> None:
-            engine.observe(hardware.complete(view))
-
-        background: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = [
-            ("engine", engine.run),
-            ("fleet metrics", fleet_metrics.run),
-            ("owned instances", owned.run),
-            ("gpus", gpus.run),
-            *((f"watch {name}", partial(fleet.watch, name, observe)) for name in instances),
-        ]
-        if hints is not None:
-            background.append(("learned", partial(save_now_and_then, learned, hints)))
-        if recorder is not None:
-            background.append(("recorder", recorder.run))
-        yield _Truth(engine=engine, instances=instances, metrics=metrics, background=background)
-
-
-async def _instances(config: Config, opened: AsyncExitStack) -> Mapping[str, Ollama]:
-    return {
-        endpoint.name: await opened.enter_async_context(_ollama(endpoint, config))
-        for endpoint in config.endpoints
-    }
-
-
-@asynccontextmanager
-async def _accounts(config: Config, registry: CollectorRegistry) -> AsyncIterator[Accounts | NoAccounts]:
-    """The usage ledger of this process. To be opened before what records, so that it closes after it."""
-    if config.database is None:
-        yield NoAccounts()
-        return
-    known = config.database
-    async with (
-        Database.connect(known.url, connections_max=known.connections_max) as database,
-        Accounts.opened(
-            PostgresUsage(database),
-            AccountMetrics(registry),
-            backlog_max=known.usage_backlog_max,
-            kept_days=known.usage_kept_days,
-        ) as accounts,
-    ):
-        yield accounts
-
-
-def _library(ledger: Ledger, instances: Mapping[str, Ollama], keeper: Keeper) -> Library:
-    shelves = {name: instance.shelf for name, instance in instances.items()}
-    return Library(ledger=ledger, shelves=shelves, keeper=keeper)
-
-
-def _look(gateway: Gateway) -> Callable[[], Awaitable[pb.Fleet]]:
-    async def look() -> pb.Fleet:
-        return listings.fleet(await gateway.fleet())
-
-    return look
-
-
-def _server(
-    config: Config,
-    registry: CollectorRegistry,
-    verifier: Verifier,
-    gateway: Gateway,
-    fleet_watch: FleetWatch,
-    accounts: Accounts | NoAccounts,
-) -> Server:
-    server = Server(
-        config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
-        [deadline(), authentication(verifier)],
-    )
-    servicer = InferenceServicer(gateway, config.policies, fleet_watch, accounts, linger_s=config.linger_s)
-    add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    return server
-
-
-def _hardware(config: Config, gpus: Gpus, owned: Owned) -> Hardware:
-    held = {serving.name: serving.gpu for serving in config.servings}
-    return Hardware(
-        gpus=gpus.latest,
-        held=held,
-        alone=alone_here(config.endpoints, held),
-        vram_bytes=config.vram_bytes_per_instance,
-        trouble=owned.trouble,
-    )
-
-
-def _recorder(config: Config, opened: AsyncExitStack) -> Recorder | None:
-    if config.record_file is None:
-        return None
-    return opened.enter_context(Recorder.opened(config.record_file, bytes_max=config.record_bytes_max))
-
-
-def _scheduler(config: Config, learned: Estimates, recorder: Recorder | None) -> Scheduler:
-    if recorder is None:
-        return Scheduler(config.scheduling, learned)
-    alias = keyed(secrets.token_bytes(16))  # Forgotten with the process: names cannot be tried out.
-    return RecordingScheduler(config.scheduling, learned, write=recorder.write, alias=alias)
-
-
-def _ollama(endpoint: Endpoint, config: Config) -> AbstractAsyncContextManager[Ollama]:
-    return Ollama.opened(
-        endpoint,
-        timeouts=config.timeouts,
-        connections_max=config.slots_per_instance + 2,  # One to look at it, one to load or probe.
-        api_key=config.api_key,
-    )
+def _begun(tasks: asyncio.TaskGroup, background: Sequence[Background]) -> list[asyncio.Task[None]]:
+    return [tasks.create_task(run(), name=name) for name, run in background]

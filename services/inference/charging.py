@@ -2,7 +2,8 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -10,8 +11,8 @@ from services.inference.completion import Completion, Finished, Source
 from services.inference.core.accounting import Course, Entry, count, seconds
 from services.inference.core.callers import Principal
 from services.inference.core.usage import Usage
+from services.inference.embeddings import Answer
 from services.inference.errors import StreamCancelled
-from services.inference.work import Embedding
 
 Record = Callable[[Entry], None]
 
@@ -80,20 +81,30 @@ def charge_completion(
     record(entry(account, course, usage, cached=cached, joined=joined, cancelled=left))
 
 
-def charge_embedding(
-    record: Record, principal: Principal, model: str, work: Embedding, *, opened_at_s: float
-) -> None:
-    """Likewise for what was embedded, or was not."""
-    summary = work.summary()
-    if summary.error is not None and work.placed_at_s is None:
-        return
-    account = Account(principal=principal, stream_id="", model=model, operation=summary.operation)
-    course = Course(
-        opened_at_s=opened_at_s,
-        placed_at_s=work.placed_at_s,
-        ended_at_s=summary.ended_at_s or asyncio.get_running_loop().time(),
-    )
-    record(entry(account, course, work.usage() or Usage(), cancelled=summary.ended_at_s is None))
+@contextmanager
+def charged_embedding(record: Record, principal: Principal, model: str) -> Iterator[Callable[[Answer], None]]:
+    """Charge an embedding with what the block tells of its answer, or as cancelled; not at all if it failed."""
+    opened_at_s = asyncio.get_running_loop().time()
+    account = Account(principal=principal, stream_id="", model=model, operation="embeddings")
+
+    def charge(answer: Answer | None) -> None:
+        now_s = asyncio.get_running_loop().time()
+        course = Course(
+            opened_at_s=opened_at_s,
+            placed_at_s=answer.placed_at_s if answer is not None else None,
+            ended_at_s=now_s,
+        )
+        if answer is None:
+            record(entry(account, course, Usage(), cancelled=True))
+            return
+        usage = Usage(prompt_token_count=answer.prompt_token_count, prompt_s=answer.gpu_s)
+        record(entry(account, course, usage, cached=answer.placed_at_s is None))
+
+    try:
+        yield charge
+    except asyncio.CancelledError:
+        charge(None)
+        raise
 
 
 def _usage(ending: Finished) -> Usage:

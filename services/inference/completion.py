@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from typing import Protocol
 
 from services.inference.arrived import Arrived, Delta
 from services.inference.broadcast import Broadcast
@@ -79,6 +80,16 @@ class Bounds:
     lag_bytes_max: int  # Of what a reader has not taken.
 
 
+class Keeping(Protocol):
+    """Takes an answer as it comes, to keep it if it ends well."""
+
+    def write(self, piece: Piece) -> None:
+        """Take what was generated."""
+
+    def finish(self, started: Started, outcome: Outcome) -> None:
+        """Take the end."""
+
+
 class Completion(Broadcast):
     """Joins the instance's pace to the readers'.
 
@@ -114,6 +125,7 @@ class Completion(Broadcast):
         self.is_repeatable = False  # Whether the same request is answered in the same way.
         self.started: Started | None = None  # Once something was generated.
         self.token_count = 0  # Of the pieces that came.
+        self.keeping: Keeping | None = None  # Of the answer, to be given again.
         self._seal = seal
         self._ahead_count = math.inf  # As last told.
         # Events that wait to be told, each at most once and in this order.
@@ -160,6 +172,8 @@ class Completion(Broadcast):
         if self.first_piece_at_s is None:
             self.first_piece_at_s = asyncio.get_running_loop().time()
             self.started = self._placed
+        if self.keeping is not None:
+            self.keeping.write(piece)
         if not self._arrived.add(piece) and not self._make_room():
             return False
         self.wake()
@@ -172,6 +186,8 @@ class Completion(Broadcast):
             self.fail(InstanceLost())
             return
         self.started = self.started or self._placed
+        if self.keeping is not None and self.started is not None:
+            self.keeping.finish(self.started, outcome)
         self._end(
             Finished(
                 outcome=outcome,

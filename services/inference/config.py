@@ -13,6 +13,7 @@ from services.common.process_ports import process_ports
 from services.common.restarts import RestartPolicy
 from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
+from services.inference.cache_config import CacheConfig, MicroBatchConfig
 from services.inference.core.allowed import Models, read_tenant_models
 from services.inference.core.bounds import Bounds, Policies, read_policies
 from services.inference.core.catalog import (
@@ -71,6 +72,8 @@ class Config:
     metrics_tenants: frozenset[str]  # Those that metrics may name.
     shared: SharedConfig | None  # What the replicas share; without it each is alone.
     database: DatabaseConfig | None  # Where usage and batches are kept; without it there are none.
+    cache: CacheConfig
+    micro_batches: MicroBatchConfig
     record_file: Path | None  # Where decisions are recorded; nowhere if None.
     record_bytes_max: int
     poll_every_s: float
@@ -87,6 +90,7 @@ class Config:
         slots = env.integer("OLLAMESH_INSTANCE_SLOTS", 4, low=1, high=SLOTS_MAX)
         servings = _servings(env, slots, gpu_count)
         ports = process_ports(env, "inference", default=PORT)
+        buffer_bytes_max = env.integer("OLLAMESH_READER_BUFFER_BYTES", 256 * 1024, low=1024)
         return cls(
             server=replace(ServerConfig.read(env, "inference", port=PORT, metrics_port=9463), port=ports[0]),
             ports=ports,
@@ -102,6 +106,11 @@ class Config:
             metrics_tenants=frozenset(_listed(env, "OLLAMESH_METRICS_TENANTS")),
             shared=_shared(env),
             database=_database(env),
+            cache=CacheConfig.read(env, reader_buffer_bytes_max=buffer_bytes_max),
+            micro_batches=MicroBatchConfig.read(env),
+            reader_buffer_bytes_max=buffer_bytes_max,
+            streams=_streams(env),
+            linger_s=env.seconds("OLLAMESH_LINGER_S", 0, high=600),
             record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
             record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),
@@ -115,9 +124,6 @@ class Config:
             policies=_policies(env),
             tenant_models=_tenant_models(env),
             catalog=_catalog(env),
-            reader_buffer_bytes_max=env.integer("OLLAMESH_READER_BUFFER_BYTES", 256 * 1024, low=1024),
-            streams=_streams(env),
-            linger_s=env.seconds("OLLAMESH_LINGER_S", 0, high=600),
         )
 
     @property

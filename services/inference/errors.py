@@ -114,3 +114,11 @@ class TooManyPulls(MeshError):
     kind, reason = Kind.EXHAUSTED, "TOO_MANY_PULLS"
     message = "the instance is busy with as many downloads as it may have"
     retry_after_s = 10.0
+
+
+class CacheUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "CACHE_UNAVAILABLE"
+    message = (
+        "the cache cannot be reached; nothing was purged, and while that lasts nothing is served from it"
+    )
+    retry_after_s = 1.0

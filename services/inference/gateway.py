@@ -5,17 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from services.common.errors import MeshError
-from services.inference.charging import Record, charge_embedding
+from services.inference.answer_cache import AnswerCache
+from services.inference.charging import Record, charged_embedding
 from services.inference.core.admission import Order, admit
 from services.inference.core.allowed import Allowed, Models
 from services.inference.core.asks import Ask, Chat, Embed, Generate
 from services.inference.core.bounds import Bounds
-from services.inference.core.callers import Principal, Wishes
+from services.inference.core.callers import CachePolicy, Principal, Wishes
 from services.inference.core.catalog import Catalog
 from services.inference.core.jobs import Job
 from services.inference.core.ledger import InstanceView, Ledger, Model
 from services.inference.core.names import key
 from services.inference.desk import Desk
+from services.inference.embeddings import Answer, Embeddings
 from services.inference.engine import Terms
 from services.inference.errors import InstanceFailed, ModelNotAllowed, ModelNotFound, NoInstance
 from services.inference.library import Library
@@ -23,7 +25,6 @@ from services.inference.ports import Description, Instance, Trouble
 from services.inference.streams.means import Asked, Stream
 from services.inference.streams.registry import Streams
 from services.inference.telemetry import Metrics
-from services.inference.work import Embedded, Embedding
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +49,8 @@ class Gateway:
     streams: Streams
     record: Record  # Is given what each embedding used.
     library: Library
+    embeddings: Embeddings
+    cache: AnswerCache | None  # None: every answer is generated.
     tenant_models: Mapping[str, Models] = field(default_factory=dict)
 
     async def open(
@@ -66,17 +69,27 @@ class Gateway:
         )
         return await self.streams.open(asked)
 
-    async def embed(self, ask: Embed, principal: Principal, terms: Terms, bounds: Bounds) -> Embedded:
+    async def embed(
+        self,
+        ask: Embed,
+        principal: Principal,
+        terms: Terms,
+        bounds: Bounds,
+        policy: CachePolicy = CachePolicy.DETERMINISTIC,
+    ) -> Answer:
         """Return the vectors, or raise why there are none."""
         order = self._admit(ask, terms, bounds)
-        work = Embedding(order)
-        opened_at_s = asyncio.get_running_loop().time()
-        ticket = await self.engine.submit(order, terms, work)
-        try:
-            return await work.result
-        finally:
-            self.engine.abandon(ticket)
-            charge_embedding(self.record, principal, order.model, work, opened_at_s=opened_at_s)
+        model = self.ledger.model(order.model)
+        assert model is not None, "it was admitted"
+        with charged_embedding(self.record, principal, order.model) as charge:
+            answer = await self.embeddings.embed(order, terms, card=model.card, policy=policy)
+            charge(answer)
+        return answer
+
+    async def purge_cache(self, tenant: str, model: str) -> None:
+        """Forget what is kept of a tenant's answers, or of those of one model if it is not empty."""
+        if self.cache is not None:
+            await self.cache.purge(tenant, key(model) if model else None)
 
     def allowed(self, tenant: str, bounds: Bounds) -> Allowed:
         """Return which models a caller may use."""

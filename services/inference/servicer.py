@@ -21,6 +21,8 @@ from ollamesh.inference.v1.inference_service_pb2 import (
     EmbedResponse,
     GetUsageRequest,
     GetUsageResponse,
+    PurgeCacheRequest,
+    PurgeCacheResponse,
 )
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
@@ -112,8 +114,9 @@ class InferenceServicer(InferenceServiceServicer):
         terms = requests.terms(
             caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
-        embedded = await self._gateway.embed(requests.embed(request), _principal(), terms, bounds)
-        return events.embed_response(embedded)
+        policy = requests.CACHE_POLICIES[request.cache_policy]
+        answer = await self._gateway.embed(requests.embed(request), _principal(), terms, bounds, policy)
+        return events.embed_response(answer)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
         after = requests.page_token(request.page_token)
@@ -169,6 +172,11 @@ class InferenceServicer(InferenceServiceServicer):
     async def GetUsage(self, request: GetUsageRequest, context: Context) -> GetUsageResponse:
         question = usage.question(request, caller(), now=dt.datetime.now(dt.UTC))
         return usage.response(await self._accounts.used(question))
+
+    async def PurgeCache(self, request: PurgeCacheRequest, context: Context) -> PurgeCacheResponse:
+        # Done again it only forgets more, so a `request_id` need not be remembered.
+        await self._gateway.purge_cache(caller().organization_id, request.model)
+        return PurgeCacheResponse()
 
     async def _opened(
         self, ask: asks.Chat | asks.Generate, request: ChatRequest | GenerateRequest, context: Context

@@ -172,6 +172,7 @@ class Embedded:
 
     vectors: Vectors
     model: str
+    model_digest: str
 
 
 class Embedding:
@@ -181,6 +182,7 @@ class Embedding:
     may_restart = True
 
     def __init__(self, order: Order) -> None:
+        self.is_placed = False
         self._order = order
         self.placed_at_s: float | None = None
         self._ended_at_s: float | None = None
@@ -196,6 +198,7 @@ class Embedding:
         """A unary call has nowhere to tell it."""
 
     async def run(self, seat: Seat) -> None:
+        self.is_placed = True
         began_at_s = self.placed_at_s = asyncio.get_running_loop().time()
         vectors = await seat.instance.embed(self._order, seat.card.name, first_token_s=seat.first_token_s)
         now_s = asyncio.get_running_loop().time()
@@ -203,7 +206,7 @@ class Embedding:
         self._usage = Usage(prompt_token_count=vectors.prompt_token_count, prompt_s=now_s - began_at_s)
         if not self.result.done():  # Its caller may have left.
             self._ended_at_s = now_s
-            self.result.set_result(Embedded(vectors, seat.card.name))
+            self.result.set_result(Embedded(vectors, seat.card.name, seat.card.digest))
 
     def fail(self, error: Exception) -> None:
         if not self.result.done():

@@ -15,6 +15,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CONNECTIONS_MAX = 32
 FAILURES_MAX = 3  # In a row; a single one may be a hiccup of this process.
@@ -24,6 +25,7 @@ Command = Sequence[str | bytes | int | float]
 
 # How Redis can be away, and how what answers can be something else.
 _FAILURES = (RedisError, OSError, TimeoutError, ValueError)
+_TIMEOUTS = (TimeoutError, RedisTimeoutError)
 
 log = structlog.get_logger(__name__)
 
@@ -35,8 +37,17 @@ class RedisAway(Exception):
 class RedisLink:
     """Asks Redis within `timeout_s`, or not at all."""
 
-    def __init__(self, client: Redis, *, timeout_s: float, probe_every_s: float = PROBE_EVERY_S) -> None:
+    def __init__(
+        self,
+        client: Redis,
+        *,
+        timeout_s: float,
+        probe_every_s: float = PROBE_EVERY_S,
+        failed: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """`failed` counts questions that came to nothing, by cause: connection, timeout, refused."""
         self._client = client
+        self._count_failure = failed
         self._timeout_s = timeout_s
         self._probe_every_s = probe_every_s
         self._failure_count = 0
@@ -45,7 +56,9 @@ class RedisLink:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, *, timeout_s: float) -> AsyncIterator["RedisLink"]:
+    async def opened(
+        cls, url: str, *, timeout_s: float, failed: Callable[[str], None] = lambda _: None
+    ) -> AsyncIterator["RedisLink"]:
         """A link to the Redis at `url`, which need not be there yet. Its `run` must run."""
         # By default this client tries again for seconds.
         pool = BlockingConnectionPool.from_url(
@@ -57,7 +70,7 @@ class RedisLink:
         )
         client = Redis(connection_pool=pool)
         try:
-            yield cls(client, timeout_s=timeout_s)
+            yield cls(client, timeout_s=timeout_s, failed=failed)
         finally:
             await client.aclose()
             await pool.aclose()
@@ -85,6 +98,7 @@ class RedisLink:
             raise RedisAway from None
         self._failure_count = 0
         if not refusals and any(isinstance(answer, ResponseError) for answer in answers):
+            self._count_failure("refused")
             raise RedisAway
         return answers
 
@@ -109,6 +123,7 @@ class RedisLink:
                 return await pipe.execute(raise_on_error=False)
 
     def _failed(self, error: Exception) -> None:
+        self._count_failure("timeout" if isinstance(error, _TIMEOUTS) else "connection")
         self._failure_count += 1
         if self._failure_count >= FAILURES_MAX and not self._down.is_set():
             self._down.set()

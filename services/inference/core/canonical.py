@@ -10,8 +10,12 @@ POLICY_VERSION = 1
 
 
 def is_deterministic(ask: Chat | Generate) -> bool:
-    """Whether a model always answers this in the same way: it never samples, or with a given seed."""
-    return ask.options.temperature == 0 or ask.options.seed is not None
+    """Whether a model always answers this in the same way: it never samples, or with a given seed.
+
+    A negative seed asks Ollama to draw one.
+    """
+    seed = ask.options.seed
+    return ask.options.temperature == 0 or (seed is not None and seed >= 0)
 
 
 def canonical(order: Order, *, model_digest: str) -> bytes:

@@ -64,6 +64,7 @@ class Live:
         self.name: bytes | None = None  # Under which others join it.
         self.linger_s = 0.0
         self.is_made_here = True
+        self.is_claimed = False  # Whether other replicas have been told of the name.
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stream_id = completion.stream_id  # Under which it is kept.
         self._desk = desk

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from services.inference.answer_cache import AnswerCache
 from services.inference.broadcast import Reader
 from services.inference.charging import Record
 from services.inference.completion import Bounds, Completion, Durability, Opened, Seal
@@ -60,6 +61,8 @@ class Means:
     ids: StreamIds
     names: Names
     shared: SharedLog | None
+    cache: AnswerCache | None
+    replay_tokens_per_s: float  # Of what is told from the cache; 0: at once.
     limits: Limits
     lag_bytes_max: int
     process_id: str

@@ -13,6 +13,7 @@ from services.inference.broadcast import Dress, Reader
 from services.inference.charging import Account, charge_completion
 from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed, Generate
+from services.inference.core.caching import may_look
 from services.inference.core.callers import Principal
 from services.inference.core.canonical import canonical, is_deterministic
 from services.inference.errors import (
@@ -28,6 +29,7 @@ from services.inference.streams.live import Keeping, Live
 from services.inference.streams.means import Asked, Means, Stream
 from services.inference.streams.ports import Away
 from services.inference.streams.records import Head, request_of
+from services.inference.streams.replay import tell_again
 from services.inference.streams.requests import Claim, Requests
 from services.inference.wire.told import joined
 
@@ -115,11 +117,12 @@ class Streams:
         live = self._live(asked, stream_id)
         reader = live.attach(stream_id, wait_max_s=asked.terms.wait_max_s, linger_s=asked.wishes.linger_s)
         try:
-            if name is None:
+            if name is None and not self._looks(asked):
                 await live.make(asked.order, asked.terms)
             else:
-                live.name, self._joinable[name] = name, live
-                live.begin(self._begin(live, asked, name))
+                if name is not None:
+                    live.name, self._joinable[name] = name, live
+                live.begin(self._begin(live, asked))
                 await _accepted(live, reader)
         except BaseException:
             live.leave(reader)
@@ -153,17 +156,47 @@ class Streams:
             raise
         return Stream(stream_id, live, reader)
 
-    async def _begin(self, live: Live, asked: Asked, name: bytes) -> None:
-        """Answer a request that others may join: by following who answers it elsewhere, or by asking for a slot."""
-        if self._shared is not None and self._shared.up:
-            leader_id = live.stream_id
-            try:
-                leader_id = await self._shared.claim(name, live.stream_id)
-                if leader_id != live.stream_id and await self._follow_leader(live, leader_id):
-                    return
-            except Away:
-                log.info("join_unshared")
+    def _looks(self, asked: Asked) -> bool:
+        """Whether the answer may be one that was given before."""
+        ask, cache = asked.order.ask, self._means.cache
+        if cache is None or isinstance(ask, Embed):
+            return False
+        if may_look(ask, asked.wishes.cache_policy):
+            return True
+        cache.passed_by(ask)
+        return False
+
+    async def _begin(self, live: Live, asked: Asked) -> None:
+        """Answer a request from the cache, by following who answers it elsewhere, or by asking for a slot."""
+        cache = self._means.cache
+        if cache is not None and self._looks(asked):
+            text = canonical(asked.order, model_digest=asked.model_digest)
+            found = await cache.find(
+                asked.terms.tenant,
+                asked.order,
+                canonical=text,
+                model_digest=asked.model_digest,
+                wishes=asked.wishes,
+            )
+            live.completion.keeping = found.keeping
+            if found.cached is not None:
+                await tell_again(live, found.cached, tokens_per_s=self._means.replay_tokens_per_s)
+                return
+        if await self._is_answered_elsewhere(live):
+            return
         await live.make(asked.order, asked.terms)
+
+    async def _is_answered_elsewhere(self, live: Live) -> bool:
+        """Follow who answers the same request in another replica, to the end; false if nobody does."""
+        if live.name is None or self._shared is None or not self._shared.up:
+            return False
+        try:
+            leader_id = await self._shared.claim(live.name, live.stream_id)
+            live.is_claimed = leader_id == live.stream_id
+            return not live.is_claimed and await self._follow_leader(live, leader_id)
+        except Away:
+            log.info("join_unshared")
+            return False
 
     def _live(self, asked: Asked, stream_id: str) -> Live:
         ask, wishes = asked.order.ask, asked.wishes
@@ -266,7 +299,9 @@ class Streams:
         shared = self._shared
         assert shared is not None, "there may be followers"
         try:
-            if live.name is not None:  # Nobody else shall come; who came before has said so.
+            if (
+                live.name is not None and live.is_claimed
+            ):  # Nobody else shall come; who came before has said so.
                 self._joinable.pop(live.name, None)
                 await shared.release(live.name, live.stream_id)
             while live.is_deserted and await shared.is_followed(live.stream_id):  # noqa: ASYNC110 - By another process.
@@ -281,7 +316,7 @@ class Streams:
             charge_completion(self._means.record, live.keeping.account, live.completion)
         if live.name is not None and self._joinable.get(live.name) is live:
             del self._joinable[live.name]
-            if self._shared is not None and live.is_made_here:
+            if live.is_claimed and live.is_made_here:
                 self._spawn(self._released(live.name, live.stream_id))
         if not live.is_made_here:
             self._followed.pop(live.stream_id, None)

@@ -10,8 +10,8 @@ from ollamesh.inference.v1.inference_service_pb2 import Embedding, EmbedResponse
 
 from services.inference.arrived import Delta
 from services.inference.completion import Durability, Event, Finished, Opened, Queued, Source, Started
+from services.inference.embeddings import Answer
 from services.inference.ports import EndReason, TokenLogprob
-from services.inference.work import Embedded
 
 DURABILITIES = {
     Durability.NONE: pb.STREAM_DURABILITY_NONE,
@@ -57,12 +57,12 @@ def event(numbered: Event) -> pb.CompletionEvent:
     return made
 
 
-def embed_response(embedded: Embedded) -> EmbedResponse:
-    vectors = embedded.vectors
+def embed_response(answer: Answer) -> EmbedResponse:
     return EmbedResponse(
-        embeddings=[Embedding(values=vector) for vector in vectors.vectors],
-        model=embedded.model,
-        usage=pb.TokenUsage(prompt_token_count=vectors.prompt_token_count),
+        embeddings=[Embedding(values=vector) for vector in answer.vectors],
+        model=answer.model,
+        usage=pb.TokenUsage(prompt_token_count=answer.prompt_token_count),
+        cached_count=answer.cached_count,
     )
 
 

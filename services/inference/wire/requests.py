@@ -34,7 +34,7 @@ _THINK: dict[pb.Thinking, bool | str | None] = {
     pb.THINKING_HIGH: "high",
     pb.THINKING_MAX: "max",
 }
-_CACHE_POLICIES = {
+CACHE_POLICIES = {
     pb.CACHE_POLICY_UNSPECIFIED: CachePolicy.DETERMINISTIC,
     pb.CACHE_POLICY_DETERMINISTIC: CachePolicy.DETERMINISTIC,
     pb.CACHE_POLICY_ALWAYS: CachePolicy.ALWAYS,
@@ -137,7 +137,7 @@ def wishes(request: pb.ChatRequest | pb.GenerateRequest, linger_s: float) -> Wis
     return Wishes(
         request_id=request.request_id,
         linger_s=request.linger.ToNanoseconds() / 1e9 if request.HasField("linger") else linger_s,
-        cache_policy=_CACHE_POLICIES[request.cache_policy],
+        cache_policy=CACHE_POLICIES[request.cache_policy],
         by_token=request.delta_per_token,
     )
 

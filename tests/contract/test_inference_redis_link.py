@@ -1,0 +1,236 @@
+"""A link to a real Redis: to one that answers, and to one that refuses, hangs, is full or was flushed."""
+
+import asyncio
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from services.inference.adapters.redis_link import (
+    CONNECTIONS_MAX,
+    FAILURES_MAX,
+    PROBE_EVERY_S,
+    RedisAway,
+    RedisLink,
+)
+from services.inference.redis_metrics import RedisMetrics
+from tests.fakes.severable import Severable
+from tests.service.auth_app import port_of
+from tests.stack import OwnRedis, own_redis
+
+TIMEOUT_S = 2.0  # For what should work, on any machine.
+SHORT_S = 0.05  # For what should not.
+BACK_WITHIN_S = 5.0
+WITHIN_S = 20.0
+
+
+@pytest.fixture
+def own() -> Iterator[OwnRedis]:
+    with own_redis() as server:
+        yield server
+
+
+class Rig:
+    """A link that runs, and what it told of itself."""
+
+    def __init__(self, link: RedisLink, failures: Counter[str]) -> None:
+        self.link, self.failures = link, failures
+        self.told: list[bool] = []
+        self._back = asyncio.Event()
+        link.watch(self._hear)
+
+    def _hear(self, up: bool) -> None:  # noqa: FBT001
+        self.told.append(up)
+        if up:
+            self._back.set()
+
+    async def back(self) -> None:
+        await asyncio.wait_for(self._back.wait(), BACK_WITHIN_S)
+
+
+@asynccontextmanager
+async def linked(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Rig]:
+    failures = Counter[str]()
+
+    def failed(cause: str) -> None:
+        failures[cause] += 1
+
+    async with RedisLink.opened(url, timeout_s=timeout_s, failed=failed) as link:
+        rig = Rig(link, failures)
+        running = asyncio.create_task(link.run())
+        yield rig
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+
+
+async def away(link: RedisLink) -> None:
+    """Ask in vain until nobody asks any more."""
+    for _ in range(FAILURES_MAX):
+        assert link.up
+        with pytest.raises(RedisAway):
+            await link.ask(("GET", "a"))
+    assert not link.up
+
+
+async def test_answers_come_in_order(redis_url: str) -> None:
+    async with linked(redis_url) as rig:
+        assert await rig.link.ask(("SET", "a", b"\0\xff"), ("GET", "a"), ("GET", "b"), ("INCR", "n")) == [
+            True,
+            b"\0\xff",
+            None,
+            1,
+        ]
+        assert await rig.link.ask(("MGET", "a", "b")) == [[b"\0\xff", None]]
+        assert rig.link.up
+        assert (rig.told, rig.failures) == ([], {})
+
+
+async def test_what_is_refused_is_no_reason_to_stop_asking(redis_url: str) -> None:
+    async with linked(redis_url) as rig:
+        for _ in range(FAILURES_MAX + 1):
+            with pytest.raises(RedisAway):
+                await rig.link.ask(("SET", "a", "b"), ("LPUSH", "a", "c"))
+        assert rig.link.up
+        assert rig.failures == {"refused": FAILURES_MAX + 1}
+
+
+async def test_one_that_refuses_connections_is_left_alone_until_it_is_back(redis_url: str) -> None:
+    async with Severable.to(port_of(redis_url)) as cable:
+        url = redis_url.replace(f":{port_of(redis_url)}", f":{cable.port}")
+        async with linked(url) as rig:
+            await rig.link.ask(("SET", "a", "b"))
+            await cable.cut()
+            with capture_logs() as logged:
+                await away(rig.link)
+                with pytest.raises(RedisAway):
+                    await rig.link.ask(("GET", "a"))
+            assert [line["event"] for line in logged] == ["redis_away"]
+            assert rig.failures == {"connection": FAILURES_MAX}  # The last one was not asked.
+            await cable.mend()
+            await rig.back()
+            assert rig.told == [False, True]
+            assert await rig.link.ask(("GET", "a")) == [b"b"]
+
+
+async def test_one_that_was_not_there_at_the_start_is_found(redis_url: str) -> None:
+    async with Severable.to(port_of(redis_url)) as cable:
+        await cable.cut()
+        async with linked(redis_url.replace(f":{port_of(redis_url)}", f":{cable.port}")) as rig:
+            await away(rig.link)
+            await cable.mend()
+            await rig.back()
+
+
+async def test_one_that_hangs_costs_its_callers_a_bounded_time_once(own: OwnRedis) -> None:
+    async with linked(own.url, timeout_s=SHORT_S) as rig:
+        own.signal(signal.SIGSTOP)
+        began_s = asyncio.get_running_loop().time()
+        async with asyncio.timeout(WITHIN_S):
+            asked = [rig.link.ask(("GET", "a")) for _ in range(3 * CONNECTIONS_MAX)]
+            results = await asyncio.gather(*asked, return_exceptions=True)
+        # All at once, not one after the other: for whoever waits for a connection the time runs too.
+        assert asyncio.get_running_loop().time() - began_s < len(asked) * SHORT_S / 4
+        assert all(isinstance(result, RedisAway) for result in results)
+        assert not rig.link.up
+        assert rig.failures == {"timeout": len(asked)}
+        own.signal(signal.SIGCONT)
+        await rig.back()
+        assert rig.told == [False, True]
+        assert await rig.link.ask(("ECHO", "hello")) == [b"hello"]
+
+
+async def test_hanging_and_coming_back_mixes_up_no_answers(own: OwnRedis) -> None:
+    """What a caller gave up waiting for is not the next one's answer."""
+    async with linked(own.url, timeout_s=SHORT_S) as rig:
+        for number in range(5):
+            own.signal(signal.SIGSTOP)
+            with pytest.raises(RedisAway):
+                await rig.link.ask(("ECHO", f"old {number}"))
+            own.signal(signal.SIGCONT)
+            async with asyncio.timeout(WITHIN_S):
+                while True:  # It may need longer than SHORT_S to begin again.
+                    try:
+                        assert await rig.link.ask(("ECHO", f"new {number}")) == [f"new {number}".encode()]
+                        break
+                    except RedisAway:
+                        await asyncio.sleep(PROBE_EVERY_S / 10)
+
+
+async def test_callers_who_leave_mix_up_no_answers(redis_url: str) -> None:
+    chance = random.Random(5)
+    async with linked(redis_url) as rig:
+
+        async def ask(number: int) -> None:
+            assert await rig.link.ask(("ECHO", str(number)), ("ECHO", "x" * 100_000)) == [
+                str(number).encode(),
+                b"x" * 100_000,
+            ]
+
+        async def leave(number: int) -> None:
+            task = asyncio.create_task(ask(number))
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+            task.cancel()
+            try:
+                await task
+            except asyncio.CancelledError:
+                return
+
+        for start in range(0, 400, 20):
+            await asyncio.gather(
+                *(map(leave, range(start, start + 20))), *(map(ask, range(start, start + 20)))
+            )
+        assert rig.link.up
+        assert rig.failures == {}
+
+
+async def test_more_callers_than_connections_all_get_their_answers(redis_url: str) -> None:
+    async with linked(redis_url) as rig:
+        answers = await asyncio.gather(
+            *(rig.link.ask(("ECHO", str(number))) for number in range(10 * CONNECTIONS_MAX))
+        )
+        assert answers == [[str(number).encode()] for number in range(10 * CONNECTIONS_MAX)]
+
+
+async def test_a_full_one_still_gives(own: OwnRedis) -> None:
+    async with linked(own.url) as rig:
+        await rig.link.ask(("SET", "a", "b"))
+        own.configure("maxmemory-policy", "noeviction")
+        own.configure("maxmemory", "1")
+        for _ in range(FAILURES_MAX):
+            with pytest.raises(RedisAway):
+                await rig.link.ask(("SET", "a", "c"))
+        assert await rig.link.ask(("GET", "a")) == [b"b"]
+        assert rig.told == []
+        own.configure("maxmemory", "0")
+        await rig.link.ask(("SET", "a", "c"))
+
+
+async def test_a_flushed_one_has_nothing(own: OwnRedis) -> None:
+    async with linked(own.url) as rig:
+        await rig.link.ask(("SET", "a", "b"))
+        own.flush()
+        assert await rig.link.ask(("GET", "a")) == [None]
+
+
+async def test_a_wrong_password_is_not_told(redis_url: str) -> None:
+    with capture_logs() as logged:
+        async with linked(f"redis://:hunter2@127.0.0.1:{port_of(redis_url)}/0") as rig:
+            await away(rig.link)
+    assert "hunter2" not in str(logged)
+
+
+async def test_whether_it_is_up_is_a_metric() -> None:
+    registry = CollectorRegistry()
+    metrics = RedisMetrics(registry)
+    assert registry.get_sample_value("ollamesh_redis_up") == 1
+    metrics.changed(up=False)
+    metrics.failed("timeout")
+    assert registry.get_sample_value("ollamesh_redis_up") == 0
+    assert registry.get_sample_value("ollamesh_redis_failures_total", {"cause": "timeout"}) == 1
