@@ -13,6 +13,7 @@ from services.inference.core.callers import Principal
 from services.inference.core.usage import Usage
 from services.inference.embeddings import Answer
 from services.inference.errors import StreamCancelled
+from services.inference.wire.told import finished_usage
 
 Record = Callable[[Entry], None]
 
@@ -66,19 +67,16 @@ def charge_completion(
 
     What failed before it had a slot is not charged.
     """
-    ending = completion.ending
-    left = ending is None or isinstance(ending, StreamCancelled)
+    left = not completion.ended or isinstance(completion.failure, StreamCancelled)
     cached = completion.started is not None and completion.started.source is Source.CACHE
-    if not left and isinstance(ending, Exception) and completion.placed_at_s is None:
+    if not left and completion.failure is not None and completion.placed_at_s is None:
         return
     course = Course(
         opened_at_s=completion.opened_at_s,
         placed_at_s=completion.placed_at_s,
         ended_at_s=completion.ended_at_s or asyncio.get_running_loop().time(),
     )
-    came = Usage(output_token_count=completion.token_count)
-    usage = _usage(ending) if isinstance(ending, Finished) else came
-    record(entry(account, course, usage, cached=cached, joined=joined, cancelled=left))
+    record(entry(account, course, _usage(completion), cached=cached, joined=joined, cancelled=left))
 
 
 @contextmanager
@@ -107,11 +105,17 @@ def charged_embedding(record: Record, principal: Principal, model: str) -> Itera
         raise
 
 
-def _usage(ending: Finished) -> Usage:
-    outcome = ending.outcome
-    return Usage(
-        prompt_token_count=outcome.prompt_token_count,
-        prompt_s=outcome.prompt_s,
-        output_token_count=outcome.output_token_count,
-        output_s=outcome.output_s,
-    )
+def _usage(completion: Completion) -> Usage:
+    """What the instance said, if it did; else what came."""
+    ending = completion.ending
+    if isinstance(ending, Finished):
+        outcome = ending.outcome
+        return Usage(
+            prompt_token_count=outcome.prompt_token_count,
+            prompt_s=outcome.prompt_s,
+            output_token_count=outcome.output_token_count,
+            output_s=outcome.output_s,
+        )
+    if completion.ended and completion.failure is None:  # Another replica has made it.
+        return finished_usage(completion.log)
+    return Usage(output_token_count=completion.token_count)

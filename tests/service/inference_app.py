@@ -253,7 +253,9 @@ async def events_of(call: Call) -> list[pb.CompletionEvent]:
 async def next_event(call: Call) -> pb.CompletionEvent:
     async with asyncio.timeout(WITHIN_S):
         response = await call.read()
-    assert isinstance(response, pb.ChatResponse | pb.GenerateResponse), "the stream goes on"
+    assert isinstance(response, pb.ChatResponse | pb.GenerateResponse | pb.ResumeStreamResponse), (
+        "the stream goes on"
+    )
     return response.event
 
 

@@ -10,6 +10,8 @@ import asyncpg
 import grpc
 import psutil
 import pytest
+from cryptography.fernet import Fernet
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.inference.v1 import completion_pb2 as completions
 from ollamesh.inference.v1 import inference_service_pb2 as pb
@@ -117,6 +119,96 @@ async def test_what_an_instance_failed_is_charged_and_what_was_refused_is_not(da
         await service.until_ready(1)
         assert (await events_of(service.chat()))[-1].HasField("finished")
         await until_used(service, 2)
+
+
+async def test_who_got_no_place_in_the_queue_is_not_charged(database: Database) -> None:
+    async with accounted(database, instance_slots=1, queue_max=1) as (service, fake):
+        fake.script("one ", Hang())
+        answering = service.chat()
+        await until_event(answering, "delta")
+        waiting = service.chat()
+        await until_event(waiting, "queued")
+        for temperature in (0.0, 1.0):  # One that others could join, and one of its own.
+            options = completions.Options(temperature=temperature)
+            assert (await refused(service.chat("another", options=options))).reason == "QUEUE_FULL"
+        answering.cancel()
+        waiting.cancel()
+        await until_used(service, 2)
+    assert len(await ledger(database)) == 2
+
+
+async def test_who_joins_is_charged_tokens_and_no_gpu(database: Database) -> None:
+    """And who asked first pays for both, though they leave."""
+    same: dict[str, Any] = {"options": completions.Options(temperature=0), "text": "the same"}
+    async with accounted(database) as (service, fake):
+        gate = asyncio.Event()
+        fake.script("one ", gate, "two ", "three")
+        first = service.chat(**same)
+        await until_event(first, "delta")
+        second, third = service.chat(**same), service.chat(**same)
+        await until_event(second, "delta")
+        await until_event(third, "delta")
+        first.cancel()
+        third.cancel()
+        left = await until_used(service, 1)
+        assert (left.joined_count, left.cancelled_count, left.gpu_time.ToNanoseconds()) == (1, 1, 0)
+        gate.set()
+        answer = (await until_event(second, "finished")).finished
+        total = await until_used(service, 3)
+        assert (total.joined_count, total.cancelled_count) == (2, 1)
+        assert total.output_token_count == 2 * answer.usage.output_token_count + left.output_token_count
+        assert len(fake.asked("/api/chat")) == 1
+        rows = await ledger(database)
+        assert len(rows) == 3
+
+
+async def test_who_joins_from_another_process_is_charged_the_same(database: Database, redis_url: str) -> None:
+    secrets: dict[str, Any] = {
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": "s" * 32,
+        "ENCRYPTION_KEY": Fernet.generate_key().decode(),
+    }
+    same: dict[str, Any] = {"options": completions.Options(temperature=0), "text": "the same"}
+    async with FakeOllama(TINY) as fake:
+        await preload(fake, TINY)
+        gate = asyncio.Event()
+        fake.script("one ", gate, "two ", "three")
+        async with program(fake.url, DATABASE_URL=database("inference"), **secrets) as running:
+            one, other = running.services
+            first = one.chat(**same)
+            await until_event(first, "delta")
+            second = other.chat(**same)
+            await until_event(second, "delta")
+            gate.set()
+            answers = [await until_event(call, "finished") for call in (first, second)]
+            total = await until_used(one, 2)
+        assert len(fake.asked("/api/chat")) == 1
+    tokens = [answer.finished.usage for answer in answers]
+    assert tokens[0] == tokens[1]
+    assert total.output_token_count == 2 * tokens[0].output_token_count
+    assert total.prompt_token_count == 2 * tokens[0].prompt_token_count
+    assert (total.joined_count, total.cancelled_count) == (1, 0)
+
+
+async def test_a_stream_that_outlives_its_reader_is_charged_when_it_is_over(database: Database) -> None:
+    async with accounted(database) as (service, fake):
+        gate = asyncio.Event()
+        fake.script("one ", gate, "two ", "three")
+        call = service.chat(linger=Duration(seconds=60))
+        opened = await until_event(call, "opened")
+        await until_event(call, "delta")
+        call.cancel()
+        await service.fleet()
+        assert (await used(service))[0].request_count == 0
+        again = service.call(
+            "ResumeStream", completions.ResumeStreamRequest(stream_id=opened.opened.stream_id)
+        )
+        await until_event(again, "opened")
+        gate.set()
+        answer = (await until_event(again, "finished")).finished
+        total = await until_used(service, 1)
+        assert (total.cancelled_count, total.output_token_count) == (0, answer.usage.output_token_count)
+        assert await ledger(database) == {opened.opened.stream_id: answer.usage.output_token_count}
 
 
 async def test_everybody_sees_their_own_and_an_admin_the_organisation(database: Database) -> None:
@@ -227,19 +319,22 @@ async def told(service: Service) -> tuple[str, int]:
 
 
 async def test_an_end_in_order_loses_nothing(database: Database) -> None:
-    """Also of those that are cut off by it."""
+    """Also of those that are cut off by it, or went on without a reader."""
     async with FakeOllama(TINY) as fake:
         await preload(fake, TINY)
         async with serving(fake.url, DATABASE_URL=database("inference"), grace_s=0) as service:
             seen = dict([await told(service) for _ in range(5)])
             fake.script("one ", Hang())
-            cut_off = service.chat()
-            await until_event(cut_off, "delta")
+            fake.script("one ", Hang())
+            cut_off, goes_on = service.chat(), service.chat(linger=Duration(seconds=60))
+            for call in (cut_off, goes_on):
+                await until_event(call, "delta")
+            goes_on.cancel()
             service.stop.set()
             await refused(cut_off)
     found = await ledger(database)
     assert {stream: found[stream] for stream in seen} == seen
-    assert len(found) == 6
+    assert len(found) == 7
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -69,6 +69,7 @@ class RedisLink:
             socket_connect_timeout=timeout_s,
         )
         client = Redis(connection_pool=pool)
+        client.response_callbacks.clear()  # Answers as they are: what it makes of SET with GET is a truth value.
         try:
             yield cls(client, timeout_s=timeout_s, failed=failed)
         finally:

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -69,6 +69,8 @@ class Streams:
 
     async def close(self) -> None:
         """Write what is left. To be called when no stream is read any more."""
+        for live in {record.live for record in self._records.values()}:
+            self._charge(live)  # Who goes on with it charges what they do.
         await self._keeper.close()
 
     async def open(self, asked: Asked) -> Stream:
@@ -115,7 +117,12 @@ class Streams:
         if name is not None and (live := self._joinable.get(name)) is not None and live.is_open:
             return await self._join(live, asked, stream_id)
         live = self._live(asked, stream_id)
-        reader = live.attach(stream_id, wait_max_s=asked.terms.wait_max_s, linger_s=asked.wishes.linger_s)
+        reader = live.attach(
+            stream_id,
+            wait_max_s=asked.terms.wait_max_s,
+            linger_s=asked.wishes.linger_s,
+            leaves=self._charging(asked, stream_id, live),
+        )
         try:
             if name is None and not self._looks(asked):
                 await live.make(asked.order, asked.terms)
@@ -125,6 +132,7 @@ class Streams:
                 live.begin(self._begin(live, asked))
                 await _accepted(live, reader)
         except BaseException:
+            live.keeping = replace(live.keeping, account=None)  # It was refused.
             live.leave(reader)
             if live.is_deserted:
                 live.abandon()
@@ -134,18 +142,12 @@ class Streams:
 
     async def _join(self, live: Live, asked: Asked, stream_id: str) -> Stream:
         dress = joined(stream_id, self._means.durability(is_kept=True))
-        account = self._account(asked, stream_id)
-
-        def charge() -> None:
-            if asked.wishes.is_charged:
-                charge_completion(self._means.record, account, live.completion, joined=True)
-
         reader = live.attach(
             stream_id,
             wait_max_s=asked.terms.wait_max_s,
             dress=dress,
             linger_s=asked.wishes.linger_s,
-            leaves=charge,
+            leaves=self._charging(asked, stream_id, live),
         )
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
@@ -312,8 +314,7 @@ class Streams:
             live.abandon()
 
     def _ended(self, live: Live) -> None:
-        if live.is_made_here and live.keeping.account is not None:
-            charge_completion(self._means.record, live.keeping.account, live.completion)
+        self._charge(live)
         if live.name is not None and self._joinable.get(live.name) is live:
             del self._joinable[live.name]
             if live.is_claimed and live.is_made_here:
@@ -345,6 +346,25 @@ class Streams:
             del self._joinable[live.name]
         for stream_id in live.stream_ids:
             self._records.pop(stream_id, None)
+
+    # Charging
+
+    def _charge(self, live: Live) -> None:
+        """Charge who has asked for what is made here, once."""
+        account = live.keeping.account
+        if live.is_made_here and account is not None:
+            live.keeping = replace(live.keeping, account=None)
+            charge_completion(self._means.record, account, live.completion)
+
+    def _charging(self, asked: Asked, stream_id: str, live: Live) -> Callable[[], None]:
+        """Return what charges who has opened a stream that is another one's, made here or elsewhere."""
+        account = self._account(asked, stream_id)
+
+        def charge() -> None:
+            if asked.wishes.is_charged and live.stream_id != stream_id:
+                charge_completion(self._means.record, account, live.completion, joined=True)
+
+        return charge
 
     # Small things
 

@@ -8,6 +8,7 @@ from ollamesh.inference.v1.completion_pb2 import ChatResponse
 
 from services.inference.broadcast import Dress
 from services.inference.completion import Durability, Started
+from services.inference.core.usage import Usage
 from services.inference.frame_log import FrameLog
 from services.inference.repetition import Repetition
 from services.inference.wire.events import DURABILITIES
@@ -42,6 +43,12 @@ def told(log: FrameLog) -> Told:
             token_count += event.delta.token_count
             has_calls = has_calls or bool(event.delta.tool_calls)
     return Told(started=started, text=text, thinking=thinking, token_count=token_count, has_calls=has_calls)
+
+
+def finished_usage(log: FrameLog) -> Usage:
+    """Return the tokens of an answer whose last frame says that it has finished; none if it does not."""
+    usage = next((event.finished.usage for event in events(log.after(log.last - 1))), pb.TokenUsage())
+    return Usage(prompt_token_count=usage.prompt_token_count, output_token_count=usage.output_token_count)
 
 
 def repetition(log: FrameLog) -> Repetition:
