@@ -190,6 +190,30 @@ async def test_who_joins_from_another_process_is_charged_the_same(database: Data
     assert (total.joined_count, total.cancelled_count) == (1, 0)
 
 
+async def test_what_the_cache_answers_is_charged_tokens_and_no_gpu(
+    database: Database, redis_url: str
+) -> None:
+    secrets: dict[str, Any] = {
+        "REDIS_URL": redis_url,
+        "SECRET_KEY": "s" * 32,
+        "ENCRYPTION_KEY": Fernet.generate_key().decode(),
+    }
+    same: dict[str, Any] = {"options": completions.Options(temperature=0), "text": "the same"}
+    async with accounted(database, **secrets) as (service, fake):
+        answers = [(await events_of(service.chat(**same)))[-1].finished.usage]
+        before = await until_used(service, 1)
+        async with asyncio.timeout(WITHIN_S):  # What is put into the cache is put there beside the stream.
+            while (await used(service))[0].cached_count == 0:
+                answers.append((await events_of(service.chat(**same)))[-1].finished.usage)
+                await until_used(service, len(answers))
+        total = await until_used(service, len(answers))
+        made_count = len(fake.asked("/api/chat"))
+        assert total.cached_count == len(answers) - made_count == 1
+        assert total.output_token_count == len(answers) * answers[0].output_token_count
+        if made_count == 1:
+            assert total.gpu_time == before.gpu_time
+
+
 async def test_a_stream_that_outlives_its_reader_is_charged_when_it_is_over(database: Database) -> None:
     async with accounted(database) as (service, fake):
         gate = asyncio.Event()

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import structlog
 
 from services.inference.broadcast import Dress, Reader
-from services.inference.charging import Account, charge_completion
 from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed, Generate
 from services.inference.core.caching import may_look
@@ -22,6 +21,7 @@ from services.inference.errors import (
     StreamNotFound,
     StreamUnreachable,
 )
+from services.inference.streams.charges import Charges, account_of
 from services.inference.streams.follower import HEAD_WITHIN_S, find_head
 from services.inference.streams.following import Following
 from services.inference.streams.keeper import Keeper
@@ -57,6 +57,7 @@ class Streams:
         self._records: dict[str, _Record] = {}  # By name.
         self._joinable: dict[bytes, Live] = {}
         self._followed: dict[str, Live] = {}  # By the name of the stream that another replica makes.
+        self._charges = Charges(means.record)
         self._tasks: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -70,7 +71,7 @@ class Streams:
     async def close(self) -> None:
         """Write what is left. To be called when no stream is read any more."""
         for live in {record.live for record in self._records.values()}:
-            self._charge(live)  # Who goes on with it charges what they do.
+            self._charges.made(live)  # Who goes on with it charges what they do.
         await self._keeper.close()
 
     async def open(self, asked: Asked) -> Stream:
@@ -121,7 +122,7 @@ class Streams:
             stream_id,
             wait_max_s=asked.terms.wait_max_s,
             linger_s=asked.wishes.linger_s,
-            leaves=self._charging(asked, stream_id, live),
+            leaves=self._charges.of_another(asked, stream_id, live),
         )
         try:
             if name is None and not self._looks(asked):
@@ -147,7 +148,7 @@ class Streams:
             wait_max_s=asked.terms.wait_max_s,
             dress=dress,
             linger_s=asked.wishes.linger_s,
-            leaves=self._charging(asked, stream_id, live),
+            leaves=self._charges.of_another(asked, stream_id, live),
         )
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
@@ -216,7 +217,7 @@ class Streams:
             project_id=asked.principal.project_id,
             request=request_of(ask) if shareable and is_kept else b"",
         )
-        account = self._account(asked, stream_id) if wishes.is_charged else None
+        account = account_of(asked, stream_id) if wishes.is_charged else None
         live = self._made(
             completion,
             Keeping(tenant=asked.terms.tenant, head=head, is_kept=is_kept, account=account),
@@ -314,7 +315,7 @@ class Streams:
             live.abandon()
 
     def _ended(self, live: Live) -> None:
-        self._charge(live)
+        self._charges.made(live)
         if live.name is not None and self._joinable.get(live.name) is live:
             del self._joinable[live.name]
             if live.is_claimed and live.is_made_here:
@@ -347,32 +348,7 @@ class Streams:
         for stream_id in live.stream_ids:
             self._records.pop(stream_id, None)
 
-    # Charging
-
-    def _charge(self, live: Live) -> None:
-        """Charge who has asked for what is made here, once."""
-        account = live.keeping.account
-        if live.is_made_here and account is not None:
-            live.keeping = replace(live.keeping, account=None)
-            charge_completion(self._means.record, account, live.completion)
-
-    def _charging(self, asked: Asked, stream_id: str, live: Live) -> Callable[[], None]:
-        """Return what charges who has opened a stream that is another one's, made here or elsewhere."""
-        account = self._account(asked, stream_id)
-
-        def charge() -> None:
-            if asked.wishes.is_charged and live.stream_id != stream_id:
-                charge_completion(self._means.record, account, live.completion, joined=True)
-
-        return charge
-
     # Small things
-
-    def _account(self, asked: Asked, stream_id: str) -> Account:
-        operation = "chat" if isinstance(asked.order.ask, Chat) else "text_completion"
-        return Account(
-            principal=asked.principal, stream_id=stream_id, model=asked.order.model, operation=operation
-        )
 
     def _note(self, live: Live, stream_id: str, dress: Dress | None) -> None:
         live.stream_ids.append(stream_id)
