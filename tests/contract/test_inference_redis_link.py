@@ -81,7 +81,7 @@ async def away(link: RedisLink) -> None:
 async def test_answers_come_in_order(redis_url: str) -> None:
     async with linked(redis_url) as rig:
         assert await rig.link.ask(("SET", "a", b"\0\xff"), ("GET", "a"), ("GET", "b"), ("INCR", "n")) == [
-            True,
+            b"OK",
             b"\0\xff",
             None,
             1,

@@ -7,7 +7,7 @@ must hold of several. Tests that reach into the service's objects cannot pass th
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 from unittest import mock
@@ -103,10 +103,15 @@ class Service:
         )
 
 
-@asynccontextmanager
-async def serving(*urls: str, **settings: object) -> AsyncIterator[Service]:
+def serving(*urls: str, **settings: object) -> AbstractAsyncContextManager[Service]:
     """Run the service over instances. `settings` are knobs; in lower case, without their OLLAMESH_ prefix."""
-    identity, stop = Identity(), asyncio.Event()
+    return serving_for(Identity(), *urls, **settings)
+
+
+@asynccontextmanager
+async def serving_for(identity: Identity, *urls: str, **settings: object) -> AsyncIterator[Service]:
+    """Likewise, for the callers of an identity."""
+    stop = asyncio.Event()
     async with identity.served() as auth_target, AsyncExitStack() as opened:
         usual = {
             "OLLAMA_HOSTS": ",".join(urls),

@@ -1,6 +1,7 @@
 """Reads a stream that another replica makes into one of this replica's own."""
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 
@@ -12,7 +13,7 @@ from services.inference.streams.records import End, Frames, Head, Heir, Record, 
 POLL_EVERY_S = 0.05
 AWAY_MAX_S = 5.0  # After that its readers are told; they may try again.
 HEIR_WITHIN_S = 5.0
-HEAD_WITHIN_S = 1.0  # It is written soon after a stream was opened.
+HEAD_WITHIN_S = 2.0  # It is written soon after a stream was opened.
 
 log = structlog.get_logger(__name__)
 
@@ -21,14 +22,20 @@ class OwnerLost(Exception):
     """Who makes the stream does so no longer, and it has not ended."""
 
 
-async def find_head(shared: SharedLog, tenant: str, stream_id: str, *, within_s: float) -> Head | None:
-    """Return the head of a stream that may just have been opened. Raises Away."""
-    ends_at_s = _now_s() + within_s
-    while True:
+async def find_head(
+    shared: SharedLog, tenant: str, stream_id: str, *, unless: Callable[[], bool] = lambda: False
+) -> Head | None:
+    """Return the head of a stream that may just have been opened; None if there is none, or `unless`.
+
+    Raises Away.
+    """
+    ends_at_s = _now_s() + HEAD_WITHIN_S
+    while not unless():
         head = await shared.head(tenant, stream_id)
         if head is not None or _now_s() > ends_at_s:
             return head
         await asyncio.sleep(POLL_EVERY_S)
+    return None
 
 
 class Follower:

@@ -135,12 +135,12 @@ class Live:
         return not self._seats
 
     def drop(self, stream_id: str, error: Exception) -> None:
-        """End all readers of one name."""
+        """End all readers of one name; and the stream, if there are no others here."""
         for reader in self._seats:
             if reader.stream_id == stream_id:
                 reader.fail(error)
         if all(reader.failed for reader in self._seats):
-            self._deserted(self)
+            self.abandon()
 
     # Making
 

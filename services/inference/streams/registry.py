@@ -22,7 +22,7 @@ from services.inference.errors import (
     StreamUnreachable,
 )
 from services.inference.streams.charges import Charges, account_of
-from services.inference.streams.follower import HEAD_WITHIN_S, find_head
+from services.inference.streams.follower import find_head
 from services.inference.streams.following import Following
 from services.inference.streams.keeper import Keeper
 from services.inference.streams.live import Keeping, Live
@@ -238,7 +238,7 @@ class Streams:
         """Follow who answers the request already, to the end; false if that cannot be found."""
         assert self._shared is not None, "it named the leader"
         tenant = live.keeping.tenant
-        head = await find_head(self._shared, tenant, leader_id, within_s=HEAD_WITHIN_S)
+        head = await find_head(self._shared, tenant, leader_id)
         if head is None:
             return False
         self._keeper.drop(live)
@@ -256,15 +256,17 @@ class Streams:
     # Reading again
 
     async def _found(self, tenant: str, stream_id: str) -> tuple[Live, Dress | None]:
-        if (record := self._records.get(stream_id)) is not None:
-            if record.is_cancelled:
-                raise StreamCancelled
-            return record.live, record.dress
-        if self._shared is None:
-            raise StreamExpired
+        head = None
         try:
-            head = await find_head(self._shared, tenant, stream_id, within_s=HEAD_WITHIN_S)
-            if head is None:
+            if self._shared is not None:
+                head = await find_head(
+                    self._shared, tenant, stream_id, unless=lambda: stream_id in self._records
+                )
+            if (record := self._records.get(stream_id)) is not None:
+                if record.is_cancelled:
+                    raise StreamCancelled
+                return record.live, record.dress
+            if self._shared is None or head is None:
                 raise StreamExpired
             dress = joined(stream_id, Durability.SHARED) if head.leader else None
             leader_id = head.leader or stream_id

@@ -36,6 +36,7 @@ class Requests:
     def __init__(self, names: Names, shared: SharedLog | None) -> None:
         self._names = names
         self._shared = shared
+        self._asking: dict[bytes, asyncio.Future[None]] = {}
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()  # The oldest first.
 
     async def claim(self, claim: Claim) -> str:
@@ -43,21 +44,31 @@ class Requests:
 
         Raises RequestIdReused.
         """
-        name, stream_id, body_hash = self._name(claim), claim.stream_id, claim.body_hash
+        name = self._name(claim)
+        while (asking := self._asking.get(name)) is not None:
+            await asyncio.shield(asking)  # Whoever came first finds out for all.
         known = self._answers.get(name)
         if known is not None and known.until_s > _now_s():
-            return _same(known.stream_id, known.body_hash, body_hash)
-        self._remember(name, stream_id, body_hash)
-        if self._shared is None or not self._shared.up:
-            return stream_id
+            return _same(known.stream_id, known.body_hash, claim)
+        asking = self._asking[name] = asyncio.get_running_loop().create_future()
         try:
-            found = await self._shared.claim(name, f"{stream_id}:{body_hash}")
-        except Away:
-            return stream_id
-        other_id, _, other_hash = found.partition(":")
-        if other_id != stream_id:
-            self._remember(name, other_id, other_hash)
-        return _same(other_id, other_hash, body_hash)
+            stream_id, body_hash = await self._ask(name, claim)
+            self._remember(name, stream_id, body_hash)
+        finally:
+            del self._asking[name]
+            asking.set_result(None)
+        return _same(stream_id, body_hash, claim)
+
+    async def _ask(self, name: bytes, claim: Claim) -> tuple[str, str]:
+        """Return which stream answers the request as far as all replicas know, and the hash of its body."""
+        if self._shared is not None and self._shared.up:
+            try:
+                found = await self._shared.claim(name, f"{claim.stream_id}:{claim.body_hash}")
+            except Away:
+                return claim.stream_id, claim.body_hash
+            stream_id, _, body_hash = found.partition(":")
+            return stream_id, body_hash
+        return claim.stream_id, claim.body_hash
 
     async def forget(self, claim: Claim) -> None:
         """The request was refused: the next one of its name is a new one."""
@@ -81,8 +92,8 @@ class Requests:
         return self._names.name(claim.caller.organization_id, text.encode())
 
 
-def _same(stream_id: str, known_hash: str, body_hash: str) -> str:
-    if known_hash != body_hash:
+def _same(stream_id: str, body_hash: str, claim: Claim) -> str:
+    if body_hash != claim.body_hash:
         raise RequestIdReused
     return stream_id
 
