@@ -188,7 +188,12 @@ async def test_a_download_moves_on_one_line_and_leaves_one(mesh: ScriptedMesh, t
     gate = asyncio.Event()
 
     async def pull(_: object, _context: object) -> AsyncIterator[PullModelResponse]:
-        progress = {"instance": "one", "status": "pulling \x1b[5m[red]abc", "digest": "abc", "total_bytes": 4096}
+        progress = {
+            "instance": "one",
+            "status": "pulling \x1b[5m[red]abc",
+            "digest": "abc",
+            "total_bytes": 4096,
+        }
         yield PullModelResponse(progress={**progress, "completed_bytes": 1024})
         await gate.wait()
         yield PullModelResponse(
