@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import AsyncIterator
+from functools import partial
 
 from ollamesh.inference.v1.completion_pb2 import (
     CancelStreamRequest,
@@ -52,6 +53,7 @@ from services.inference.core.callers import Principal
 from services.inference.core.names import key
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
+from services.inference.once import Once
 from services.inference.streams.means import Stream
 from services.inference.wire import events, listings, requests, usage
 
@@ -76,6 +78,7 @@ class InferenceServicer(InferenceServiceServicer):
         self._policies = policies
         self._fleet_watch = fleet_watch
         self._accounts = accounts
+        self._deletions = Once()  # The others do no harm when they are repeated.
 
     # The two hot ones yield responses that are serialised already (wire/frames.py).
 
@@ -141,7 +144,12 @@ class InferenceServicer(InferenceServiceServicer):
             yield listings.pulled(told, self._gateway.catalog)
 
     async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> DeleteModelResponse:
-        await self._gateway.library.delete(request.model)
+        await self._deletions.do(
+            _principal(),
+            request.request_id,
+            request.SerializeToString(deterministic=True),
+            partial(self._gateway.library.delete, request.model),
+        )
         return DeleteModelResponse()
 
     async def CopyModel(self, request: CopyModelRequest, context: Context) -> CopyModelResponse:
