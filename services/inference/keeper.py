@@ -37,7 +37,8 @@ class Keeper(Protocol):
     async def unload(self, model: str, instance: str, *, keep_out_s: float = 0.0) -> None:
         """Unpin a model and free its memory on `instance`, or, if that is empty, everywhere.
 
-        What runs ends first. For `keep_out_s` it is not loaded again, whoever waits for it. Raises InstanceFailed.
+        What runs ends first. For `keep_out_s`, or until the next call, it is not loaded again, whoever waits for it.
+        Raises InstanceFailed.
         """
 
 
@@ -94,6 +95,8 @@ class NearKeeper:
 
     async def unload(self, model: str, instance: str, *, keep_out_s: float = 0.0) -> None:
         views = [view for view in self._ledger.views() if instance in {"", view.name}]
+        for view in views if not keep_out_s else ():
+            self._let_in(view.name, model)
         async with asyncio.TaskGroup() as tasks:
             ending = [
                 tasks.create_task(self._unload(view.name, model, keep_out_s))
