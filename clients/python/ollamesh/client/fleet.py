@@ -43,7 +43,7 @@ class Model:
     parameter_size: str
     quantization: str
     capabilities: tuple[Capability, ...]
-    context_token_count_max: int  # What it was made for; 0 where only GetModel tells.
+    context_token_count_max: int  # What it was made for; 0 if nobody tells.
     context_token_count: int  # What requests get here; 0 is the instance's default.
     vram_bytes: int  # What it needs when it is loaded, by estimate.
     instances: tuple[str, ...]
