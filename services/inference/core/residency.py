@@ -195,7 +195,7 @@ class Residency:
     def _obey(self, now_s: float) -> None:
         """Begin what operators want, where nothing else is being changed."""
         for host in self._hosts.values():
-            if host.swap is not None or not host.slots or not (host.unwanted or host.wanted or host.pinned):
+            if not host.has_wishes or host.swap is not None or not host.slots:
                 continue
             if idle := tuple(
                 model for model in sorted(host.unwanted & host.residents.keys()) if not host.uses({model})
