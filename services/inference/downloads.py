@@ -20,6 +20,8 @@ from services.inference.ports import Progress, Trouble
 log = structlog.get_logger(__name__)
 
 DOWNLOADS_MAX = 4  # At once per instance.
+# A watcher is told the same again after so long: proxies end streams that are silent, and Ollama is while it hashes.
+REPEAT_AFTER_S = 30.0
 
 Tell: TypeAlias = Callable[[Progress], None]
 Work: TypeAlias = Callable[[Tell], Awaitable[None]]
@@ -126,8 +128,18 @@ class Watch:
                     if download.error is not None:
                         raise download.error
                 return Done(await self._finish())
-            await self._woken.wait()
+            try:
+                async with asyncio.timeout(REPEAT_AFTER_S):
+                    await self._woken.wait()
+            except TimeoutError:
+                self._repeat()
         return None
+
+    def _repeat(self) -> None:
+        """Take what those that are under way said last for new."""
+        for download in self._downloads:
+            if not download.ended:
+                self._seen[download.instance] = -1
 
 
 class Downloads:

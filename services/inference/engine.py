@@ -214,7 +214,8 @@ class Engine:
                 self._metrics.refused("QUEUE_FULL")
                 self._give_up(job, QueueFull(waiting_max=waiting_max))
             case Fail(job):
-                self._give_up(job, self._upkeep.failure(job.model))
+                crowded_out = self._scheduler.residency.crowded_out(job.model)
+                self._give_up(job, crowded_out or self._upkeep.failure(job.model))
             case _:
                 assert_never(decision)
 

@@ -37,7 +37,8 @@ class Keeper(Protocol):
     async def unload(self, model: str, instance: str, *, keep_out_s: float = 0.0) -> None:
         """Unpin a model and free its memory on `instance`, or, if that is empty, everywhere.
 
-        What runs ends first. For `keep_out_s` it is not loaded again, whoever waits for it. Raises InstanceFailed.
+        What runs ends first. For `keep_out_s`, or until the next call, it is not loaded again, whoever waits for it.
+        Raises InstanceFailed.
         """
 
 
@@ -94,6 +95,8 @@ class NearKeeper:
 
     async def unload(self, model: str, instance: str, *, keep_out_s: float = 0.0) -> None:
         views = [view for view in self._ledger.views() if instance in {"", view.name}]
+        for view in views if not keep_out_s else ():
+            self._let_in(view.name, model)
         async with asyncio.TaskGroup() as tasks:
             ending = [
                 tasks.create_task(self._unload(view.name, model, keep_out_s))
@@ -134,6 +137,9 @@ class NearKeeper:
         self._wishes.unpin(name, model)
         self._settle(("load", name, model), ok=False)
         held = self._residency.is_held(name, model) or self._residency.is_loading(name, model)
+        if held and not self._ledger.view(name).ready:  # It cannot be told now.
+            self._changed(name)
+            return InstanceFailed(instance=name)
         if held or keep_out_s:
             self._wishes.unload(name, model)
         if keep_out_s:
@@ -144,11 +150,15 @@ class NearKeeper:
                 await self._come_true(("unload", name, model))
             else:
                 self._changed(name)
-                if model in self._ledger.view(name).residents:  # As nobody here would have it loaded.
-                    await self._upkeep.unload(name, model)
+                await self._unload_foreign(name, model)
         except MeshError as error:
             return error
         return None
+
+    async def _unload_foreign(self, name: str, model: str) -> None:
+        """Unload what is there as nobody here would have it loaded, and the plan does not count."""
+        if model in self._ledger.view(name).residents and await self._upkeep.unload(name, model):
+            raise InstanceFailed(instance=name)
 
     def _let_in(self, name: str, model: str) -> None:
         """It may be loaded again."""

@@ -27,7 +27,7 @@ from services.inference.ports import Shelf, Trouble
 log = structlog.get_logger(__name__)
 
 SHOWN_WITHIN_S = 30.0  # How long a look may take to show what was done.
-KEEP_OUT_S = 60.0  # How long a model that is being deleted is not loaded again.
+KEEP_OUT_S = 60.0  # How long a model that is being deleted is not loaded again, at most.
 _DIGEST = re.compile(r"sha256[:-][0-9a-f]{64}")
 
 
@@ -71,9 +71,12 @@ class Library:
     async def delete(self, model: str) -> None:
         """Have every instance forget a model, and free its memory first: running answers end before that."""
         found = self._known(model)
-        await self._keeper.unload(key(model), "", keep_out_s=KEEP_OUT_S)
-        await self._each(found.instances, lambda name: self._deleted(name, model))
-        await self._shown(found.instances, lambda view: key(model) not in view.cards)
+        try:
+            await self._keeper.unload(key(model), "", keep_out_s=KEEP_OUT_S)
+            await self._each(found.instances, lambda name: self._deleted(name, model))
+            await self._shown(found.instances, lambda view: key(model) not in view.cards)
+        finally:  # If it could not be deleted, or when it is pulled again, it may be loaded.
+            await self._keeper.unload(key(model), "")
 
     async def copy(self, source: str, destination: str) -> Model:
         """Give a model a second name wherever it is."""

@@ -2,6 +2,7 @@
 
 import datetime as dt
 from collections.abc import AsyncIterator
+from functools import partial
 
 from ollamesh.inference.v1.completion_pb2 import (
     CancelStreamRequest,
@@ -46,12 +47,16 @@ from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.inference.accounts import Accounts, NoAccounts
 from services.inference.core import asks
-from services.inference.core.allowed import Allowed
+from services.inference.core.allowed import ALL, Allowed
 from services.inference.core.bounds import Bounds, Policies
 from services.inference.core.callers import Principal
+from services.inference.core.ledger import Model
 from services.inference.core.names import key
+from services.inference.descriptions import Contexts
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
+from services.inference.once import Once
+from services.inference.ports import Description
 from services.inference.streams.means import Stream
 from services.inference.wire import events, listings, requests, usage
 
@@ -76,6 +81,8 @@ class InferenceServicer(InferenceServiceServicer):
         self._policies = policies
         self._fleet_watch = fleet_watch
         self._accounts = accounts
+        self._contexts = Contexts(self._description)
+        self._deletions = Once()  # The others do no harm when they are repeated.
 
     # The two hot ones yield responses that are serialised already (wire/frames.py).
 
@@ -123,8 +130,16 @@ class InferenceServicer(InferenceServiceServicer):
         found, more = self._gateway.models(
             after=after, count_max=request.page_size or PAGE_SIZE, allowed=self._allowed()
         )
+        contexts = await self._contexts.of(found)
         return ListModelsResponse(
-            models=[listings.model(model, self._gateway.catalog) for model in found],
+            models=[
+                listings.model(
+                    model,
+                    self._gateway.catalog,
+                    context_token_count_max=contexts.get(model.card.digest, 0),
+                )
+                for model in found
+            ],
             next_page_token=requests.next_page_token(key(found[-1].card.name)) if more else "",
         )
 
@@ -141,7 +156,12 @@ class InferenceServicer(InferenceServiceServicer):
             yield listings.pulled(told, self._gateway.catalog)
 
     async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> DeleteModelResponse:
-        await self._gateway.library.delete(request.model)
+        await self._deletions.do(
+            _principal(),
+            request.request_id,
+            request.SerializeToString(deterministic=True),
+            partial(self._gateway.library.delete, request.model),
+        )
         return DeleteModelResponse()
 
     async def CopyModel(self, request: CopyModelRequest, context: Context) -> CopyModelResponse:
@@ -195,6 +215,9 @@ class InferenceServicer(InferenceServiceServicer):
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         return stream
+
+    async def _description(self, model: Model) -> Description:
+        return (await self._gateway.describe(model.card.name, ALL))[1]
 
     def _allowed(self) -> Allowed:
         return self._gateway.allowed(caller().organization_id, self._bounds())

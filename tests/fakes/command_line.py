@@ -27,7 +27,9 @@ MODELS = ListModelsResponse(
             name="llama3.2:3b",
             capabilities=[CAPABILITY_COMPLETION],
             size_bytes=2 << 30,
+            vram_bytes=3 << 30,
             resident_instances=["one"],
+            pinned=True,
         ),
     ]
 )

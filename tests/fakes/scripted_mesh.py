@@ -48,7 +48,15 @@ CLIENT_ID, CLIENT_SECRET = "robot", "battery staple"
 PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
     "AuthService": ("GetCaller",),
-    "InferenceService": ("Embed", "ListModels", "GetFleet", "DeleteModel", "LoadModel"),
+    "InferenceService": (
+        "Embed",
+        "ListModels",
+        "GetFleet",
+        "DeleteModel",
+        "CopyModel",
+        "LoadModel",
+        "UnloadModel",
+    ),
     "AgentService": ("CreateThread", "StartRun", "CancelRun"),
 }
 STREAMS = {

@@ -17,7 +17,13 @@ from ollamesh.inference.v1.fleet_pb2 import (
     ModelQueue,
     ResidentModel,
 )
-from ollamesh.inference.v1.model_pb2 import DeleteModelResponse, LoadModelResponse, PullModelResponse
+from ollamesh.inference.v1.model_pb2 import (
+    CopyModelResponse,
+    DeleteModelResponse,
+    LoadModelResponse,
+    PullModelResponse,
+    UnloadModelResponse,
+)
 
 from clients.cli.main import COMMANDS, ollamesh
 from services.common.errors import Kind, MeshError, RoleRequired
@@ -163,34 +169,75 @@ def test_broken_rules_are_listed(cli: Cli) -> None:
 # ---- Models and the fleet --------------------------------------------------------------------------
 
 
+def pulling(status: str, **more: Any) -> PullModelResponse:
+    return PullModelResponse(progress={"instance": "one", "status": status, **more})
+
+
 def test_models_are_listed(cli: Cli) -> None:
     lines = cli("models", "ls").stdout.splitlines()
-    assert lines[0].split() == ["MODEL", "SIZE", "PARAMETERS", "QUANTIZATION", "CAN", "LOADED", "ON"]
-    assert lines[2].split() == ["llama3.2:3b", "2.0", "GiB", "completion", "one"]
+    head = ["MODEL", "SIZE", "MEMORY", "PARAMETERS", "QUANTIZATION", "CAN", "LOADED", "ON"]
+    assert lines[0].split() == head
+    assert lines[2].split() == ["llama3.2:3b", "2.0", "GiB", "3.0", "GiB", "completion", "one", "(pinned)"]
     listed = json.loads(cli("models", "ls", "--json").stdout)["models"]
     assert [model["name"] for model in listed] == ["minilm", "llama3.2:3b"]
     assert (listed[1]["size_bytes"], listed[1]["capabilities"]) == (2 << 30, ["completion"])
 
 
-@pytest.mark.parametrize("command", ["pull", "rm", "preload"])
-def test_what_is_not_served_yet_says_so(cli: Cli, command: str) -> None:
-    result = cli("models", command, "llama3.2:3b")
+def test_a_command_for_what_this_mesh_does_not_serve_says_so(cli: Cli) -> None:
+    result = cli("models", "pull", "llama3.2:3b")
     assert result.exit_code == 1
     assert "not served by this version" in result.stderr
 
 
-def test_models_are_managed_where_that_is_served(cli: Cli, mesh: ScriptedMesh) -> None:
-    progress = PullModelResponse.Progress(
-        instance="one", status="pulling", total_bytes=2048, completed_bytes=1024
-    )
+def test_a_pull_is_told_step_by_step(cli: Cli, mesh: ScriptedMesh) -> None:
     mesh.streams["PullModel"] = streaming(
-        PullModelResponse(progress=progress), PullModelResponse(done=PullModelResponse.Done())
+        pulling("pulling manifest"),
+        *(pulling("pulling abc", digest="abc", total_bytes=2048, completed_bytes=n) for n in (0, 1024, 2048)),
+        pulling("success"),
+        PullModelResponse(done={"model": {"name": "x:latest", "size_bytes": 2048, "instances": ["one"]}}),
     )
-    mesh.unary["DeleteModel"] = answering(DeleteModelResponse())
-    mesh.unary["LoadModel"] = answering(LoadModelResponse(instance="one"))
-    assert cli("models", "pull", "x").stdout == "one: pulling 1.0 KiB of 2.0 KiB\n"
+    assert cli("models", "pull", "x").stdout.splitlines() == [
+        "one: pulling manifest",
+        "one: pulling abc (2.0 KiB)",
+        "one: success",
+        "x:latest (2.0 KiB) is on one",
+    ]
+    told = [json.loads(line) for line in cli("models", "pull", "x", "--json").stdout.splitlines()]
+    assert [each["event"] for each in told] == ["pull_progress"] * 5 + ["pulled"]
+    assert (told[2]["completed_bytes"], told[-1]["model"]["name"]) == (1024, "x:latest")
+
+
+def test_a_pull_that_fails_is_a_sentence(cli: Cli, mesh: ScriptedMesh) -> None:
+    mesh.streams["PullModel"] = streaming(pulling("pulling manifest"), ModelNotFound(model="x"))
+    result = cli("models", "pull", "x")
+    assert (result.exit_code, result.stdout) == (1, "one: pulling manifest\n")
+    assert "MODEL_NOT_FOUND" in result.stderr
+    mesh.streams["PullModel"] = streaming(RoleRequired(role="admin"))
+    assert cli("models", "pull", "x").exit_code == 4
+
+
+def test_models_are_managed(cli: Cli, mesh: ScriptedMesh) -> None:
+    asked: list[Any] = []
+
+    def answering_all(response: object) -> Any:
+        async def answer(request: object, _: object) -> object:
+            asked.append(request)
+            return response
+
+        return answer
+
+    mesh.unary["DeleteModel"] = answering_all(DeleteModelResponse())
+    mesh.unary["CopyModel"] = answering_all(CopyModelResponse(model={"name": "y:latest"}))
+    mesh.unary["LoadModel"] = answering_all(LoadModelResponse(instance="one"))
+    mesh.unary["UnloadModel"] = answering_all(UnloadModelResponse())
     assert cli("models", "rm", "x").exit_code == 0
-    assert cli("models", "preload", "x").stdout == "x is loaded on one\n"
+    assert cli("models", "cp", "x", "y", "--json").stdout.startswith('{"model": {"name": "y:latest"')
+    assert cli("models", "preload", "x", "--pin").stdout == "x is loaded on one\n"
+    told = json.loads(cli("models", "preload", "x", "--instance", "one", "--json").stdout)
+    assert told == {"model": "x", "instance": "one", "pinned": False}
+    assert cli("models", "unload", "x").exit_code == 0
+    assert [(each.instance, each.pin) for each in asked[2:4]] == [("", True), ("one", False)]
+    assert all(each.request_id for each in asked)
 
 
 def test_the_fleet_is_shown(cli: Cli, mesh: ScriptedMesh) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from ollamesh.inference.v1.completion_pb2 import ChatRequest, ChatResponse, CompletionEvent
+from ollamesh.inference.v1.model_pb2 import PullModelResponse
 from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_OK, ExecutionEvent
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
 
@@ -181,3 +182,29 @@ async def test_what_must_be_quick_does_not_load_grpc(arguments: list[str], tmp_p
     )
     output, _ = await asyncio.wait_for(process.communicate(), WITHIN_S)
     assert output.decode().splitlines()[-1] == "[]"
+
+
+async def test_a_download_moves_on_one_line_and_leaves_one(mesh: ScriptedMesh, tmp_path: Path) -> None:
+    gate = asyncio.Event()
+
+    async def pull(_: object, _context: object) -> AsyncIterator[PullModelResponse]:
+        progress = {
+            "instance": "one",
+            "status": "pulling \x1b[5m[red]abc",
+            "digest": "abc",
+            "total_bytes": 4096,
+        }
+        yield PullModelResponse(progress={**progress, "completed_bytes": 1024})
+        await gate.wait()
+        yield PullModelResponse(
+            done={"model": {"name": "x:latest", "size_bytes": 4096, "instances": ["one"]}}
+        )
+
+    mesh.streams["PullModel"] = pull
+    async with on_a_terminal(mesh, tmp_path, "models", "pull", "x") as terminal:
+        await terminal.until("1.0/4.0 KiB")
+        gate.set()
+        assert await terminal.end() == 0
+    assert "\x1b[5m" not in terminal.shown, "what an instance says is shown, not obeyed"
+    assert "[red]abc" in terminal.shown
+    assert "x:latest (4.0 KiB) is on one" in terminal.shown

@@ -168,6 +168,17 @@ async def test_a_pinned_model_stays_and_others_wait_for_room_elsewhere() -> None
         assert "other:latest" in loaded(other)
         full = await refused(load(service, "other", pinned))
         assert full.reason == "MODEL_TOO_LARGE"
+        await load(service, "small", name_of(other), pin=True)
+        await load(service, "other", name_of(other), pin=True)
+
+
+async def test_who_asks_for_what_has_no_room_beside_pins_is_told_at_once() -> None:
+    async with one_machine(BRISK, OTHER, **ROOM) as (service, _):
+        await load(service, "tiny", pin=True)
+        crowded = await refused(service.chat(model="other"))
+        assert (crowded.code, crowded.reason) == (Code.FAILED_PRECONDITION, "MODEL_TOO_LARGE")
+        await unload(service, "tiny")
+        assert (await events_of(service.chat(model="other")))[-1].HasField("finished")
 
 
 async def test_a_pinned_model_is_kept_alive() -> None:

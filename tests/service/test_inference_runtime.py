@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
+from ollamesh.inference.v1 import model_pb2
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
 from tests.contract.ollama_servers import CHAT, EMBEDDING, OllamaServer, runtime_server
@@ -16,7 +17,9 @@ from tests.service.inference_app import (
     Service,
     events_of,
     grammar,
+    refused,
     serving,
+    until,
     until_event,
 )
 
@@ -45,6 +48,25 @@ def tell(service: Service, token_count: int) -> Call:
     request = pb.GenerateRequest(model=CHAT, prompt="1, 2, 3, 4, 5, 6, 7, 8,", raw=True, options=options)
     call: Call = service.call("Generate", request)
     return call
+
+
+async def test_a_real_model_is_pinned_unloaded_and_not_changed(runtime: OllamaServer) -> None:
+    async with serving_it(runtime) as service:
+        load = model_pb2.LoadModelRequest(model=CHAT, pin=True)
+        await service.call("LoadModel", load, role="admin")
+        get = model_pb2.GetModelRequest(model=CHAT)
+        found = (await service.call("GetModel", get)).model
+        assert (found.pinned, len(found.resident_instances)) == (True, 1)
+        assert found.vram_bytes > 0
+        await service.call("UnloadModel", model_pb2.UnloadModelRequest(model=CHAT), role="admin")
+        await until(lambda: not runtime.runners())
+        pull = service.call("PullModel", model_pb2.PullModelRequest(model=CHAT), role="admin")
+        assert [each async for each in pull][-1].done.model.name == CHAT
+        fixed = await refused(
+            service.call("DeleteModel", model_pb2.DeleteModelRequest(model=CHAT), role="admin")
+        )
+        assert fixed.reason == "INVALID_REQUEST", "its models are installed, not managed"
+        assert grammar(await events_of(tell(service, 2))).endswith("F"), "it is there as before"
 
 
 async def test_a_real_model_is_loaded_once_and_streams(runtime: OllamaServer) -> None:

@@ -17,6 +17,8 @@ def model(name: str, *can: Capability, size_bytes: int = 1, loaded: bool = False
         quantization="",
         capabilities=can,
         context_token_count_max=0,
+        context_token_count=0,
+        vram_bytes=0,
         instances=("one",),
         resident_instances=("one",) if loaded else (),
         pinned=False,

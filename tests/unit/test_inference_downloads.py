@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from services.common.errors import MeshError
+from services.inference import downloads
 from services.inference.core.ledger import Card, Model
 from services.inference.downloads import DOWNLOADS_MAX, Done, Downloads, Tell, Told, Watch
 from services.inference.errors import InstanceFailed, InstanceLost, ModelNotFound, TooManyPulls
@@ -94,6 +95,20 @@ async def test_a_slow_watcher_is_told_the_newest_of_each_in_turn() -> None:
         two.ends.put_nowait(None)
         assert await read(watch) == Done(MODEL)
         assert await read(watch) is None
+
+
+async def test_silence_is_broken_for_those_between(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(downloads, "REPEAT_AFTER_S", 0.01)
+    one, two = Source(), Source()
+    async with running() as made:
+        watch = made.watch("new", {"one": one.work, "two": two.work}, found)
+        await settled()
+        one.say(1)
+        for _ in range(3):
+            assert await read(watch) == told("one", 1), "the other has not said anything yet"
+        one.ends.put_nowait(None)
+        two.say(1)
+        assert await read(watch) == told("two", 1)
 
 
 async def test_it_ends_when_the_last_watcher_leaves_and_begins_anew_then() -> None:

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from services.inference.core.catalog import KEEP_ALIVE_S_MAX, Catalog, ModelConfig
-from services.inference.core.decisions import Cause, Decision, Dispatch, Load, Unload
+from services.inference.core.decisions import Cause, Decision, Dispatch, Fail, Load, Unload
 from services.inference.core.estimates import Estimates
 from services.inference.core.hosts import Capacity
 from services.inference.core.jobs import Job, Priority
@@ -91,12 +91,25 @@ def test_what_nobody_wants_any_more_is_not_loaded() -> None:
 
 
 def test_what_is_pinned_never_gives_way() -> None:
-    rig = Rig(replace(GPU, loaded={"a": 4}))
+    other = replace(GPU, instance="other", slots=0)  # It is away, and may come back.
+    rig = Rig(replace(GPU, loaded={"a": 4}), other)
     rig.wish(pinned=only("a"))
     rig.ask("big")
     for now_s in (1.0, 100.0, 10_000.0):
         assert rig.made.decide(now_s) == []
     assert rig.wish(now_s=10_001.0, pinned=only()) == [Unload("gpu", "a")]
+
+
+def test_who_waits_for_what_has_no_room_beside_pins_is_told() -> None:
+    rig = Rig(replace(GPU, loaded={"a": 4}))
+    rig.wish(pinned=only("a"))
+    waiting = rig.ask("big")
+    assert rig.made.decide(1.0) == [Fail(waiting)]
+    refused = rig.made.residency.crowded_out("big")
+    assert refused is not None
+    assert refused.facts == {"model": "big", "needed_bytes": "9", "available_bytes": "4"}
+    assert rig.made.residency.crowded_out("b") is None
+    assert rig.made.residency.crowded_out("a") is None
 
 
 def test_what_is_pinned_goes_beside_others_that_fit() -> None:

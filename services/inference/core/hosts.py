@@ -92,6 +92,7 @@ class Host:
         self.placed_since_aged_count = 0  # Placements since the last one of an aged job.
         self.swap: Swap | None = None
         self.pinned = self.wanted = self.unwanted = frozenset[str]()
+        self.has_wishes = False  # Whether any of these is not empty: it is asked at every decision.
         self._vram_bytes = 0
         self._room_bytes = 0  # The most that was seen to fit,
         # and, by the number of models, the least that was seen not to, and until when that is believed: it may
@@ -152,6 +153,7 @@ class Host:
         self.slots, self.slots_of = capacity.slots, capacity.slots_of
         self.models, self._vram_bytes = capacity.models, capacity.vram_bytes
         self.pinned, self.wanted, self.unwanted = capacity.pinned, capacity.wanted, capacity.unwanted
+        self.has_wishes = bool(self.pinned or self.wanted or self.unwanted)
         if not capacity.slots:
             return  # It has not been seen: what it holds is not known either.
         self._full = {count: full for count, full in self._full.items() if full[1] > now_s}

@@ -195,7 +195,7 @@ class Residency:
     def _obey(self, now_s: float) -> None:
         """Begin what operators want, where nothing else is being changed."""
         for host in self._hosts.values():
-            if host.swap is not None or not host.slots or not (host.unwanted or host.wanted or host.pinned):
+            if not host.has_wishes or host.swap is not None or not host.slots:
                 continue
             if idle := tuple(
                 model for model in sorted(host.unwanted & host.residents.keys()) if not host.uses({model})
@@ -259,8 +259,10 @@ class Residency:
         return start_s
 
     def hopeless(self, model: str, now_s: float) -> bool:
-        """Whether every instance that could load `model` has failed to, and not only once."""
+        """Whether every instance that could load `model` has failed to, and not only once; or none has room for it."""
         having = self._having(model)
+        if having and self.crowded_out(model) is not None:
+            return True
         return bool(having) and all(
             model not in host.residents
             and (host.swap is None or host.swap.model != model)
@@ -268,6 +270,23 @@ class Residency:
             and self._failures[host.name, model][0] >= self._policy.load_failures_max
             for host in having
         )
+
+    def crowded_out(self, model: str) -> ModelTooLarge | None:
+        """Return that a model fits nowhere beside what is pinned, if so. An instance that is away leaves hope."""
+        hosts = [host for host in self._hosts.values() if model in host.models]
+        if any(
+            not (host.slots and host.pinned) or model in host.residents or self._fits_beside_pins(host, model)
+            for host in hosts
+        ):
+            return None
+        return ModelTooLarge(
+            model=model,
+            needed_bytes=min((host.models[model] for host in hosts), default=0),
+            available_bytes=max((host.left_bytes(host.pinned) for host in hosts), default=0),
+        )
+
+    def _fits_beside_pins(self, host: Host, model: str) -> bool:
+        return host.fit([*(host.pinned & host.models.keys() - {model}), model]) is not Fit.NO
 
     def _may_gain(self, model: str, warm_count: int, cold: Iterable[Host]) -> bool:
         """Whether another instance could serve what waits sooner, if it had nothing to do but to load. Most of

@@ -34,7 +34,7 @@ _BREAKER_STATES = {
 }
 
 
-def model(found: Model, catalog: Catalog) -> model_pb2.Model:
+def model(found: Model, catalog: Catalog, *, context_token_count_max: int = 0) -> model_pb2.Model:
     card = found.card
     config = catalog.of(key(card.name))
     made = model_pb2.Model(
@@ -45,6 +45,7 @@ def model(found: Model, catalog: Catalog) -> model_pb2.Model:
         parameter_size=card.parameter_size,
         quantization=card.quantization,
         capabilities=sorted(_CAPABILITIES[name] for name in card.capabilities & _CAPABILITIES.keys()),
+        context_token_count_max=context_token_count_max,
         context_token_count=config.context_token_count or found.context_token_count,
         vram_bytes=config.vram_bytes or found.need_bytes,
         instances=found.instances,
@@ -56,8 +57,7 @@ def model(found: Model, catalog: Catalog) -> model_pb2.Model:
 
 
 def described(found: Model, description: Description, catalog: Catalog) -> model_pb2.GetModelResponse:
-    made = model(found, catalog)
-    made.context_token_count_max = description.context_token_count_max
+    made = model(found, catalog, context_token_count_max=description.context_token_count_max)
     return model_pb2.GetModelResponse(model=made, template=description.template, license=description.license)
 
 

@@ -12,7 +12,7 @@ import grpc
 import grpc.aio
 from ollamesh.agent.v1.agent_service_pb2 import CreateThreadRequest, StartRunRequest, WatchRunRequest
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
-from ollamesh.client import chats, executions, runs
+from ollamesh.client import chats, executions, library, runs
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
 from ollamesh.client.credentials import AccessToken, Credentials
@@ -23,7 +23,14 @@ from ollamesh.client.tokens import Tokens
 from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest, WatchFleetRequest
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
-from ollamesh.inference.v1.model_pb2 import ListModelsRequest
+from ollamesh.inference.v1.model_pb2 import (
+    CopyModelRequest,
+    DeleteModelRequest,
+    ListModelsRequest,
+    LoadModelRequest,
+    PullModelRequest,
+    UnloadModelRequest,
+)
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
@@ -33,6 +40,7 @@ Stub = TypeVar("Stub")
 
 DEADLINE_S = 30.0
 STREAM_DEADLINE_S = 300.0  # As long as a run may take by default.
+MODEL_DEADLINE_S = 6 * 3600.0  # A large model on a slow line.
 RECONNECTS_MAX = 20  # In a row, without an event between them: about 25 seconds, enough for a restart.
 RECONNECT_AFTER_S, RECONNECT_AFTER_MAX_S = 0.1, 2.0
 
@@ -113,6 +121,42 @@ class Client:
             if not response.next_page_token:
                 return models
             request = ListModelsRequest(page_token=response.next_page_token)
+
+    async def pull_model(
+        self, model: str, instances: Sequence[str] = (), *, deadline_s: float = MODEL_DEADLINE_S
+    ) -> AsyncGenerator[library.Event, None]:
+        """Have instances fetch a model, all that are ready unless some are named, and stream how far they are.
+
+        Leaving the stream stops the download if nobody else watches it; asked for again, it goes on from there.
+        """
+        request = PullModelRequest(model=model, instances=instances)
+        async with aclosing(
+            self.stream(self._inference.PullModel, request, deadline_s=deadline_s)
+        ) as responses:
+            async for response in responses:
+                if (event := library.event_of(response)) is not None:
+                    yield event
+
+    async def delete_model(self, model: str) -> None:
+        """Remove a model from every instance, once what runs with it has ended."""
+        request = DeleteModelRequest(request_id=str(uuid.uuid4()), model=model)
+        await self.call(self._inference.DeleteModel, request, deadline_s=self._stream_deadline_s)
+
+    async def copy_model(self, source: str, destination: str) -> Model:
+        """Give a model a second name."""
+        request = CopyModelRequest(request_id=str(uuid.uuid4()), source=source, destination=destination)
+        return model_of((await self.call(self._inference.CopyModel, request)).model)
+
+    async def load_model(self, model: str, instance: str = "", *, pin: bool = False) -> str:
+        """Have a model loaded before it is needed, and kept if `pin`; return where."""
+        request = LoadModelRequest(request_id=str(uuid.uuid4()), model=model, instance=instance, pin=pin)
+        deadline_s = self._stream_deadline_s
+        return (await self.call(self._inference.LoadModel, request, deadline_s=deadline_s)).instance
+
+    async def unload_model(self, model: str, instance: str = "") -> None:
+        """Free a model's memory, everywhere or on one instance, once what runs with it has ended; and unpin it."""
+        request = UnloadModelRequest(request_id=str(uuid.uuid4()), model=model, instance=instance)
+        await self.call(self._inference.UnloadModel, request, deadline_s=self._stream_deadline_s)
 
     async def fleet(self) -> Fleet:
         """Show the instances, what they hold, and who waits."""

@@ -43,7 +43,9 @@ class Model:
     parameter_size: str
     quantization: str
     capabilities: tuple[Capability, ...]
-    context_token_count_max: int
+    context_token_count_max: int  # What it was made for; 0 if nobody tells.
+    context_token_count: int  # What requests get here; 0 is the instance's default.
+    vram_bytes: int  # What it needs when it is loaded, by estimate.
     instances: tuple[str, ...]
     resident_instances: tuple[str, ...]
     pinned: bool
@@ -113,6 +115,8 @@ def model_of(model: model_pb2.Model) -> Model:
         quantization=model.quantization,
         capabilities=tuple(CAPABILITIES[each] for each in model.capabilities if each in CAPABILITIES),
         context_token_count_max=model.context_token_count_max,
+        context_token_count=model.context_token_count,
+        vram_bytes=model.vram_bytes,
         instances=tuple(model.instances),
         resident_instances=tuple(model.resident_instances),
         pinned=model.pinned,
