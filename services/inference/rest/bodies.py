@@ -7,6 +7,7 @@ import msgspec
 
 JSON = "application/json; charset=utf-8"
 NDJSON = "application/x-ndjson"
+PLAIN = "text/plain; charset=utf-8"  # Of bodies that are empty.
 EVENTS = "text/event-stream"
 
 # A field's number and how its value is encoded, in one byte.

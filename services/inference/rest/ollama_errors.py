@@ -3,7 +3,12 @@
 import json
 
 from services.common.errors import InvalidRequest, MeshError
-from services.inference.errors import ContextTooLarge, ModelNotFound, ModelUnsuitable, QueueFull
+from services.inference.errors import (
+    ContextTooLarge,
+    ModelNotFound,
+    ModelUnsuitable,
+    QueueFull,
+)
 from services.inference.rest.ollama_replies import failed
 from services.inference.rest.wire import texts
 

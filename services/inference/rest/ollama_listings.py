@@ -3,8 +3,9 @@
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
+from services.inference.core.allowed import Allowed
 from services.inference.core.ledger import Card, InstanceView, Model, Resident
-from services.inference.ports import Description
+from services.inference.ports import Progress
 
 Json = dict[str, object]
 _NEVER = datetime(2318, 1, 1, tzinfo=UTC)  # What Ollama says of a model that stays: some 292 years from now.
@@ -17,39 +18,32 @@ def tags(models: Iterable[Model]) -> Json:
     return {"models": [_tag(card) for card in cards]}
 
 
-def running(views: Iterable[InstanceView]) -> Json:
+def running(views: Iterable[InstanceView], allowed: Allowed) -> Json:
     """Return the answer of `ps`. A model that is loaded in several places stands there once, with what it takes most."""
     found: dict[str, tuple[Card, list[Resident]]] = {}
     for view in views:
         for model_key, resident in view.residents.items():
-            if (card := view.cards.get(model_key)) is not None and view.ready:
+            card = view.cards.get(model_key)
+            if card is not None and view.ready and allowed.names(model_key):
                 found.setdefault(model_key, (card, []))[1].append(resident)
     rows = [_running(card, residents) for card, residents in found.values()]
     return {"models": [row for _, row in sorted(rows, key=lambda row: row[0], reverse=True)]}
-
-
-def shown(model: Model, description: Description) -> Json:
-    """Return the answer of `show`, as far as it is known."""
-    card = model.card
-    texts = {"license": description.license, "template": description.template}
-    context = description.context_token_count_max
-    architecture = card.family or "unknown"
-    return {
-        **{name: text for name, text in texts.items() if text},
-        "details": _details(card),
-        "model_info": {
-            "general.architecture": architecture,
-            **({f"{architecture}.context_length": context} if context else {}),
-        },
-        "capabilities": sorted(card.capabilities),
-        "modified_at": _modified_at(card),
-    }
 
 
 def version(views: Iterable[InstanceView]) -> Json:
     """Return the answer of `version`: the oldest one in the fleet, for all of it can do what that one can."""
     versions = [view.report.version for view in views if view.report.version]
     return {"version": min(versions, key=_numbers, default="0.0.0")}
+
+
+def step(progress: Progress) -> Json:
+    """Return a line of `pull` or `create`."""
+    optional = {
+        "digest": progress.digest,
+        "total": progress.total_bytes,
+        "completed": progress.completed_bytes,
+    }
+    return {"status": progress.status, **{name: value for name, value in optional.items() if value}}
 
 
 def _tag(card: Card) -> Json:

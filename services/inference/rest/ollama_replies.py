@@ -12,7 +12,7 @@ from google.protobuf.duration_pb2 import Duration
 from msgspec import Raw
 from ollamesh.inference.v1 import completion_pb2 as pb
 
-from services.inference.ports import Vectors
+from services.inference.embeddings import Answer as Embedded
 from services.inference.rest.bodies import encode
 from services.inference.rest.calls import Event, Finished
 from services.inference.rest.whole import Whole
@@ -74,12 +74,12 @@ class Lines:
         return made
 
 
-def embedded(model: str, vectors: Vectors, total_ns: int) -> Json:
+def embedded(model: str, found: Embedded, total_ns: int) -> Json:
     """Return the answer of `embed`."""
-    count = vectors.prompt_token_count
+    count = found.prompt_token_count
     return {
         "model": model,
-        "embeddings": vectors.vectors,
+        "embeddings": [list(vector) for vector in found.vectors],
         "total_duration": total_ns,
         **({"prompt_eval_count": count} if count else {}),
     }

@@ -161,6 +161,8 @@ class NamedCall(Struct, kw_only=True):
     model: str | None = None
     name: str | None = None
     stream: bool | None = None
+    insecure: bool | None = None
+    verbose: bool | None = None
 
     @property
     def target(self) -> str:
@@ -169,6 +171,11 @@ class NamedCall(Struct, kw_only=True):
         if not found:
             raise wrong("", "model is required")
         return found
+
+
+class CopyCall(Struct, kw_only=True):
+    source: str = ""
+    destination: str = ""
 
 
 Request = TypeVar("Request", pb.ChatRequest, pb.GenerateRequest)

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from ollamesh.inference.v1 import completion_pb2 as pb
 
 from services.inference.core.ledger import Card
-from services.inference.ports import Vectors
+from services.inference.embeddings import Answer as Embedded
 from services.inference.rest.bodies import encode
 from services.inference.rest.calls import Answer, Delta, Event, Finished
 from services.inference.rest.whole import Whole
@@ -142,14 +142,18 @@ class Chunks:
         }
 
 
-def embeddings(model: str, vectors: Vectors, *, as_base64: bool) -> Json:
+def embeddings(model: str, found: Embedded, *, as_base64: bool) -> Json:
     """Return the answer to a request for vectors."""
-    count = vectors.prompt_token_count
+    count = found.prompt_token_count
     return {
         "object": "list",
         "data": [
-            {"object": "embedding", "index": place, "embedding": _floats(vector) if as_base64 else vector}
-            for place, vector in enumerate(vectors.vectors)
+            {
+                "object": "embedding",
+                "index": place,
+                "embedding": _floats(vector) if as_base64 else list(vector),
+            }
+            for place, vector in enumerate(found.vectors)
         ],
         "model": model,
         "usage": {"prompt_tokens": count, "total_tokens": count},

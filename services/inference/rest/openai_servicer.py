@@ -55,7 +55,7 @@ class OpenAIServicer(OpenAIServiceServicer):
         call = parsed(request.data, EmbeddingCall)
         found = await self._calls.embed(openai_requests.embedding(call), context)
         as_base64 = call.encoding_format == "base64"
-        yield json_body(openai_replies.embeddings(call.model, found.vectors, as_base64=as_base64))
+        yield json_body(openai_replies.embeddings(call.model, found, as_base64=as_base64))
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Context) -> Body:
         yield json_body(openai_replies.models(model.card for model in self._calls.models()))

@@ -28,6 +28,7 @@ STATUSES: Mapping[Kind, int] = {
     Kind.EXHAUSTED: 429,
     Kind.TIMED_OUT: 504,
     Kind.ABORTED: 500,
+    Kind.CANCELLED: 499,
     Kind.UNAVAILABLE: 503,
     Kind.UNIMPLEMENTED: 501,
 }
