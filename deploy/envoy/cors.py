@@ -7,15 +7,23 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 FILTER = "envoy.filters.http.cors"
-SENT = ("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent")
-READ = ("grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "www-authenticate")
+SENT = (
+    *("authorization", "content-type", "grpc-timeout", "x-grpc-web", "x-user-agent"),
+    # OpenAI's client says what it is, in a browser too.
+    *(f"x-stainless-{name}" for name in ("arch", "lang", "os", "package-version", "retry-count")),
+    *(f"x-stainless-{name}" for name in ("runtime", "runtime-version", "timeout", "helper-method")),
+)
+READ = (
+    *("grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "www-authenticate"),
+    *("x-ollamesh-cache", "x-ollamesh-stream"),
+)
 
 
 def policy(origins: tuple[str, ...]) -> Any:
     return Any.pack(
         CorsPolicy(
             allow_origin_string_match=[_matcher(origin.strip()) for origin in origins],
-            allow_methods="GET, POST",
+            allow_methods="GET, HEAD, POST, DELETE",
             allow_headers=", ".join(SENT),
             expose_headers=", ".join(READ),
             max_age="600",

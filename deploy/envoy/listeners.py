@@ -142,6 +142,7 @@ def _filters(edge: Edge) -> list[HttpFilter]:
         _filter(cors.FILTER, Cors()),
         _filter("envoy.filters.http.lua", script),
         _filter("envoy.filters.http.grpc_json_transcoder", transcoding.oauth()),
+        _filter("envoy.filters.http.grpc_json_transcoder.models", transcoding.models()),
         _filter(tokens.FILTER, tokens.authentication(edge)),
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]

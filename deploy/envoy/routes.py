@@ -51,6 +51,8 @@ def public(edge: Edge) -> RouteConfiguration:
         [
             *(_open(path) for path in open_methods),
             *(route for name in SERVICES for route in _service(name)),
+            *_compatible(),
+            _answer("/", status=200, body="Ollama is running"),  # What Ollama's clients look for.
             _answer("/healthz", status=200, body="ok\n"),
             _nothing(),
         ],
@@ -107,6 +109,28 @@ def _service(name: str) -> list[Route]:
             metadata=tokens.refusals(name),
         )
         for title, match, deadline_s, retry_on in matches
+    ]
+
+
+def _compatible() -> list[Route]:
+    """Ollama's and OpenAI's APIs, both of the inference service.
+
+    Their callers set no deadline, so the service's own policy is to say when an answer takes too long: it can tell
+    that in the stream, where Envoy could only break it off.
+    """
+    return [
+        Route(
+            name=title,
+            match=match,
+            route=_action("inference", LONG_DEADLINE_S, retry_on=retry_on),
+            request_headers_to_add=[_deadline(LONG_DEADLINE_S)],
+            typed_per_filter_config={tokens.FILTER: tokens.required("inference")},
+            metadata=tokens.refusals("inference"),
+        )
+        for title, match, retry_on in (
+            ("rest: read", _regex(rf"/ollamesh\.compat\.\w+\.v1\.\w+/{READS}\w+"), READ),
+            ("rest: other", RouteMatch(prefix="/ollamesh.compat."), NOT_PROCESSED),
+        )
     ]
 
 

@@ -24,6 +24,9 @@ _OAUTH = "ollamesh.auth.v1.OAuthService"
 _AGENT = "ollamesh.agent.v1.AgentService"
 _INFERENCE = "ollamesh.inference.v1.InferenceService"
 _SANDBOX = "ollamesh.sandbox.v1.SandboxService"
+# REST, as other vendors' clients know it. The inference service serves both.
+_OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
+_OPENAI = "ollamesh.compat.openai.v1.OpenAIService"
 
 POLICY: dict[str, Access] = {
     **_rows("grpc.health.v1.Health", Access.PUBLIC, "Check Watch List"),
@@ -56,6 +59,11 @@ POLICY: dict[str, Access] = {
         "GetBatch ListBatches CancelBatch StreamBatchResults GetUsage",
     ),
     **_rows(_INFERENCE, Access.ADMIN, "PullModel DeleteModel CopyModel LoadModel UnloadModel PurgeCache"),
+    **_rows(_OLLAMA, Access.USER, "Chat Generate Embed EmbedPrompt ListTags ListRunning GetVersion Show"),
+    **_rows(_OLLAMA, Access.ADMIN, "Pull Push Delete Copy Create CheckBlob PutBlob"),
+    **_rows(
+        _OPENAI, Access.USER, "CreateChatCompletion CreateCompletion CreateEmbedding ListModels GetModel"
+    ),
     **_rows(
         _SANDBOX,
         Access.USER,

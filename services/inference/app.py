@@ -18,11 +18,12 @@ from services.inference.desk import NearDesk
 from services.inference.processes.counts import AllCounts, families, registry_of
 from services.inference.processes.head import head_at
 from services.inference.processes.staff import Staff
+from services.inference.rest import serving as rest
 from services.inference.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-SERVICES = ("ollamesh.inference.v1.InferenceService",)
+SERVICES = ("ollamesh.inference.v1.InferenceService", *rest.SERVICES)
 DRAIN_MARGIN_S = 5.0  # For what a worker does beside draining when it ends.
 
 

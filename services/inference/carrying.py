@@ -39,6 +39,7 @@ from services.inference.gateway import Gateway
 from services.inference.keeper import Keeper
 from services.inference.library import Library
 from services.inference.micro_batches import MicroBatches
+from services.inference.rest import serving as rest
 from services.inference.servicer import InferenceServicer
 from services.inference.streams.ids import StreamIds
 from services.inference.streams.means import Means
@@ -191,13 +192,14 @@ def _server(
 ) -> Server:
     server = Server(
         config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh")],
+        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh"), rest.refused()],
         [deadline(), authentication(outside.verifier)],
     )
     servicer = InferenceServicer(
         gateway, config.policies, fleet_watch, outside.accounts, linger_s=config.linger_s
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
+    rest.add_to(server.grpc, gateway, config.policies)
     return server
 
 

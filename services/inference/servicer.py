@@ -49,7 +49,6 @@ from services.inference.accounts import Accounts, NoAccounts
 from services.inference.core import asks
 from services.inference.core.allowed import ALL, Allowed
 from services.inference.core.bounds import Bounds, Policies
-from services.inference.core.callers import Principal
 from services.inference.core.ledger import Model
 from services.inference.core.names import key
 from services.inference.descriptions import Contexts
@@ -58,6 +57,7 @@ from services.inference.gateway import Gateway
 from services.inference.once import Once
 from services.inference.ports import Description
 from services.inference.streams.means import Stream
+from services.inference.who import bounds_of_caller, principal
 from services.inference.wire import events, listings, requests, usage
 
 PAGE_SIZE = 100
@@ -106,14 +106,14 @@ class InferenceServicer(InferenceServiceServicer):
         self, request: ResumeStreamRequest, context: Context
     ) -> AsyncIterator[bytes]:
         stream = await self._gateway.streams.resume(
-            _principal(), request.stream_id, after=request.after_sequence
+            principal(), request.stream_id, after=request.after_sequence
         )
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
         while (response := await stream.read()) is not None:
             yield response
 
     async def CancelStream(self, request: CancelStreamRequest, context: Context) -> CancelStreamResponse:
-        await self._gateway.streams.cancel(_principal(), request.stream_id)
+        await self._gateway.streams.cancel(principal(), request.stream_id)
         return CancelStreamResponse()
 
     async def Embed(self, request: EmbedRequest, context: Context) -> EmbedResponse:
@@ -122,7 +122,7 @@ class InferenceServicer(InferenceServiceServicer):
             caller().organization_id, request.priority, bounds, remaining_s=context.time_remaining()
         )
         policy = requests.CACHE_POLICIES[request.cache_policy]
-        answer = await self._gateway.embed(requests.embed(request), _principal(), terms, bounds, policy)
+        answer = await self._gateway.embed(requests.embed(request), principal(), terms, bounds, policy)
         return events.embed_response(answer)
 
     async def ListModels(self, request: ListModelsRequest, context: Context) -> ListModelsResponse:
@@ -210,7 +210,7 @@ class InferenceServicer(InferenceServiceServicer):
             remaining_s=context.time_remaining(),
         )
         stream = await self._gateway.open(
-            ask, _principal(), terms, bounds, wishes=requests.wishes(request, self._linger_s)
+            ask, principal(), terms, bounds, wishes=requests.wishes(request, self._linger_s)
         )
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
@@ -223,12 +223,4 @@ class InferenceServicer(InferenceServiceServicer):
         return self._gateway.allowed(caller().organization_id, self._bounds())
 
     def _bounds(self) -> Bounds:
-        found = caller()
-        return self._policies.bounds([found.role.value, *(["service"] if found.is_service else [])])
-
-
-def _principal() -> Principal:
-    found = caller()
-    return Principal(
-        organization_id=found.organization_id, project_id=found.project_id, user_id=found.user_id
-    )
+        return bounds_of_caller(self._policies)

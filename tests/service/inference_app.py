@@ -55,6 +55,7 @@ class Service:
     channel: grpc.aio.Channel
     identity: Identity
     stop: asyncio.Event
+    target: str = ""  # Where it listens.
 
     @property
     def stub(self) -> InferenceServiceStub:
@@ -136,8 +137,9 @@ async def serving_for(identity: Identity, *urls: str, **settings: object) -> Asy
         running = asyncio.create_task(run(config, stop, started=port.set_result))
         running.add_done_callback(lambda _: port.cancel())  # Rather than wait for a port that never comes.
         try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
-                service = Service(channel=channel, identity=identity, stop=stop)
+            target = f"127.0.0.1:{await port}"
+            async with grpc.aio.insecure_channel(target) as channel:
+                service = Service(channel=channel, identity=identity, stop=stop, target=target)
                 await service.until_ready(len(urls))
                 yield service
         finally:

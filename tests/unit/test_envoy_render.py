@@ -90,12 +90,13 @@ SAFE = "connect-failure,refused-stream"
 @pytest.mark.parametrize("path", OURS)
 def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
     """Cluster, deadline, retries and token, from the method's name and the services' own policy."""
-    service, method = path.split(".")[1], path.rpartition("/")[2]
+    rest, method = path.startswith("/ollamesh.compat."), path.rpartition("/")[2]
+    service = "inference" if rest else path.split(".")[1]
     cluster = "auth_keys" if method == "GetJwks" else service
     watches, reads = method.startswith(("Watch", "Resume")), method.startswith(("Get", "List"))
     assert summary(route_of(path, routes)) == (
         cluster,
-        "3600S" if watches else "300S",
+        "3600S" if watches or rest else "300S",
         f"{SAFE},unavailable" if watches or reads else SAFE,
         None if POLICY[path] is Access.PUBLIC else service,
     )
@@ -103,12 +104,17 @@ def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/", "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+    ["/x", "/grpc.health.v1.Health/Check", "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
      "/ollamesh.auth.v2.AuthService/Login", "/ollamesh.evil.v1.X/Y", "/ollamesh.auth.v1/../Login", "/healthz/x"],
 )  # fmt: skip
 def test_what_is_not_ours_is_answered_by_envoy(path: str, routes: list[Json]) -> None:
     found = route_of(path, routes)
     assert found.get("direct_response") == {"status": 404} or requirement(found) is not None
+
+
+def test_the_root_says_what_the_clients_of_ollama_look_for(routes: list[Json]) -> None:
+    said = {"status": 200, "body": {"inline_string": "Ollama is running"}}
+    assert route_of("/", routes)["direct_response"] == said
 
 
 def test_what_is_forwarded_without_a_token_is_exactly_what_the_policy_calls_public(
@@ -150,7 +156,7 @@ def test_nothing_that_may_be_missing_is_allowed(text: str) -> None:
 
 def test_filters_in_their_order(public: Json) -> None:
     assert [one["name"].removeprefix("envoy.filters.http.") for one in public["http_filters"]] == [
-        "grpc_web", "cors", "lua", "grpc_json_transcoder", "jwt_authn", "router",
+        "grpc_web", "cors", "lua", "grpc_json_transcoder", "grpc_json_transcoder.models", "jwt_authn", "router",
     ]  # fmt: skip
 
 

@@ -9,6 +9,7 @@ from tests.bench.support.stack import Stack
 from tests.bench.support.stub import Stub
 
 CHAT = "/ollamesh.inference.v1.InferenceService/Chat"
+PATHS: Mapping[Protocol, str] = {"ndjson": "/api/chat", "sse": SSE_PATH}
 CONNECTIONS = 4  # Of HTTP/2, as a few busy callers would have.
 
 
@@ -80,6 +81,8 @@ class MeshTargets:
         self.gateway = self._target("gateway", "grpc", inference.port, inference.pid)
         self.edge = self._target("gateway, edge", "grpc", edge.port, edge.pid)
         self.web = self._target("gateway, edge, gRPC-Web", "grpc-web", edge.port, edge.pid)
+        self.ollama = self._target("gateway, edge, Ollama's REST", "ndjson", edge.port, edge.pid)
+        self.openai = self._target("gateway, edge, OpenAI's REST", "sse", edge.port, edge.pid)
 
     def renew(self) -> None:
         self._bearer = {"authorization": f"Bearer {self._stack.new_token()}"}
@@ -89,8 +92,8 @@ class MeshTargets:
             name=name,
             protocol=protocol,
             port=port,
-            path=CHAT,
-            body=grpc_body,
+            path=PATHS.get(protocol, CHAT),
+            body=json_body if protocol in PATHS else grpc_body,
             pid=pid,
             headers=lambda: self._bearer,
         )

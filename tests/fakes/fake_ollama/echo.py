@@ -6,7 +6,8 @@
   `num_predict` ends it, as a base model would.
 - With tools it calls the first, as the embedded runtime must; once a tool has answered, it repeats that.
 - With a schema it answers the simplest instance. Strings in instances and calls are the user's message, so
-  a test writes the code it wants run into the prompt.
+  a test writes the code it wants run into the prompt; numbers are the first one in it, and an object that may have
+  any keys has those that the message names in quotes.
 - An embedding is a bag of words: texts that share words are near each other.
 """
 
@@ -24,6 +25,7 @@ from tests.fakes.fake_ollama.script import Call, Step
 
 EMBEDDING_LENGTH = 384
 RAW_WORDS = 64
+NUMBER, QUOTED = re.compile(r"\d+"), re.compile(r"'(\w+)'")
 LENGTH = re.compile(r"\[write (\d+)\]")
 
 
@@ -104,8 +106,8 @@ def _instance(schema: object, text: str, root: Json) -> object:
                 "boolean": True,
                 "array": [],
                 "null": None,
-                "object": {"text": text},
-            }.get(kind, 1)
+                "object": dict.fromkeys(QUOTED.findall(text) or ["text"], text),
+            }.get(kind, int(found[0]) if (found := NUMBER.search(text)) else 1)
         case _:
             value = {"text": text}
     return value

@@ -1,0 +1,27 @@
+"""Both REST services, as the composition root adds them to a server."""
+
+import grpc.aio
+from ollamesh.compat.ollama.v1.ollama_service_pb2_grpc import add_OllamaServiceServicer_to_server
+from ollamesh.compat.openai.v1.openai_service_pb2_grpc import add_OpenAIServiceServicer_to_server
+
+from services.common.grpc.around import Around
+from services.inference.core.bounds import Policies
+from services.inference.gateway import Gateway
+from services.inference.rest import ollama_errors, openai_errors
+from services.inference.rest.ollama_servicer import OllamaServicer
+from services.inference.rest.openai_servicer import OpenAIServicer
+from services.inference.rest.refusals import refusals
+
+OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
+OPENAI = "ollamesh.compat.openai.v1.OpenAIService"
+SERVICES = (OLLAMA, OPENAI)
+
+
+def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies) -> None:
+    add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies), server)
+    add_OpenAIServiceServicer_to_server(OpenAIServicer(gateway, policies), server)
+
+
+def refused() -> Around:
+    """Have their failures told as their vendors would. Inside of what answers gRPC's callers."""
+    return refusals({OLLAMA: ollama_errors.refusal, OPENAI: openai_errors.refusal})
