@@ -19,6 +19,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 CONNECTIONS_MAX = 32
 FAILURES_MAX = 3  # In a row; a single one may be a hiccup of this process.
+LATE_TIMEOUTS = 2.0
 PROBE_EVERY_S = 0.5
 
 Command = Sequence[str | bytes | int | float]
@@ -60,13 +61,15 @@ class RedisLink:
         cls, url: str, *, timeout_s: float, failed: Callable[[str], None] = lambda _: None
     ) -> AsyncIterator["RedisLink"]:
         """A link to the Redis at `url`, which need not be there yet. Its `run` must run."""
-        # By default this client tries again for seconds.
+        # By default this client tries again for seconds. Its own timeouts are off: they use `asyncio.wait_for`, which
+        # before Python 3.12 can lose a cancellation, so that the one timeout around a question would not be kept.
         pool = BlockingConnectionPool.from_url(
             url,
             max_connections=CONNECTIONS_MAX,
-            timeout=timeout_s,
+            timeout=None,
             retry=Retry(NoBackoff(), 0),
-            socket_connect_timeout=timeout_s,
+            socket_timeout=None,
+            socket_connect_timeout=None,
         )
         client = Redis(connection_pool=pool)
         client.response_callbacks.clear()  # Answers as they are: what it makes of SET with GET is a truth value.
@@ -92,10 +95,11 @@ class RedisLink:
         """
         if self._down.is_set():
             raise RedisAway
+        began_s = asyncio.get_running_loop().time()
         try:
             answers = await self._asked(commands)
         except _FAILURES as error:
-            self._failed(error)
+            self._failed(error, asyncio.get_running_loop().time() - began_s)
             raise RedisAway from None
         self._failure_count = 0
         if not refusals and any(isinstance(answer, ResponseError) for answer in answers):
@@ -123,8 +127,11 @@ class RedisLink:
                     pipe.execute_command(*command)
                 return await pipe.execute(raise_on_error=False)
 
-    def _failed(self, error: Exception) -> None:
-        self._count_failure("timeout" if isinstance(error, _TIMEOUTS) else "connection")
+    def _failed(self, error: Exception, took_s: float) -> None:
+        is_timeout = isinstance(error, _TIMEOUTS)
+        self._count_failure("timeout" if is_timeout else "connection")
+        if is_timeout and took_s > LATE_TIMEOUTS * self._timeout_s:
+            return  # This process was too busy to look; that tells nothing of Redis.
         self._failure_count += 1
         if self._failure_count >= FAILURES_MAX and not self._down.is_set():
             self._down.set()
