@@ -19,7 +19,7 @@ class CacheConfig:
     def read(cls, env: Environment, *, reader_buffer_bytes_max: int) -> Self:
         """What is told again at once must fit into a reader's buffer."""
         return cls(
-            is_on=env.flag("OLLAMESH_CACHE", default=True),
+            is_on=env.flag("OLLAMESH_ANSWER_CACHE", default=True),
             ttl_s=env.seconds("OLLAMESH_CACHE_TTL_S", TTL_S_MAX, low=0.1, high=TTL_S_MAX),
             entry_bytes_max=env.integer(
                 "OLLAMESH_CACHE_ENTRY_BYTES_MAX",

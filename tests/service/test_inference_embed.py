@@ -150,7 +150,7 @@ async def test_a_purge_that_cannot_be_done_is_refused() -> None:
 
 
 async def test_the_cache_can_be_switched_off(redis_url: str) -> None:
-    async with one_instance(REDIS_URL=redis_url, OLLAMESH_CACHE="false", **KEYS) as (service, fake):
+    async with one_instance(REDIS_URL=redis_url, OLLAMESH_ANSWER_CACHE="false", **KEYS) as (service, fake):
         for _ in range(2):
             await embed(service, "a word")
         assert texts_asked(fake) == ["a word", "a word"]
