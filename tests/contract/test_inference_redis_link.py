@@ -99,6 +99,7 @@ async def test_answers_come_in_order(redis_url: str) -> None:
             1,
         ]
         assert await rig.link.ask(("MGET", "a", "b")) == [[b"\0\xff", None]]
+        assert await rig.link.ask(("SET", "a", "new", "NX", "GET")) == [b"\0\xff"]
         assert rig.link.up
         assert (rig.told, rig.failures) == ([], {})
 

@@ -47,6 +47,7 @@ class RedisLink:
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`failed` counts questions that came to nothing, by cause: connection, timeout, refused."""
+        client.response_callbacks.clear()  # They guess what a command's options make of its answer.
         self._client = client
         self._count_failure = failed
         self._timeout_s = timeout_s
@@ -89,7 +90,7 @@ class RedisLink:
         self._watchers.append(changed)
 
     async def ask(self, *commands: Command, refusals: bool = False) -> list[Any]:
-        """Return an answer for each command; they travel together. Raises RedisAway.
+        """Return an answer for each command, as Redis gives it; they travel together. Raises RedisAway.
 
         With `refusals`, a command that Redis refused is answered with its ResponseError, and raises nothing.
         """
