@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -40,15 +40,14 @@ class RedisLink:
 
     def __init__(
         self,
-        client: Redis,
+        pool: BlockingConnectionPool,
         *,
         timeout_s: float,
         probe_every_s: float = PROBE_EVERY_S,
         failed: Callable[[str], None] = lambda _: None,
     ) -> None:
         """`failed` counts questions that came to nothing, by cause: connection, timeout, refused."""
-        client.response_callbacks.clear()  # They guess what a command's options make of its answer.
-        self._client = client
+        self._pool = pool
         self._count_failure = failed
         self._timeout_s = timeout_s
         self._probe_every_s = probe_every_s
@@ -72,12 +71,9 @@ class RedisLink:
             socket_timeout=None,
             socket_connect_timeout=None,
         )
-        client = Redis(connection_pool=pool)
-        client.response_callbacks.clear()  # Answers as they are: what it makes of SET with GET is a truth value.
         try:
-            yield cls(client, timeout_s=timeout_s, failed=failed)
+            yield cls(pool, timeout_s=timeout_s, failed=failed)
         finally:
-            await client.aclose()
             await pool.aclose()
 
     @property
@@ -122,11 +118,18 @@ class RedisLink:
             self._tell(up=True)
 
     async def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        """Ask over a connection of the pool's, with nothing of the client's between: that takes a third of the time.
+
+        A connection that is left before it has answered is closed, by itself.
+        """
+        pool = self._pool
         async with asyncio.timeout(self._timeout_s):
-            async with self._client.pipeline(transaction=False) as pipe:
-                for command in commands:
-                    pipe.execute_command(*command)
-                return await pipe.execute(raise_on_error=False)
+            connection: Connection = await pool.get_connection()  # type: ignore[no-untyped-call]
+            try:
+                await connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+                return [await _answer(connection) for _ in commands]
+            finally:
+                await asyncio.shield(pool.release(connection))
 
     def _failed(self, error: Exception, took_s: float) -> None:
         is_timeout = isinstance(error, _TIMEOUTS)
@@ -145,3 +148,11 @@ class RedisLink:
             log.warning("redis_away", cause=cause)
         for changed in self._watchers:
             changed(up)
+
+
+async def _answer(connection: Connection) -> object:
+    """Return an answer as Redis gives it, or the ResponseError that it is."""
+    try:
+        return await connection.read_response()
+    except ResponseError as refusal:
+        return refusal
