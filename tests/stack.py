@@ -157,10 +157,10 @@ def redis_server() -> Iterator[RedisServer]:
 
 
 @contextlib.contextmanager
-def own_redis() -> Iterator[OwnRedis]:
-    """A Redis of a test's own."""
+def own_redis(like: RedisServer | None = None) -> Iterator[OwnRedis]:
+    """A Redis of a test's own, which leaving kills; `like` another one: in its place, and empty."""
     with _folder() as folder:
-        server = RedisServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
+        server = like or RedisServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
         configuration = folder / "redis.conf"
         configuration.write_text(redis.configuration(port=server.port, password=server.password))
         with _running(redis.guard(configuration), redis.command(), folder / "log", until=server.flush) as pid:

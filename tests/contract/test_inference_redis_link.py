@@ -3,6 +3,7 @@
 import asyncio
 import random
 import signal
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -14,7 +15,6 @@ from structlog.testing import capture_logs
 from services.inference.adapters.redis_link import (
     CONNECTIONS_MAX,
     FAILURES_MAX,
-    PROBE_EVERY_S,
     RedisAway,
     RedisLink,
 )
@@ -78,6 +78,18 @@ async def away(link: RedisLink) -> None:
     assert not link.up
 
 
+async def echoes(link: RedisLink, text: str) -> None:
+    """Return when it answers again, which must be what was asked."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            try:
+                assert await link.ask(("ECHO", text)) == [text.encode()]
+            except RedisAway:
+                await asyncio.sleep(SHORT_S)
+            else:
+                return
+
+
 async def test_answers_come_in_order(redis_url: str) -> None:
     async with linked(redis_url) as rig:
         assert await rig.link.ask(("SET", "a", b"\0\xff"), ("GET", "a"), ("GET", "b"), ("INCR", "n")) == [
@@ -87,6 +99,7 @@ async def test_answers_come_in_order(redis_url: str) -> None:
             1,
         ]
         assert await rig.link.ask(("MGET", "a", "b")) == [[b"\0\xff", None]]
+        assert await rig.link.ask(("SET", "a", "new", "NX", "GET")) == [b"\0\xff"]
         assert rig.link.up
         assert (rig.told, rig.failures) == ([], {})
 
@@ -128,21 +141,36 @@ async def test_one_that_was_not_there_at_the_start_is_found(redis_url: str) -> N
 
 
 async def test_one_that_hangs_costs_its_callers_a_bounded_time_once(own: OwnRedis) -> None:
+    """All of them at once: whoever waits for a connection, or for one to open, is as soon through."""
+    count = 6 * CONNECTIONS_MAX
+    for _ in range(5):  # A cancellation that is lost now and then would be seen.
+        async with linked(own.url, timeout_s=SHORT_S) as rig:
+            own.signal(signal.SIGSTOP)
+            began_s = asyncio.get_running_loop().time()
+            async with asyncio.timeout(WITHIN_S):
+                asked = [rig.link.ask(("GET", "a")) for _ in range(count)]
+                results = await asyncio.gather(*asked, return_exceptions=True)
+            assert asyncio.get_running_loop().time() - began_s < count * SHORT_S / 2
+            assert all(isinstance(result, RedisAway) for result in results)
+            assert rig.failures.keys() == {"timeout"}
+            own.signal(signal.SIGCONT)
+            if not rig.link.up:  # On a machine that is too busy, it blames that.
+                await rig.back()
+                assert rig.told == [False, True]
+            await echoes(rig.link, "hello")
+
+
+async def test_a_process_that_is_too_busy_to_look_blames_itself(own: OwnRedis) -> None:
+    own.signal(signal.SIGSTOP)
     async with linked(own.url, timeout_s=SHORT_S) as rig:
-        own.signal(signal.SIGSTOP)
-        began_s = asyncio.get_running_loop().time()
-        async with asyncio.timeout(WITHIN_S):
-            asked = [rig.link.ask(("GET", "a")) for _ in range(3 * CONNECTIONS_MAX)]
-            results = await asyncio.gather(*asked, return_exceptions=True)
-        # All at once, not one after the other: for whoever waits for a connection the time runs too.
-        assert asyncio.get_running_loop().time() - began_s < len(asked) * SHORT_S / 4
-        assert all(isinstance(result, RedisAway) for result in results)
-        assert not rig.link.up
-        assert rig.failures == {"timeout": len(asked)}
-        own.signal(signal.SIGCONT)
-        await rig.back()
-        assert rig.told == [False, True]
-        assert await rig.link.ask(("ECHO", "hello")) == [b"hello"]
+        for _ in range(FAILURES_MAX):
+            asking = asyncio.create_task(rig.link.ask(("GET", "a")))
+            await asyncio.sleep(0)
+            time.sleep(3 * SHORT_S)  # noqa: ASYNC251 - That is the point.
+            with pytest.raises(RedisAway):
+                await asking
+        assert rig.link.up
+        assert rig.failures == {"timeout": FAILURES_MAX}
 
 
 async def test_hanging_and_coming_back_mixes_up_no_answers(own: OwnRedis) -> None:
@@ -153,13 +181,7 @@ async def test_hanging_and_coming_back_mixes_up_no_answers(own: OwnRedis) -> Non
             with pytest.raises(RedisAway):
                 await rig.link.ask(("ECHO", f"old {number}"))
             own.signal(signal.SIGCONT)
-            async with asyncio.timeout(WITHIN_S):
-                while True:  # It may need longer than SHORT_S to begin again.
-                    try:
-                        assert await rig.link.ask(("ECHO", f"new {number}")) == [f"new {number}".encode()]
-                        break
-                    except RedisAway:
-                        await asyncio.sleep(PROBE_EVERY_S / 10)
+            await echoes(rig.link, f"new {number}")
 
 
 async def test_callers_who_leave_mix_up_no_answers(redis_url: str) -> None:
