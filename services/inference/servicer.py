@@ -157,7 +157,7 @@ class InferenceServicer(InferenceServiceServicer):
 
     async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> DeleteModelResponse:
         await self._deletions.do(
-            _principal(),
+            principal(),
             request.request_id,
             request.SerializeToString(deterministic=True),
             partial(self._gateway.library.delete, request.model),
