@@ -9,7 +9,7 @@ import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
 
 from tests.fakes.fake_ollama import FakeOllama
-from tests.service.inference_app import TINY, preload, refusal
+from tests.service.inference_app import TINY, next_event, preload, refusal
 from tests.service.inference_processes import program
 from tests.service.streams_app import SECRETS, STEADY, failure_of, rest_of, resume, text_of
 
