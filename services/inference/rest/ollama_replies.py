@@ -3,10 +3,10 @@
 There is one line for each token, so that of a plain piece of text is put together from parts that are the same in all.
 """
 
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
+from time import time_ns
 
 from google.protobuf.duration_pb2 import Duration
 from msgspec import Raw
@@ -23,7 +23,7 @@ _DONE_REASONS = {pb.FINISH_REASON_LENGTH: "length"}  # Ollama has no other word 
 
 def now() -> str:
     """Return the time with its nanoseconds, as Go writes it."""
-    second, nanosecond = divmod(time.time_ns(), 1_000_000_000)
+    second, nanosecond = divmod(time_ns(), 1_000_000_000)
     return f"{_second(second)}.{nanosecond:09d}Z"
 
 

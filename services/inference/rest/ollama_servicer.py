@@ -1,7 +1,7 @@
 """Ollama's API on one side, the gateway on the other; decides nothing."""
 
-import time
 from collections.abc import AsyncIterator
+from time import perf_counter_ns
 
 from google.api.httpbody_pb2 import HttpBody
 from ollamesh.compat.ollama.v1 import ollama_service_pb2 as pb
@@ -69,14 +69,14 @@ class OllamaServicer(OllamaServiceServicer):
             yield one
 
     async def Embed(self, request: HttpBody, context: Context) -> Body:
-        began_ns = time.perf_counter_ns()
+        began_ns = perf_counter_ns()
         call = ollama_requests.read(request.data, EmbedCall)
         if not call.texts:
             await self._calls.load(call.model, context, embeds=True)
             yield json_body({"model": call.model, "embeddings": []})
             return
         found = await self._calls.embed(ollama_requests.embed(call), context)
-        yield json_body(embedded(call.model, found, time.perf_counter_ns() - began_ns))
+        yield json_body(embedded(call.model, found, perf_counter_ns() - began_ns))
 
     async def EmbedPrompt(self, request: HttpBody, context: Context) -> Body:
         call = ollama_requests.read(request.data, EmbedPromptCall)

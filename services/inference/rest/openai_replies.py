@@ -4,9 +4,9 @@ There is one event for each token, so that of a plain piece of text is put toget
 """
 
 import base64
-import time
 from array import array
 from collections.abc import Iterable, Sequence
+from time import time
 
 from ollamesh.inference.v1 import completion_pb2 as pb
 
@@ -41,7 +41,7 @@ class Chunks:
         self._common: Json = {
             "id": ("chatcmpl-" if chat else "cmpl-") + answer.stream_id,
             "object": f"{object_}.chunk" if chat else object_,
-            "created": int(time.time()),
+            "created": int(time()),
             "model": model,
             "system_fingerprint": f"fp_{answer.model_digest[:10]}",
         }
