@@ -20,7 +20,12 @@ from services.inference.rest.ollama_replies import Lines
 from services.inference.rest.refusals import STATUSES
 from services.inference.rest.wire import messages_at, renamed
 
-FACTS: dict[str, Any] = {"model": "m", "capability": "tools", "asked_token_count": 2, "allowed_token_count": 1}
+FACTS: dict[str, Any] = {
+    "model": "m",
+    "capability": "tools",
+    "asked_token_count": 2,
+    "allowed_token_count": 1,
+}
 FAILURES = [
     value
     for module in (errors, common_errors)
