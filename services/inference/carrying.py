@@ -209,7 +209,7 @@ def _server(
         gateway, config.policies, fleet_watch, outside.accounts, desk, linger_s=config.linger_s
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    rest.add_to(server.grpc, gateway, config.policies)
+    rest.add_to(server.grpc, gateway, config.policies, desk)
     return server
 
 

@@ -142,3 +142,8 @@ class ItemPoisoned(MeshError):
 class BatchExpired(MeshError):
     kind, reason = Kind.TIMED_OUT, "BATCH_EXPIRED"
     message = "the completion window ended before the item was done"
+
+
+class FileNotFound(MeshError):
+    kind, reason = Kind.MISSING, "FILE_NOT_FOUND"
+    message = "this caller has no such file"

@@ -87,7 +87,7 @@ async def test_bad_items_are_named_and_nothing_is_accepted(database: Database) -
              "items[1].generate.options.temperature"),
             ([good] * 7 + [chat_item("x" * 10_001)], "items[7].chat.messages[0].content"),
             ([good, pb.BatchItem(custom_id="x")], "items[1].request"),
-            ([good, chat_item(custom_id="x" * 65)], "items[1].custom_id"),
+            ([good, chat_item(custom_id="x" * 257)], "items[1].custom_id"),
             ([good, chat_item(top_logprobs=2)], "items[1].chat.top_logprobs"),
         ]  # fmt: skip
         for items, field in cases:

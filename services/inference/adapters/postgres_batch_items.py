@@ -149,6 +149,12 @@ SWEEPS = {
             ORDER BY expire_time LIMIT $1 FOR UPDATE SKIP LOCKED
         )
     """,
+    "files": """
+        DELETE FROM files WHERE file_id IN (
+            SELECT file_id FROM files WHERE expire_time <= now()
+            ORDER BY expire_time LIMIT least($1, 10) FOR UPDATE SKIP LOCKED
+        )
+    """,
     # An hour after they mean nothing any more, so that nobody who was told of one finds it gone.
     "requests": """
         DELETE FROM batch_requests WHERE (organization_id, user_id, request_id) IN (

@@ -92,6 +92,7 @@ class Folded:
                 self.stream_id = event.opened.stream_id
             case "started":
                 self._answer.model = event.started.model
+                self._answer.model_digest = event.started.model_digest
                 self.source = event.started.source
             case "finished":
                 finished = event.finished

@@ -5,6 +5,7 @@ from prometheus_client import CollectorRegistry
 from services.common.postgres import Database
 from services.inference.adapters.postgres_batch_items import PostgresBatchItems
 from services.inference.adapters.postgres_batches import PostgresBatches
+from services.inference.adapters.postgres_files import PostgresFiles
 from services.inference.batches.answering import Answers
 from services.inference.batches.config import BatchConfig
 from services.inference.batches.intake import Intake
@@ -13,6 +14,8 @@ from services.inference.batches.telemetry import BatchMetrics
 from services.inference.batches.worker import BatchWorker
 from services.inference.core.bounds import Policies
 from services.inference.gateway import Gateway
+
+FILES_KEPT_S = 30 * 86_400.0
 
 
 def batch_desk(
@@ -33,5 +36,10 @@ def batch_desk(
         lease_s=config.lease_s,
         sweep_every_s=config.sweep_every_s,
     )
-    intake = Intake(batches, bytes_max=config.bytes_max)
-    return BatchDesk(batches=batches, intake=intake, worker=worker, policies=policies)
+    return BatchDesk(
+        batches=batches,
+        files=PostgresFiles(database, bytes_max=config.file_bytes_max, kept_s=FILES_KEPT_S),
+        intake=Intake(batches, bytes_max=config.bytes_max),
+        worker=worker,
+        policies=policies,
+    )

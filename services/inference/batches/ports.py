@@ -186,3 +186,45 @@ class Items(Protocol):
 
     async def sweep(self) -> Mapping[str, int]:
         """Delete some of what nobody needs any more; return how many rows of what."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewFile:
+    """A file to be kept."""
+
+    file_id: UUID
+    filename: str
+    parts: Sequence[bytes] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """A file as it is kept."""
+
+    file_id: UUID
+    position: int
+    filename: str
+    size_bytes: int
+    create_time: datetime
+    expire_time: datetime
+
+
+class Files(Protocol):
+    """What callers upload. Each is its uploader's own: to others it does not exist. Raises StoreFailure."""
+
+    async def create(self, owner: Principal, new: NewFile) -> FileRecord:
+        """Keep a file. Raises QuotaExceeded."""
+
+    async def find(self, owner: Principal, file_id: UUID) -> FileRecord:
+        """Raises FileNotFound."""
+
+    async def page(
+        self, owner: Principal, *, before: int | None, size: int
+    ) -> tuple[Sequence[FileRecord], bool]:
+        """Return files, newest first, and whether there are more."""
+
+    async def part(self, file_id: UUID, index: int) -> bytes | None:
+        """Return a part of a file that was found, None after the last."""
+
+    async def delete(self, owner: Principal, file_id: UUID) -> None:
+        """Raises FileNotFound."""

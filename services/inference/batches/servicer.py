@@ -13,10 +13,10 @@ from services.common.grpc.caller import caller
 from services.inference.batches import wire
 from services.inference.batches.following import follow
 from services.inference.batches.intake import Intake
-from services.inference.batches.ports import Batches, Creator, PageRequest
+from services.inference.batches.ports import Batches, Creator, Files, PageRequest
 from services.inference.batches.worker import BatchWorker
 from services.inference.core.bounds import Policies
-from services.inference.core.callers import Principal
+from services.inference.who import principal
 
 PAGE_SIZE = 20
 
@@ -26,6 +26,7 @@ class BatchDesk:
     """Where batches are handed in and asked about."""
 
     batches: Batches
+    files: Files
     intake: Intake
     worker: BatchWorker
     policies: Policies
@@ -46,18 +47,18 @@ class BatchMethods(InferenceServiceServicer):
         return pb.CreateBatchResponse(batch=wire.batch(record))
 
     async def GetBatch(self, request: pb.GetBatchRequest, context: Context) -> pb.GetBatchResponse:
-        found = await self._batches().batches.find(principal_of_call(), wire.batch_id(request.batch_id))
+        found = await self._batches().batches.find(principal(), wire.batch_id(request.batch_id))
         return pb.GetBatchResponse(batch=wire.batch(found))
 
     async def ListBatches(self, request: pb.ListBatchesRequest, context: Context) -> pb.ListBatchesResponse:
         page = PageRequest(size=request.page_size or PAGE_SIZE, before=wire.position(request.page_token))
-        found, more = await self._batches().batches.page(principal_of_call(), page)
+        found, more = await self._batches().batches.page(principal(), page)
         return pb.ListBatchesResponse(
             batches=map(wire.batch, found), next_page_token=wire.token(found[-1]) if more else ""
         )
 
     async def CancelBatch(self, request: pb.CancelBatchRequest, context: Context) -> pb.CancelBatchResponse:
-        ended = await self._batches().batches.cancel(principal_of_call(), wire.batch_id(request.batch_id))
+        ended = await self._batches().batches.cancel(principal(), wire.batch_id(request.batch_id))
         return pb.CancelBatchResponse(batch=wire.batch(ended))
 
     # Yields responses that are serialised already.
@@ -67,7 +68,7 @@ class BatchMethods(InferenceServiceServicer):
     ) -> AsyncIterator[bytes]:
         pages = follow(
             self._batches().batches,
-            principal_of_call(),
+            principal(),
             wire.batch_id(request.batch_id),
             after_sequence=request.after_sequence,
         )
@@ -82,16 +83,9 @@ class BatchMethods(InferenceServiceServicer):
         return self._desk
 
 
-def principal_of_call() -> Principal:
-    found = caller()
-    return Principal(
-        organization_id=found.organization_id, project_id=found.project_id, user_id=found.user_id
-    )
-
-
 def creator_of_call() -> Creator:
     found = caller()
     return Creator(
-        principal=principal_of_call(),
+        principal=principal(),
         roles=(found.role.value, *(["service"] if found.is_service else [])),
     )

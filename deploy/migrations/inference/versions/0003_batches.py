@@ -16,6 +16,7 @@ def upgrade() -> None:
     _items()
     _results()
     _requests()
+    _files()
 
 
 def _batches() -> None:
@@ -98,3 +99,29 @@ def _requests() -> None:
         )
     """)
     op.execute("CREATE INDEX batch_requests_by_age ON batch_requests (create_time)")
+
+
+def _files() -> None:
+    """What OpenAI's clients upload before they make a batch of it."""
+    op.execute("""
+        CREATE TABLE files (
+            file_id         uuid PRIMARY KEY,
+            position        bigint GENERATED ALWAYS AS IDENTITY,  -- Orders lists; rises with creation.
+            organization_id text NOT NULL,
+            user_id         text NOT NULL,
+            filename        bytea NOT NULL,                       -- UTF-8.
+            size_bytes      bigint NOT NULL,
+            create_time     timestamptz NOT NULL DEFAULT now(),
+            expire_time     timestamptz NOT NULL
+        )
+    """)
+    op.execute("CREATE INDEX files_of_owner ON files (organization_id, user_id, position DESC)")
+    op.execute("CREATE INDEX files_by_expiry ON files (expire_time)")
+    op.execute("""
+        CREATE TABLE file_parts (
+            file_id    uuid NOT NULL REFERENCES files ON DELETE CASCADE,
+            part_index integer NOT NULL,
+            content    bytea NOT NULL,
+            PRIMARY KEY (file_id, part_index)
+        )
+    """)
