@@ -32,15 +32,15 @@ OPEN = """
 _TAKE = """
     WITH due AS MATERIALIZED ({due}), begun AS (
         UPDATE batches SET state = 'RUNNING', start_time = now()
-        WHERE state = 'PENDING' AND batch_id IN (SELECT batch_id FROM due)
+        WHERE state = 'PENDING' AND end_time IS NULL AND batch_id IN (SELECT batch_id FROM due)
+    ), taken AS (
+        UPDATE batch_items item
+        SET due_time = now() + $1::float8 * interval '1 second', take_count = take_count + 1,
+            attempt_count = attempt_count + 1
+        FROM due WHERE item.batch_id = due.batch_id AND item.item_index = due.item_index
+        RETURNING item.*
     )
-    UPDATE batch_items item
-    SET due_time = now() + $1::float8 * interval '1 second', take_count = take_count + 1,
-        attempt_count = attempt_count + 1
-    FROM due JOIN batches USING (batch_id)
-    WHERE item.batch_id = due.batch_id AND item.item_index = due.item_index
-    RETURNING item.batch_id, item.item_index, take_count, request, attempt_count, put_back_count,
-              organization_id, project_id, user_id, roles
+    SELECT taken.*, organization_id, project_id, user_id, roles FROM taken JOIN batches USING (batch_id)
 """
 NEW = """
     SELECT batch_id, item_index FROM batch_items

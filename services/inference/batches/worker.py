@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 LOOK_EVERY_S = 0.5  # For items to take, and for whether those that run are still ours.
 STORE_RETRY_S = 0.5
 HAND_OVER_S = 2.0  # Longest that the end of a process waits for the store.
-SEIZED_AT_ONCE = 500
-SWEEPS_MAX = 100  # At once; the next time goes on.
+SEIZED_AT_ONCE = 100
+SWEEPS_MAX = 500  # At once; the next time goes on.
 
 
 @dataclass(slots=True)
