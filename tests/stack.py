@@ -107,9 +107,9 @@ class RedisServer:
             client.flushall()
 
 
-@pytest.fixture(scope="session")
-def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL without fsync, holding the migrated template. Most tests want `database` instead."""
+@contextlib.contextmanager
+def running_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL without fsync, holding the migrated template."""
     with _folder() as folder:
         server = PostgresServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
         data = folder / "data"
@@ -118,6 +118,13 @@ def postgres_server() -> Iterator[PostgresServer]:
         with _running(postgres.guard(data), argv, folder / "log", until=server.ready):
             run(migrate(server.migrations(TEMPLATE), say=lambda _: None))
             yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL for all tests of this process. Most tests want `database` instead."""
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

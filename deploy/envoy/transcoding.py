@@ -15,7 +15,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.rpc import error_details_pb2
 from ollamesh.auth.v1 import oauth_service_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
-from ollamesh.compat.openai.v1 import openai_service_pb2
+from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
 
 from services.common.grpc.client import MESSAGE_BYTES_MAX
 
@@ -37,6 +37,7 @@ def models() -> GrpcJsonTranscoder:
     return _transcoder(
         ollama_service_pb2.DESCRIPTOR,
         openai_service_pb2.DESCRIPTOR,
+        openai_batch_service_pb2.DESCRIPTOR,
         request_bytes_max=REST_BYTES_MAX,
         answer_bytes_max=REST_BYTES_MAX,
     )

@@ -27,6 +27,7 @@ _SANDBOX = "ollamesh.sandbox.v1.SandboxService"
 # REST, as other vendors' clients know it. The inference service serves both.
 _OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
 _OPENAI = "ollamesh.compat.openai.v1.OpenAIService"
+_OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
 
 POLICY: dict[str, Access] = {
     **_rows("grpc.health.v1.Health", Access.PUBLIC, "Check Watch List"),
@@ -63,6 +64,11 @@ POLICY: dict[str, Access] = {
     **_rows(_OLLAMA, Access.ADMIN, "Pull Push Delete Copy Create CheckBlob PutBlob"),
     **_rows(
         _OPENAI, Access.USER, "CreateChatCompletion CreateCompletion CreateEmbedding ListModels GetModel"
+    ),
+    **_rows(
+        _OPENAI_BATCH,
+        Access.USER,
+        "CreateFile ListFiles GetFile DeleteFile GetFileContent CreateBatch ListBatches GetBatch CancelBatch",
     ),
     **_rows(
         _SANDBOX,

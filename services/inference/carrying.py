@@ -24,6 +24,8 @@ from services.inference.adapters.postgres_usage import PostgresUsage
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_streams import RedisStreams
 from services.inference.adapters.seals import Seals
+from services.inference.batches.app import batch_desk
+from services.inference.batches.servicer import BatchDesk
 from services.inference.cache_parts import Caches, caches, shared_redis
 from services.inference.config import Config
 from services.inference.core.admission import Order, admit
@@ -145,8 +147,15 @@ async def carrying(
     ]
     if found is not None:
         background.append(("cache", found.keeper.run))
+    desk = None
+    if outside.database is not None:
+        desk = batch_desk(
+            config.batches, outside.database, gateway, policies=config.policies, registry=registry
+        )
+        background.append(("batches", partial(desk.worker.run, stop)))
     try:
-        yield Carried(server=_server(config, registry, outside, gateway, fleet_watch), background=background)
+        server = _server(config, registry, outside, gateway, fleet_watch, desk)
+        yield Carried(server=server, background=background)
     finally:
         await streams.close()
 
@@ -189,6 +198,7 @@ def _server(
     outside: Outside,
     gateway: Gateway,
     fleet_watch: FleetWatch,
+    desk: BatchDesk | None,
 ) -> Server:
     server = Server(
         config.server,
@@ -196,10 +206,10 @@ def _server(
         [deadline(), authentication(outside.verifier)],
     )
     servicer = InferenceServicer(
-        gateway, config.policies, fleet_watch, outside.accounts, linger_s=config.linger_s
+        gateway, config.policies, fleet_watch, outside.accounts, desk, linger_s=config.linger_s
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    rest.add_to(server.grpc, gateway, config.policies)
+    rest.add_to(server.grpc, gateway, config.policies, desk)
     return server
 
 

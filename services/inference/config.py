@@ -13,6 +13,7 @@ from services.common.process_ports import process_ports
 from services.common.restarts import RestartPolicy
 from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
+from services.inference.batches.config import BatchConfig
 from services.inference.cache_config import CacheConfig, MicroBatchConfig
 from services.inference.core.allowed import Models, read_tenant_models
 from services.inference.core.bounds import Bounds, Policies, read_policies
@@ -74,6 +75,7 @@ class Config:
     database: DatabaseConfig | None  # Where usage and batches are kept; without it there are none.
     cache: CacheConfig
     micro_batches: MicroBatchConfig
+    batches: BatchConfig
     record_file: Path | None  # Where decisions are recorded; nowhere if None.
     record_bytes_max: int
     poll_every_s: float
@@ -111,6 +113,7 @@ class Config:
             reader_buffer_bytes_max=buffer_bytes_max,
             streams=_streams(env),
             linger_s=env.seconds("OLLAMESH_LINGER_S", 0, high=600),
+            batches=BatchConfig.read(env),
             record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
             record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),

@@ -122,3 +122,28 @@ class CacheUnavailable(MeshError):
         "the cache cannot be reached; nothing was purged, and while that lasts nothing is served from it"
     )
     retry_after_s = 1.0
+
+
+class QuotaExceeded(MeshError):
+    kind, reason = Kind.EXHAUSTED, "QUOTA_EXCEEDED"
+    message = "a budget of the tenant is spent"
+
+
+class BatchNotFound(MeshError):
+    kind, reason = Kind.MISSING, "BATCH_NOT_FOUND"
+    message = "this caller created no such batch"
+
+
+class ItemPoisoned(MeshError):
+    kind, reason = Kind.ABORTED, "ITEM_POISONED"
+    message = "the item was begun as often as an item may be, and its worker or instance was lost each time"
+
+
+class BatchExpired(MeshError):
+    kind, reason = Kind.TIMED_OUT, "BATCH_EXPIRED"
+    message = "the completion window ended before the item was done"
+
+
+class FileNotFound(MeshError):
+    kind, reason = Kind.MISSING, "FILE_NOT_FOUND"
+    message = "this caller has no such file"

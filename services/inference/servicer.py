@@ -25,7 +25,6 @@ from ollamesh.inference.v1.inference_service_pb2 import (
     PurgeCacheRequest,
     PurgeCacheResponse,
 )
-from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceServicer
 from ollamesh.inference.v1.model_pb2 import (
     CopyModelRequest,
     CopyModelResponse,
@@ -46,6 +45,7 @@ from ollamesh.inference.v1.model_pb2 import (
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.inference.accounts import Accounts, NoAccounts
+from services.inference.batches.servicer import BatchDesk, BatchMethods
 from services.inference.core import asks
 from services.inference.core.allowed import ALL, Allowed
 from services.inference.core.bounds import Bounds, Policies
@@ -63,7 +63,7 @@ from services.inference.wire import events, listings, requests, usage
 PAGE_SIZE = 100
 
 
-class InferenceServicer(InferenceServiceServicer):
+class InferenceServicer(BatchMethods):
     """The methods that this version serves; the generated base answers for the others."""
 
     def __init__(
@@ -72,6 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
         policies: Policies,
         fleet_watch: FleetWatch,
         accounts: Accounts | NoAccounts,
+        desk: BatchDesk | None = None,
         *,
         linger_s: float,
     ) -> None:
@@ -83,6 +84,7 @@ class InferenceServicer(InferenceServiceServicer):
         self._accounts = accounts
         self._contexts = Contexts(self._description)
         self._deletions = Once()  # The others do no harm when they are repeated.
+        self._desk = desk
 
     # The two hot ones yield responses that are serialised already (wire/frames.py).
 

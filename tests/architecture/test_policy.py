@@ -6,7 +6,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from ollamesh.agent.v1 import agent_service_pb2
 from ollamesh.auth.v1 import auth_service_pb2, oauth_service_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
-from ollamesh.compat.openai.v1 import openai_service_pb2
+from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
 from ollamesh.inference.v1 import inference_service_pb2
 from ollamesh.sandbox.v1 import sandbox_service_pb2
 
@@ -21,6 +21,7 @@ SERVICES: list[ServiceDescriptor] = [
         inference_service_pb2,
         ollama_service_pb2,
         openai_service_pb2,
+        openai_batch_service_pb2,
         sandbox_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()

@@ -56,11 +56,12 @@ UNARY = {
         "CopyModel",
         "LoadModel",
         "UnloadModel",
+        *("CreateBatch", "GetBatch", "ListBatches", "CancelBatch"),
     ),
     "AgentService": ("CreateThread", "StartRun", "CancelRun"),
 }
 STREAMS = {
-    "InferenceService": ("Chat", "PullModel", "WatchFleet"),
+    "InferenceService": ("Chat", "PullModel", "WatchFleet", "StreamBatchResults"),
     "AgentService": ("WatchRun",),
     "SandboxService": ("Execute",),
 }

@@ -17,7 +17,7 @@ from ollamesh.agent.v1.agent_service_pb2 import (
 )
 from ollamesh.agent.v1.run_pb2 import RUN_STATUS_SUCCEEDED, Run, RunEvent
 from ollamesh.agent.v1.thread_pb2 import Thread
-from ollamesh.client import CallError, Client, Password, client, runs
+from ollamesh.client import CallError, Client, Password, resuming, runs
 
 from services.common.errors import Kind, MeshError
 from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh, Unavailable
@@ -38,7 +38,7 @@ async def mesh() -> AsyncIterator[ScriptedMesh]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "RECONNECT_AFTER_MAX_S", 0.001)
+    monkeypatch.setattr(resuming, "RECONNECT_AFTER_MAX_S", 0.001)
 
 
 def events_after(sequence: int, last: int = LAST) -> list[WatchRunResponse]:
@@ -128,12 +128,12 @@ async def test_it_gives_up_in_the_end(mesh: ScriptedMesh) -> None:
     watch = mesh.streams["WatchRun"] = Watch(*[(0, Unavailable())] * 100)
     with pytest.raises(CallError, match="STORE_UNAVAILABLE"):
         await watched(mesh)
-    assert len(watch.asked) == client.RECONNECTS_MAX + 1
+    assert len(watch.asked) == resuming.RECONNECTS_MAX + 1
 
 
 @pytest.mark.usefixtures("impatient")
 async def test_progress_restores_its_patience(mesh: ScriptedMesh) -> None:
-    losses = [(last, Unavailable()) for last in (1, 2, 3, 4, 5) for _ in range(client.RECONNECTS_MAX - 1)]
+    losses = [(last, Unavailable()) for last in (1, 2, 3, 4, 5) for _ in range(resuming.RECONNECTS_MAX - 1)]
     watch = mesh.streams["WatchRun"] = Watch(*losses)
     assert await watched(mesh) == [1, 2, 3, 4, 5, 6]
     assert len(watch.asked) == len(losses) + 1

@@ -4,8 +4,8 @@ import pytest
 from grpc import StatusCode
 from ollamesh.client import CallError, ClientCredentials, Password, StaticToken, Violation
 from ollamesh.client.channel import open_channel
-from ollamesh.client.client import RECONNECT_AFTER_MAX_S, RECONNECT_AFTER_S, _pause_s
 from ollamesh.client.credentials import Credentials
+from ollamesh.client.resuming import RECONNECT_AFTER_MAX_S, RECONNECT_AFTER_S, _pause_s
 
 
 @pytest.mark.parametrize("address", ["ftp://host", "http://", "", "http://host/path", "https://host:1?x=1"])

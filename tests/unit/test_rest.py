@@ -45,7 +45,7 @@ class _Answer:
 
 
 def chunks(*, chat: bool, usage: bool = False) -> openai_replies.Chunks:
-    return openai_replies.Chunks(_Answer(), 'a "model"', chat=chat, usage=usage)  # type: ignore[arg-type]
+    return openai_replies.Chunks(_Answer(), 'a "model"', chat=chat, usage=usage)
 
 
 @given(st.binary(max_size=400), st.text(max_size=200))

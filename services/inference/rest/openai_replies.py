@@ -7,13 +7,14 @@ import base64
 from array import array
 from collections.abc import Iterable, Sequence
 from time import time
+from typing import Protocol
 
 from ollamesh.inference.v1 import completion_pb2 as pb
 
 from services.inference.core.ledger import Card
 from services.inference.embeddings import Answer as Embedded
 from services.inference.rest.bodies import encode
-from services.inference.rest.calls import Answer, Delta, Event, Finished
+from services.inference.rest.calls import Delta, Event, Finished
 from services.inference.rest.whole import Whole
 
 Json = dict[str, object]
@@ -30,10 +31,22 @@ def told(value: Json) -> bytes:
     return b"data: " + encode(value) + b"\n\n"
 
 
+class Named(Protocol):
+    """What tells one completion from another."""
+
+    @property
+    def stream_id(self) -> str: ...
+
+    @property
+    def model_digest(self) -> str: ...
+
+
 class Chunks:
     """The objects of one completion: of a chat, or else of a text. `usage` adds one that counts tokens."""
 
-    def __init__(self, answer: Answer, model: str, *, chat: bool, usage: bool) -> None:
+    def __init__(
+        self, answer: Named, model: str, *, chat: bool, usage: bool, created_s: int | None = None
+    ) -> None:
         self._chat = chat
         self._usage: Json = {"usage": None} if usage else {}
         self._call_count = self._text_length = 0
@@ -41,7 +54,7 @@ class Chunks:
         self._common: Json = {
             "id": ("chatcmpl-" if chat else "cmpl-") + answer.stream_id,
             "object": f"{object_}.chunk" if chat else object_,
-            "created": int(time()),
+            "created": int(time()) if created_s is None else created_s,
             "model": model,
             "system_fingerprint": f"fp_{answer.model_digest[:10]}",
         }

@@ -2,26 +2,33 @@
 
 import grpc.aio
 from ollamesh.compat.ollama.v1.ollama_service_pb2_grpc import add_OllamaServiceServicer_to_server
+from ollamesh.compat.openai.v1.openai_batch_service_pb2_grpc import add_OpenAIBatchServiceServicer_to_server
 from ollamesh.compat.openai.v1.openai_service_pb2_grpc import add_OpenAIServiceServicer_to_server
 
 from services.common.grpc.around import Around
+from services.inference.batches.servicer import BatchDesk
 from services.inference.core.bounds import Policies
 from services.inference.gateway import Gateway
 from services.inference.rest import ollama_errors, openai_errors
 from services.inference.rest.ollama_servicer import OllamaServicer
+from services.inference.rest.openai_batch_servicer import OpenAIBatchServicer
 from services.inference.rest.openai_servicer import OpenAIServicer
 from services.inference.rest.refusals import refusals
 
 OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
 OPENAI = "ollamesh.compat.openai.v1.OpenAIService"
-SERVICES = (OLLAMA, OPENAI)
+OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
+SERVICES = (OLLAMA, OPENAI, OPENAI_BATCH)
 
 
-def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies) -> None:
+def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: BatchDesk | None) -> None:
     add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies), server)
     add_OpenAIServiceServicer_to_server(OpenAIServicer(gateway, policies), server)
+    add_OpenAIBatchServiceServicer_to_server(OpenAIBatchServicer(desk), server)
 
 
 def refused() -> Around:
     """Have their failures told as their vendors would. Inside of what answers gRPC's callers."""
-    return refusals({OLLAMA: ollama_errors.refusal, OPENAI: openai_errors.refusal})
+    return refusals(
+        {OLLAMA: ollama_errors.refusal, OPENAI: openai_errors.refusal, OPENAI_BATCH: openai_errors.refusal}
+    )

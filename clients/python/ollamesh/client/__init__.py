@@ -12,7 +12,7 @@ client are left out instead of half understood. What this client has no method f
 generated stubs with the same tokens, deadlines and errors: Client.stub, Client.call, Client.stream.
 """
 
-from ollamesh.client import chats, executions, fleet, library, runs
+from ollamesh.client import batches, chats, executions, fleet, library, runs
 from ollamesh.client.client import Client
 from ollamesh.client.credentials import AccessToken, ClientCredentials, Credentials, Password, StaticToken
 from ollamesh.client.errors import CallError, Violation
@@ -26,6 +26,7 @@ __all__ = [
     "Password",
     "StaticToken",
     "Violation",
+    "batches",
     "chats",
     "executions",
     "fleet",

@@ -1,7 +1,7 @@
 """The path of every call: a fresh token, a deadline, and failures as CallError."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Iterable
 from typing import TypeVar
 
 import grpc
@@ -31,6 +31,25 @@ class Calls:
         token = await self._token(deadline_s)
         try:
             return await method(request, metadata=_bearer(token), timeout=ends_at_s - _now_s())
+        except grpc.aio.AioRpcError as failure:
+            raise self._error(failure, token) from None
+
+    async def upload(
+        self,
+        method: grpc.aio.StreamUnaryMultiCallable[Request, Response],
+        requests: Iterable[Request],
+        *,
+        deadline_s: float,
+    ) -> Response:
+        ends_at_s = _now_s() + deadline_s
+        token = await self._token(deadline_s)
+
+        async def sent() -> AsyncGenerator[Request, None]:
+            for request in requests:
+                yield request
+
+        try:
+            return await method(sent(), metadata=_bearer(token), timeout=ends_at_s - _now_s())
         except grpc.aio.AioRpcError as failure:
             raise self._error(failure, token) from None
 

@@ -1,25 +1,36 @@
 """The client: what a mesh can do, one method each."""
 
 import asyncio
-import random
 import uuid
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
 from types import TracebackType
 from typing import Self, TypeVar
 
 import grpc
 import grpc.aio
-from ollamesh.agent.v1.agent_service_pb2 import CreateThreadRequest, StartRunRequest, WatchRunRequest
+from ollamesh.agent.v1.agent_service_pb2 import (
+    CreateThreadRequest,
+    StartRunRequest,
+    WatchRunRequest,
+    WatchRunResponse,
+)
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
-from ollamesh.client import chats, executions, library, runs
+from ollamesh.client import batches, chats, executions, library, runs
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
 from ollamesh.client.credentials import AccessToken, Credentials
-from ollamesh.client.errors import CallError
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
+from ollamesh.client.resuming import resumed
 from ollamesh.client.runs_wire import config_of, event_of, run_of
 from ollamesh.client.tokens import Tokens
+from ollamesh.inference.v1.batch_pb2 import (
+    CancelBatchRequest,
+    GetBatchRequest,
+    ListBatchesRequest,
+    StreamBatchResultsRequest,
+    StreamBatchResultsResponse,
+)
 from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest, WatchFleetRequest
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -41,8 +52,7 @@ Stub = TypeVar("Stub")
 DEADLINE_S = 30.0
 STREAM_DEADLINE_S = 300.0  # As long as a run may take by default.
 MODEL_DEADLINE_S = 6 * 3600.0  # A large model on a slow line.
-RECONNECTS_MAX = 20  # In a row, without an event between them: about 25 seconds, enough for a restart.
-RECONNECT_AFTER_S, RECONNECT_AFTER_MAX_S = 0.1, 2.0
+UPLOAD_DEADLINE_S = 600.0
 
 
 class Client:
@@ -169,6 +179,72 @@ class Client:
             async for response in responses:
                 yield fleet_of(response.fleet)
 
+    # ---- Batches -----------------------------------------------------------------------------------
+
+    async def create_batch(
+        self,
+        items: Iterable[batches.BatchItem],
+        *,
+        request_id: str | None = None,
+        display_name: str = "",
+        window_s: float | None = None,
+        retention_s: float | None = None,
+        deadline_s: float = UPLOAD_DEADLINE_S,
+    ) -> batches.Batch:
+        """Have many requests answered in idle slots. All of them are stored when this returns.
+
+        With a `request_id` of one's own, the same call again returns the same batch.
+        """
+        parts = batches.parts_of(
+            items,
+            request_id=str(uuid.uuid4()) if request_id is None else request_id,
+            display_name=display_name,
+            window_s=window_s,
+            retention_s=retention_s,
+        )
+        response = await self._calls.upload(self._inference.CreateBatch, parts, deadline_s=deadline_s)
+        return batches.batch_of(response.batch)
+
+    async def batch(self, batch_id: str) -> batches.Batch:
+        """Tell how far a batch is."""
+        request = GetBatchRequest(batch_id=batch_id)
+        return batches.batch_of((await self.call(self._inference.GetBatch, request)).batch)
+
+    async def list_batches(self) -> AsyncGenerator[batches.Batch, None]:
+        """List the caller's batches, newest first."""
+        request = ListBatchesRequest()
+        while True:
+            response = await self.call(self._inference.ListBatches, request)
+            for batch in response.batches:
+                yield batches.batch_of(batch)
+            if not response.next_page_token:
+                return
+            request = ListBatchesRequest(page_token=response.next_page_token)
+
+    async def cancel_batch(self, batch_id: str) -> batches.Batch:
+        """End a batch; what is done stays done."""
+        request = CancelBatchRequest(batch_id=batch_id)
+        return batches.batch_of((await self.call(self._inference.CancelBatch, request)).batch)
+
+    async def batch_results(
+        self, batch_id: str, *, after_sequence: int = 0, deadline_s: float | None = None
+    ) -> AsyncGenerator[batches.Result, None]:
+        """Stream results as they appear, each once, to the end of the batch; lost connections are made anew."""
+
+        def opened(after: int, left_s: float) -> AsyncGenerator[StreamBatchResultsResponse, None]:
+            request = StreamBatchResultsRequest(batch_id=batch_id, after_sequence=after)
+            return self.stream(self._inference.StreamBatchResults, request, deadline_s=left_s)
+
+        responses = resumed(
+            opened,
+            lambda response: response.sequence,
+            after_sequence=after_sequence,
+            deadline_s=self._stream_deadline_s if deadline_s is None else deadline_s,
+        )
+        async with aclosing(responses):
+            async for response in responses:
+                yield batches.result_of(response)
+
     # ---- Agents ------------------------------------------------------------------------------------
 
     async def create_thread(self, display_name: str = "") -> str:
@@ -203,27 +279,21 @@ class Client:
         A lost connection is made anew, a few times and ever more patiently, and the stream goes on from
         the event where it was. Leaving it does nothing to the run.
         """
-        loop = asyncio.get_running_loop()
-        ends_at_s = loop.time() + (self._stream_deadline_s if deadline_s is None else deadline_s)
-        lost_count = 0
-        while True:
-            request = WatchRunRequest(run_id=run_id, after_sequence=after_sequence)
-            stream = self.stream(self._agent.WatchRun, request, deadline_s=ends_at_s - loop.time())
-            try:
-                async with aclosing(stream) as responses:
-                    async for response in responses:
-                        after_sequence, lost_count = response.event.sequence, 0
-                        if (event := event_of(response.event)) is not None:
-                            yield event
-            except CallError as error:
-                pause_s = max(_pause_s(lost_count), error.retry_after_s or 0)
-                is_last = lost_count == RECONNECTS_MAX or loop.time() + pause_s > ends_at_s
-                if is_last or not error.is_connection_lost:
-                    raise
-                await asyncio.sleep(pause_s)
-                lost_count += 1
-            else:
-                return
+
+        def opened(after: int, left_s: float) -> AsyncGenerator[WatchRunResponse, None]:
+            request = WatchRunRequest(run_id=run_id, after_sequence=after)
+            return self.stream(self._agent.WatchRun, request, deadline_s=left_s)
+
+        responses = resumed(
+            opened,
+            lambda response: response.event.sequence,
+            after_sequence=after_sequence,
+            deadline_s=self._stream_deadline_s if deadline_s is None else deadline_s,
+        )
+        async with aclosing(responses):
+            async for response in responses:
+                if (event := event_of(response.event)) is not None:
+                    yield event
 
     # ---- The sandbox -------------------------------------------------------------------------------
 
@@ -269,9 +339,3 @@ class Client:
         """Call any server-streaming method of any stub, as this class makes its own calls."""
         limit_s = self._stream_deadline_s if deadline_s is None else deadline_s
         return self._calls.stream(method, request, deadline_s=limit_s)
-
-
-def _pause_s(lost_count: int) -> float:
-    """Twice as long each time, and never the same for two clients that lost the same server."""
-    longest_s = min(RECONNECT_AFTER_S * 2**lost_count, RECONNECT_AFTER_MAX_S)
-    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - Nothing secret.

@@ -67,7 +67,13 @@ class CallError(Exception):
 def error_of(failure: grpc.aio.AioRpcError) -> CallError:
     """Translate what gRPC raised, with the details that it leaves packed."""
     error = CallError(code=failure.code(), message=failure.details() or "")
-    for detail in _status(failure).details:
+    explain(error, _status(failure))
+    return error
+
+
+def explain(error: CallError, status: Status) -> None:
+    """Add to a failure what its details say."""
+    for detail in status.details:
         info, retry, bad = ErrorInfo(), RetryInfo(), BadRequest()
         if detail.Unpack(info):
             error.reason, error.domain, error.metadata = info.reason, info.domain, dict(info.metadata)
@@ -77,7 +83,6 @@ def error_of(failure: grpc.aio.AioRpcError) -> CallError:
             error.violations = tuple(
                 Violation(broken.field, broken.description, broken.reason) for broken in bad.field_violations
             )
-    return error
 
 
 def _status(failure: grpc.aio.AioRpcError) -> Status:

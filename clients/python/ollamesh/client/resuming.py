@@ -1,0 +1,51 @@
+"""Streams that go on where they were when the connection was lost."""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from typing import TypeVar
+
+from ollamesh.client.errors import CallError
+
+Response = TypeVar("Response")
+
+RECONNECTS_MAX = 20  # In a row, without an event between them: about 25 seconds, enough for a restart.
+RECONNECT_AFTER_S, RECONNECT_AFTER_MAX_S = 0.1, 2.0
+
+
+async def resumed(
+    opened: Callable[[int, float], AsyncGenerator[Response, None]],
+    sequence_of: Callable[[Response], int],
+    *,
+    after_sequence: int,
+    deadline_s: float,
+) -> AsyncGenerator[Response, None]:
+    """Everything after `after_sequence`, each once. A lost connection is made anew, ever more patiently.
+
+    `opened` makes the stream of what follows a sequence, with so many seconds for it.
+    """
+    loop = asyncio.get_running_loop()
+    ends_at_s = loop.time() + deadline_s
+    lost_count = 0
+    while True:
+        try:
+            async with aclosing(opened(after_sequence, ends_at_s - loop.time())) as responses:
+                async for response in responses:
+                    after_sequence, lost_count = sequence_of(response), 0
+                    yield response
+        except CallError as error:
+            pause_s = max(_pause_s(lost_count), error.retry_after_s or 0)
+            is_last = lost_count == RECONNECTS_MAX or loop.time() + pause_s > ends_at_s
+            if is_last or not error.is_connection_lost:
+                raise
+            await asyncio.sleep(pause_s)
+            lost_count += 1
+        else:
+            return
+
+
+def _pause_s(lost_count: int) -> float:
+    """Twice as long each time, and never the same for two clients that lost the same server."""
+    longest_s = min(RECONNECT_AFTER_S * 2**lost_count, RECONNECT_AFTER_MAX_S)
+    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - Nothing secret.

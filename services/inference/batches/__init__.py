@@ -1,0 +1,1 @@
+"""Many requests that may wait: accepted whole, answered in idle slots, by whichever process is there."""
