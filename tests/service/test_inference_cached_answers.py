@@ -172,7 +172,7 @@ async def test_new_weights_give_new_answers(redis_url: str) -> None:
     async with backend.serving(), serving(backend.url, REDIS_URL=redis_url, **KEYS) as service:
         for digest in ("digest of tiny:latest", "new"):
             backend.models[0]["digest"] = digest
-            await until_digest(service, digest)
+            await until_digest(service, backend, digest)
             call = asyncio.ensure_future(ask(service))
             exchange = await backend.asked()
             exchange.token(digest)

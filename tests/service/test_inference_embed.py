@@ -98,14 +98,23 @@ async def test_new_weights_are_asked_anew(redis_url: str) -> None:
         await answered(backend, service, "a", vectors=[[1.0]])
         await cached(service, "a")
         backend.models[0]["digest"] = "new"
-        await until_digest(service, "new")
+        await until_digest(service, backend, "new")
         await answered(backend, service, "a", vectors=[[3.0]])
 
 
-async def until_digest(service: Service, digest: str) -> None:
+async def until_digest(service: Service, backend: Backend, digest: str) -> None:
+    """Return when the gateway has seen that its model has new weights, which it then has described."""
+    describing = asyncio.create_task(describe(backend))
     async with asyncio.timeout(TIMEOUT_S):
         while (await service.call("ListModels", ListModelsRequest())).models[0].digest != digest:
             await asyncio.sleep(0.005)
+    describing.cancel()
+
+
+async def describe(backend: Backend) -> None:
+    while True:
+        (exchange := await backend.asked()).reply({})
+        assert exchange.path == "/api/show"
 
 
 async def answered(backend: Backend, service: Service, *texts: str, vectors: list[list[float]]) -> None:
