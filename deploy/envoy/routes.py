@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.config.core.v3 import (
 )
 from envoy_data_plane.envoy.config.route.v3 import (
     DirectResponseAction,
+    HeaderMatcher,
     RetryPolicy,
     RetryPolicyRetryHostPredicate,
     Route,
@@ -25,7 +26,7 @@ from envoy_data_plane.envoy.config.route.v3 import (
     VirtualHost,
 )
 from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import PreviousHostsPredicate
-from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher
+from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from deploy.envoy import cors, tokens
@@ -52,7 +53,9 @@ def public(edge: Edge) -> RouteConfiguration:
             *(_open(path) for path in open_methods),
             *(route for name in SERVICES for route in _service(name)),
             *_compatible(),
-            _answer("/", status=200, body="Ollama is running"),  # What Ollama's clients look for.
+            _answer(
+                "/", status=200, body="Ollama is running", methods="GET|HEAD"
+            ),  # What its clients look for.
             _answer("/healthz", status=200, body="ok\n"),
             _nothing(),
         ],
@@ -166,10 +169,11 @@ def _deadline(seconds: int) -> HeaderValueOption:
     )
 
 
-def _answer(path: str, *, status: int, body: str) -> Route:
+def _answer(path: str, *, status: int, body: str, methods: str = ".*") -> Route:
+    asked = HeaderMatcher(name=":method", string_match=StringMatcher(safe_regex=RegexMatcher(regex=methods)))
     return Route(
         name=path,
-        match=RouteMatch(path=path),
+        match=RouteMatch(path=path, headers=[asked]),
         direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=body)),
         typed_per_filter_config={tokens.FILTER: tokens.none_required()},
     )

@@ -204,7 +204,7 @@ async def test_a_header_with_an_underscore_is_not_taken_for_one_with_a_hyphen(pl
         "/ollamesh.inference.v2.InferenceService/Chat",
         "/ollamesh.secret.v1.SecretService/Get",
         "/envoy.service.auth.v3.Authorization/Check",
-        "/",
+        "/x",
     ],
 )
 async def test_what_is_not_ours_goes_nowhere(place: Place, path: str) -> None:
@@ -215,6 +215,14 @@ async def test_what_is_not_ours_goes_nowhere(place: Place, path: str) -> None:
     async with place.world.stack.http.get(place.world.stack.url + path) as answer:
         assert answer.status == 404
     assert place.world.calls() == calls
+
+
+async def test_the_root_answers_who_looks_for_ollama_and_is_no_method(place: Place) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await place.world.stack.unary("/")(b"", metadata=bearer(place.token()), timeout=TIMEOUT_S)
+    assert refused.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    async with place.world.stack.http.get(f"{place.world.stack.url}/") as answer:
+        assert (answer.status, await answer.text()) == (200, "Ollama is running")
 
 
 @pytest.mark.parametrize(
