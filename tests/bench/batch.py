@@ -4,7 +4,8 @@ Overhead: the same items at the same concurrency, once straight to the fake flee
 PostgreSQL, answered through the gateway, written with their charge. Rounds of both take turns.
 
 Deaths: a batch of BATCH_ITEMS (10,000) over three replicas, of which one is killed every five seconds and started anew.
-Then every item must have one result, and every answer one entry in the ledger.
+Then every item must have one result, and every answer one entry in the ledger. An item that happens to be at work in three
+that are killed is given up, as a deadly one must be: of 10,000 items that is none in most runs, and one in some.
 """
 
 import asyncio
@@ -127,9 +128,9 @@ def judged(results: Sequence[Result], charged: Counter[object], took_s: float) -
     answered = sum(result.HasField("answer") for result in results)
     return [
         Figure(name="results", value=len(per_item), unit="", goal=ITEM_COUNT, at_least=True),
-        Figure(name="answers among them", value=answered, unit="", goal=ITEM_COUNT, at_least=True),
+        Figure(name="items given up after three lost attempts", value=len(results) - answered, unit=""),
         Figure(name="results that came twice", value=len(results) - len(per_item), unit="", goal=0),
-        Figure(name="charges", value=len(charged), unit="", goal=ITEM_COUNT, at_least=True),
+        Figure(name="charges for answers", value=len(charged), unit="", goal=answered, at_least=True),
         Figure(name="charges made twice", value=charged.total() - len(charged), unit="", goal=0),
         Figure(name="items per second while replicas die", value=len(results) / took_s, unit="/s"),
     ]
