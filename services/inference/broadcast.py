@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from services.inference.errors import CutShort, ReaderTooSlow, StreamExpired
+from services.inference.errors import CutShort, InstanceLost, ReaderTooSlow, StreamExpired
 from services.inference.frame_log import FrameLog
 
 # So often in what a reader may be behind, it is looked whether one is.
@@ -26,6 +26,7 @@ class Broadcast:
         self.on_end: Callable[[], None] | None = None
         self._lag_bytes_max = lag_bytes_max
         self._unlooked_bytes = 0
+        self._told_anew_after: int | None = None
         self._readers: dict[Reader, None] = {}
 
     @property
@@ -44,7 +45,17 @@ class Broadcast:
         """
         made = Reader(self, stream_id, after=after, dress=dress)
         self._readers[made] = None
+        self._end_who_heard_otherwise(made)
         return made
+
+    def tell_anew(self) -> None:
+        """From here on somebody else tells it, perhaps in other frames.
+
+        Who has read further, at the one that was lost, cannot go on: what they have read is not what comes.
+        """
+        self._told_anew_after = self.log.last
+        for reader in self._readers:
+            self._end_who_heard_otherwise(reader)
 
     def append(self, frame: bytes) -> None:
         """Add a frame. Who has added some should `look`."""
@@ -58,7 +69,7 @@ class Broadcast:
             return
         self._unlooked_bytes = 0
         for reader in self.readers:
-            if self.log.bytes_after(reader.position) > self._lag_bytes_max:
+            if self.log.bytes_after(reader.lags_from) > self._lag_bytes_max:
                 reader.fail(ReaderTooSlow())
 
     def end(self, failure: Exception | None) -> None:
@@ -76,20 +87,39 @@ class Broadcast:
     def leave(self, reader: "Reader") -> None:
         self._readers.pop(reader, None)
 
+    def _end_who_heard_otherwise(self, reader: "Reader") -> None:
+        if self._told_anew_after is not None and reader.position > self._told_anew_after:
+            reader.fail(InstanceLost())
+
 
 class Reader:
     """Reads one frame after the other. For one task at a time."""
 
-    __slots__ = ("_dress", "_failure", "_source", "_until", "_waiter", "position", "stream_id")
+    __slots__ = (
+        "_came_at",
+        "_dress",
+        "_failure",
+        "_source",
+        "_until",
+        "_waiter",
+        "position",
+        "stream_id",
+    )
 
     def __init__(self, source: Broadcast, stream_id: str, *, after: int, dress: Dress | None) -> None:
         self.stream_id = stream_id
         self.position = after  # The number of the last frame that was read.
+        self._came_at = source.log.last
         self._source = source
         self._dress = dress
         self._failure: Exception | None = None
         self._until = 0  # The last frame to be read before its own failure.
         self._waiter: asyncio.Future[None] | None = None  # While there is nothing to read.
+
+    @property
+    def lags_from(self) -> int:
+        """The last frame that it is not to blame for, if it has not read it: it came later, or has read it."""
+        return max(self.position, self._came_at)
 
     @property
     def failed(self) -> bool:
@@ -114,9 +144,11 @@ class Reader:
             if self.position < source.log.last:
                 return self._next()
             if source.pull():
-                frame = self._next()
-                source.look()  # Not before: what it has just read is no lag.
-                return frame
+                if self.position < source.log.last:  # It may have read further elsewhere.
+                    frame = self._next()
+                    source.look()  # Not before: what it has just read is no lag.
+                    return frame
+                continue
             if source.failure is not None:
                 raise self._located(source.failure)
             if source.ended:
@@ -140,8 +172,8 @@ class Reader:
 
     def _next(self) -> bytes:
         frame = self._source.log.frame(self.position + 1)
-        if frame is None:
-            raise StreamExpired
+        if frame is None:  # What it was too slow for is its failure, rather than what became of that.
+            raise StreamExpired if self._failure is None else self._located(self._failure)
         self.position += 1
         if self._dress is None:
             return frame

@@ -46,9 +46,18 @@ class FrameLog:
         start = self._ends[place - 1] if place else 0
         return bytes(self._data[start : self._ends[place]])
 
-    def after(self, number: int) -> list[bytes]:
-        """Return what is kept of the frames after `number`."""
-        return [frame for each in range(number + 1, self.last + 1) if (frame := self.frame(each)) is not None]
+    def after(self, number: int, *, bytes_max: int | None = None) -> list[bytes]:
+        """Return what is kept of the frames after `number`: about so many bytes at most, one frame at least."""
+        found: list[bytes] = []
+        left_bytes = self.held_bytes if bytes_max is None else bytes_max
+        for each in range(max(number + 1, self.first), self.last + 1):
+            frame = self.frame(each)
+            assert frame is not None, "it is kept"
+            left_bytes -= len(frame)
+            if left_bytes < 0 and found:
+                break
+            found.append(frame)
+        return found
 
     def bytes_after(self, number: int) -> int:
         """Return how many bytes the frames after `number` have, those that are forgotten too."""
