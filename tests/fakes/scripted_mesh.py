@@ -56,12 +56,13 @@ UNARY = {
         "CopyModel",
         "LoadModel",
         "UnloadModel",
+        "CancelStream",
         *("CreateBatch", "GetBatch", "ListBatches", "CancelBatch"),
     ),
     "AgentService": ("CreateThread", "StartRun", "CancelRun"),
 }
 STREAMS = {
-    "InferenceService": ("Chat", "PullModel", "WatchFleet", "StreamBatchResults"),
+    "InferenceService": ("Chat", "ResumeStream", "PullModel", "WatchFleet", "StreamBatchResults"),
     "AgentService": ("WatchRun",),
     "SandboxService": ("Execute",),
 }

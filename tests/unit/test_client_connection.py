@@ -5,7 +5,7 @@ from grpc import StatusCode
 from ollamesh.client import CallError, ClientCredentials, Password, StaticToken, Violation
 from ollamesh.client.channel import open_channel
 from ollamesh.client.credentials import Credentials
-from ollamesh.client.resuming import RECONNECT_AFTER_MAX_S, RECONNECT_AFTER_S, _pause_s
+from ollamesh.client.resuming import RECONNECT_AFTER_MAX_S, RECONNECT_AFTER_S, backoff_s
 
 
 @pytest.mark.parametrize("address", ["ftp://host", "http://", "", "http://host/path", "https://host:1?x=1"])
@@ -22,7 +22,7 @@ async def test_an_address_may_have_a_scheme(address: str) -> None:
 def test_patience_grows_and_is_bounded() -> None:
     for lost_count in range(20):
         longest_s = min(RECONNECT_AFTER_S * 2**lost_count, RECONNECT_AFTER_MAX_S)
-        pauses_s = [_pause_s(lost_count) for _ in range(50)]
+        pauses_s = [backoff_s(lost_count) for _ in range(50)]
         assert all(longest_s / 2 <= pause_s <= longest_s for pause_s in pauses_s)
         assert len(set(pauses_s)) > 1
 

@@ -17,6 +17,7 @@ from ollamesh.agent.v1.agent_service_pb2 import (
 )
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from ollamesh.client import batches, chats, executions, library, runs
+from ollamesh.client.answers import Answers
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
 from ollamesh.client.credentials import AccessToken, Credentials
@@ -71,7 +72,9 @@ class Client:
         *,
         deadline_s: float = DEADLINE_S,
         stream_deadline_s: float = STREAM_DEADLINE_S,
+        resume: bool = True,
     ) -> None:
+        """`resume`: chats go on where they were when the connection, or a gateway, was lost."""
         asyncio.get_running_loop()  # Outside of one, gRPC would pick another than the caller's.
         self._deadline_s, self._stream_deadline_s = deadline_s, stream_deadline_s
         self._channel = open_channel(target)
@@ -80,6 +83,8 @@ class Client:
         self._agent = AgentServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
         self._sandbox = SandboxServiceStub(self._channel)
+        self._resume = resume
+        self._answers = Answers(self._calls, self._channel)
 
     async def __aenter__(self) -> Self:
         return self
@@ -91,6 +96,7 @@ class Client:
 
     async def close(self) -> None:
         """Cancel what is running and hang up."""
+        await self._answers.close()
         await self._tokens.close()
         await self._channel.close()
 
@@ -107,13 +113,21 @@ class Client:
         *,
         options: chats.Options | None = None,
         deadline_s: float | None = None,
+        resume: bool | None = None,
     ) -> AsyncGenerator[chats.Event, None]:
-        """Stream a model's next message. A plain string is one message of the user's."""
+        """Stream a model's next message. A plain string is one message of the user's.
+
+        `resume` says otherwise than the client whether a lost stream goes on, within the deadline.
+        """
         asked = [chats.Message("user", messages)] if isinstance(messages, str) else messages
         request = chats.request_of(model, asked, options or chats.Options())
-        async with aclosing(self.stream(self._inference.Chat, request, deadline_s=deadline_s)) as responses:
-            async for response in responses:
-                if (event := chats.event_of(response.event)) is not None:
+        request.request_id = str(uuid.uuid4())
+        limit_s = self._stream_deadline_s if deadline_s is None else deadline_s
+        whole = self._resume if resume is None else resume
+        events = (self._answers.chat if whole else self._answers.chat_once)(request, deadline_s=limit_s)
+        async with aclosing(events):
+            async for told in events:
+                if (event := chats.event_of(told)) is not None:
                     yield event
 
     async def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:

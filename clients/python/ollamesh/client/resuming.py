@@ -35,7 +35,7 @@ async def resumed(
                     after_sequence, lost_count = sequence_of(response), 0
                     yield response
         except CallError as error:
-            pause_s = max(_pause_s(lost_count), error.retry_after_s or 0)
+            pause_s = max(backoff_s(lost_count), error.retry_after_s or 0)
             is_last = lost_count == RECONNECTS_MAX or loop.time() + pause_s > ends_at_s
             if is_last or not error.is_connection_lost:
                 raise
@@ -45,7 +45,7 @@ async def resumed(
             return
 
 
-def _pause_s(lost_count: int) -> float:
+def backoff_s(lost_count: int) -> float:
     """Twice as long each time, and never the same for two clients that lost the same server."""
     longest_s = min(RECONNECT_AFTER_S * 2**lost_count, RECONNECT_AFTER_MAX_S)
     return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - Nothing secret.
