@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from ollamesh.client import Client, batches
+import grpc
+from ollamesh.client import CallError, Client, batches
 
 from clients.cli.batch_lines import BadLine, items_of
 from clients.cli.connection import call
@@ -15,9 +16,7 @@ from clients.cli.failures import Failure
 from clients.cli.output import print_json, print_line, print_table, printable, quantity
 from clients.cli.settings import Settings
 
-DAY_S = 86_400.0
-# The longest that a batch may be worked on.
-FOLLOW_S = 30 * DAY_S
+FOLLOW_S = 3000.0  # Streams must have an end; one that reaches it goes on where it was.
 
 
 @click.group()
@@ -111,13 +110,20 @@ def results(settings: Settings, batch_id: str, after_sequence: int, *, as_json: 
     """Print results as they appear, to the end of the batch. The exit code is 1 if an item failed."""
 
     async def work(client: Client) -> int:
-        failed_count = 0
-        stream = client.batch_results(batch_id, after_sequence=after_sequence, deadline_s=FOLLOW_S)
-        async with aclosing(stream) as found:
-            async for result in found:
-                failed_count += result.error is not None
-                _tell(result, as_json=as_json)
-        return failed_count
+        failed_count, last = 0, after_sequence
+        while True:
+            stream = client.batch_results(batch_id, after_sequence=last, deadline_s=FOLLOW_S)
+            try:
+                async with aclosing(stream) as found:
+                    async for result in found:
+                        last = result.sequence
+                        failed_count += result.error is not None
+                        _tell(result, as_json=as_json)
+            except CallError as error:
+                if error.code is not grpc.StatusCode.DEADLINE_EXCEEDED or error.reason:
+                    raise
+            else:
+                return failed_count
 
     if failed_count := call(settings, work):
         raise Failure(f"{quantity(failed_count, 'item')} failed")

@@ -40,7 +40,7 @@ RETRIES_MAX = 2
 # Never processed, so safe for every method. A read may also be repeated after a refusal.
 NOT_PROCESSED = "connect-failure,refused-stream"
 READ = f"{NOT_PROCESSED},unavailable"
-READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume)"
+READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume|StreamBatch)"
 KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
 
 

@@ -1,5 +1,6 @@
 """`ollamesh batch`: what is submitted, what is shown, and the exit code."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -133,6 +134,25 @@ def test_results_are_printed_and_failures_make_it_fail(cli: Cli, mesh: ScriptedM
         "message": "no instance has the model",
         "model": "x",
     }
+
+
+def test_results_go_on_when_a_stream_has_had_its_time(
+    cli: Cli, mesh: ScriptedMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("clients.cli.batch.FOLLOW_S", 0.3)
+    asked: list[int] = []
+
+    async def told(
+        request: pb.StreamBatchResultsRequest, context: object
+    ) -> AsyncIterator[pb.StreamBatchResultsResponse]:
+        asked.append(request.after_sequence)
+        yield answer(request.after_sequence + 1, f"text {request.after_sequence + 1}")
+        if request.after_sequence < 1:
+            await asyncio.Event().wait()
+
+    mesh.streams["StreamBatchResults"] = told
+    assert cli("batch", "results", "b-1").stdout.splitlines() == ["0: text 1", "1: text 2"]
+    assert asked == [0, 1]
 
 
 def test_results_go_on_over_a_lost_connection(cli: Cli, mesh: ScriptedMesh) -> None:

@@ -93,7 +93,7 @@ def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
     rest, method = path.startswith("/ollamesh.compat."), path.rpartition("/")[2]
     service = "inference" if rest else path.split(".")[1]
     cluster = "auth_keys" if method == "GetJwks" else service
-    watches, reads = method.startswith(("Watch", "Resume")), method.startswith(("Get", "List"))
+    watches, reads = method.startswith(("Watch", "Resume", "StreamBatch")), method.startswith(("Get", "List"))
     assert summary(route_of(path, routes)) == (
         cluster,
         "3600S" if watches or rest else "300S",
