@@ -15,6 +15,7 @@ from services.common.grpc.client import held
 from tests.contract.batch_store import fetch
 from tests.fakes.fake_ollama import Cut, FakeOllama, Hang
 from tests.service.inference_app import (
+    PROCESSES,
     TINY,
     asked,
     left,
@@ -38,6 +39,9 @@ from tests.service.inference_batches import (
     until_batch,
 )
 from tests.stack import Database
+
+# How many work is counted there, or the service's objects are reached into.
+of_one_process = pytest.mark.skipif(PROCESSES > 1, reason="needs the service in one process")
 
 
 def settings(database: Database, **more: object) -> dict[str, object]:
@@ -114,6 +118,7 @@ async def test_the_grammar_of_a_batch_is_kept(database: Database) -> None:
             assert (refusal.reason, refusal.fields) == ("INVALID_REQUEST", [field])
 
 
+@of_one_process
 async def test_more_items_than_a_batch_may_have_are_refused(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -182,6 +187,7 @@ async def test_what_an_item_does_wrong_is_its_result_and_others_go_on(database: 
         assert failed.error.code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
+@of_one_process
 async def test_cancelling_ends_what_runs_within_a_second_on_any_replica(database: Database) -> None:
     async with (
         one_instance(**settings(database, batch_workers=2)) as (service, fake),
@@ -273,6 +279,7 @@ async def test_each_item_is_charged_once_and_with_its_result(database: Database)
         assert {(row["organization_id"], row["user_id"]) for row in rows} == {("org-1", "user-1")}
 
 
+@of_one_process
 async def test_what_is_not_done_in_time_fails_and_what_expires_is_gone(database: Database) -> None:
     async with one_instance(**settings(database, batch_workers=1)) as (service, fake):
         fake.script("done")
