@@ -11,6 +11,7 @@ from ollamesh.inference.v1.completion_pb2 import ChatResponse
 from services.inference.arrived import Delta
 from services.inference.completion import Event
 from services.inference.wire.events import event
+from services.inference.wire.varints import varint
 
 # A field's number and how its value is encoded, in one byte (protobuf.dev/programming-guides/encoding).
 _RESPONSE_EVENT = b"\x0a"
@@ -34,26 +35,11 @@ def _text_frame(sequence: int, delta: Delta) -> bytes:
     content = b""
     if delta.text:
         text = delta.text.encode()
-        content = _DELTA_TEXT + _varint(len(text)) + text
+        content = _DELTA_TEXT + varint(len(text)) + text
     if delta.thinking:
         thinking = delta.thinking.encode()
-        content += _DELTA_THINKING + _varint(len(thinking)) + thinking
+        content += _DELTA_THINKING + varint(len(thinking)) + thinking
     if delta.token_count:
-        content += _DELTA_TOKEN_COUNT + _varint(delta.token_count)
-    whole = _EVENT_SEQUENCE + _varint(sequence) + _EVENT_DELTA + _varint(len(content)) + content
-    return _RESPONSE_EVENT + _varint(len(whole)) + whole
-
-
-_SMALL = [bytes((number,)) for number in range(128)]
-
-
-def _varint(number: int) -> bytes:
-    """Return a positive number in base 128, the lowest digit first."""
-    if number < 128:
-        return _SMALL[number]
-    digits = bytearray()
-    while number > 127:
-        digits.append(number & 127 | 128)
-        number >>= 7
-    digits.append(number)
-    return bytes(digits)
+        content += _DELTA_TOKEN_COUNT + varint(delta.token_count)
+    whole = _EVENT_SEQUENCE + varint(sequence) + _EVENT_DELTA + varint(len(content)) + content
+    return _RESPONSE_EVENT + varint(len(whole)) + whole
