@@ -1,11 +1,14 @@
 """Streams in Redis: for each a sealed head, and a Redis stream of sealed records.
 
-The id of a record is the number of its newest frame, so Redis itself refuses what was added before, and what a
-process adds that has been taken over from.
+The id of a record begins with how often the stream was taken over, and goes on with the number of its newest frame. So
+Redis itself refuses what was added before, and whatever a process adds from whom the stream was taken: that one learns
+of it by that. Every key expires by itself. Redis may forget any of them sooner, when it is full or was flushed: then
+the stream's maker, who still has it all, is told, and writes it again.
 """
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import chain
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,7 +16,7 @@ from redis.exceptions import ResponseError
 
 from services.inference.adapters.redis_link import Command, RedisAway, RedisLink
 from services.inference.adapters.seals import Seals
-from services.inference.streams.ports import Away, News, Writing
+from services.inference.streams.ports import Away, News, Sign, Writing, Written
 from services.inference.streams.records import (
     End,
     Frames,
@@ -29,13 +32,19 @@ PREFIX = "ollamesh:stream:"
 JOINS = b"ollamesh:join:"
 PROCESSES = "ollamesh:gateway:"
 ALIVE_MS = 2000  # A process that is silent for so long is gone.
+GONE_MS = 60_000  # So long one that has ended says so.
 FOLLOWED_MS = 2000
 CLAIM_MS = 600_000  # Of a maker that died: whoever comes takes over from it.
 INHERIT_MS = 10_000
 MAIL_MAX = 64
 RECORDS_MAX = 256  # At once.
 OPEN_MS = 3600_000  # What is never ended, because its maker died, is kept so long.
-FULL = "OOM"  # How Redis begins to say that it is full.
+KNOWN = "equal or smaller"  # How Redis says that a record is not newer than its newest.
+NUMBER_BITS = 40  # Of a record's id, for a frame's number; above it are those who have taken over.
+MADE, LAST = 1, 2  # The second parts of ids: frames, and the end after them.
+SIGNS = {b"1": Sign.ALIVE, b"0": Sign.GONE, None: Sign.NONE}
+# Another one may have claimed it since, so it is looked and deleted at once.
+RELEASE = "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0"
 
 T = TypeVar("T")
 
@@ -53,13 +62,34 @@ class RedisStreams:
     def up(self) -> bool:
         return self._link.up
 
-    async def write(self, writings: Sequence[Writing]) -> None:
-        commands = [command for writing in writings for command in self._commands(writing)]
-        if commands:
-            answers = await self._asked(*commands, refusals=True)
-            # Another refusal is of what is there already, or of what was taken over.
-            if any(isinstance(answer, ResponseError) and str(answer).startswith(FULL) for answer in answers):
-                raise Away
+    async def write(self, writings: Sequence[Writing]) -> list[Written]:
+        parts = [self._commands(writing) for writing in writings]
+        if not parts:
+            return []
+        answers = await self._asked(*chain.from_iterable(parts), refusals=True)
+        if any(isinstance(answer, ResponseError) and KNOWN not in str(answer) for answer in answers):
+            raise Away  # It is full, or may not be written to.
+        outcomes = []
+        for writing, part in zip(writings, parts, strict=True):
+            own, answers = answers[: len(part)], answers[len(part) :]
+            outcomes.append(await self._outcome(writing, part, own))
+        return outcomes
+
+    async def _outcome(
+        self, writing: Writing, commands: Sequence[Command], answers: Sequence[object]
+    ) -> Written:
+        added = [
+            answer
+            for command, answer in zip(commands, answers, strict=True)
+            if command[0] in {"XADD", "PEXPIRE"}
+        ]
+        if any(answer in {None, 0} for answer in added if not isinstance(answer, ResponseError)):
+            return Written.LOST
+        if not any(isinstance(answer, ResponseError) for answer in added):
+            return Written.KEPT
+        (newest,) = await self._asked(("XREVRANGE", PREFIX + writing.stream_id, "+", "-", "COUNT", 1))
+        taken_count = int(newest[0][0].partition(b"-")[0]) >> NUMBER_BITS if newest else 0
+        return Written.FENCED if taken_count > writing.heir_count else Written.KEPT
 
     async def head(self, tenant: str, stream_id: str) -> Head | None:
         (sealed,) = await self._asked(("GET", f"{PREFIX}{stream_id}:head"))
@@ -67,9 +97,9 @@ class RedisStreams:
 
     async def news(self, tenant: str, stream_id: str, *, after: str, owner: str) -> News:
         key = PREFIX + stream_id
-        found, lives, _ = await self._asked(
+        found, said, _ = await self._asked(
             ("XRANGE", key, f"({after}" if after else "-", "+", "COUNT", RECORDS_MAX),
-            ("EXISTS", PROCESSES + owner),
+            ("GET", PROCESSES + owner),
             ("SET", f"{key}:followed", self._process_id, "PX", FOLLOWED_MS),
         )
         records = [
@@ -77,7 +107,8 @@ class RedisStreams:
             for _, fields in found
             if (record := self._opened(fields[1], tenant, stream_id, decode_record)) is not None
         ]
-        return News(records=records, place=found[-1][0].decode() if found else after, owner_lives=bool(lives))
+        place = found[-1][0].decode() if found else after
+        return News(records=records, place=place, owner=SIGNS.get(said, Sign.NONE))
 
     async def is_followed(self, stream_id: str) -> bool:
         (found,) = await self._asked(("EXISTS", f"{PREFIX}{stream_id}:followed"))
@@ -89,15 +120,12 @@ class RedisStreams:
         return stream_id if other is None else str(other.decode())
 
     async def release(self, name: bytes, stream_id: str) -> None:
-        key = JOINS + name
-        (holder,) = await self._asked(("GET", key))
-        if holder is not None and holder.decode() == stream_id:
-            await self._asked(("DEL", key))
+        await self._asked(("EVAL", RELEASE, 1, JOINS + name, stream_id))
 
     async def inherit(self, stream_id: str, *, owner: str) -> bool:
         key = f"{PREFIX}{stream_id}:heir:{owner}"
-        (done,) = await self._asked(("SET", key, self._process_id, "NX", "PX", INHERIT_MS))
-        return done is not None
+        (heir,) = await self._asked(("SET", key, self._process_id, "NX", "GET", "PX", INHERIT_MS))
+        return heir is None or bool(heir == self._process_id.encode())
 
     async def alive(self) -> list[str]:
         key = PROCESSES + self._process_id
@@ -110,23 +138,26 @@ class RedisStreams:
 
     async def farewell(self) -> None:
         with suppress(Away):
-            await self._asked(("DEL", PROCESSES + self._process_id))
+            await self._asked(("SET", PROCESSES + self._process_id, "0", "PX", GONE_MS))
 
     def _commands(self, writing: Writing) -> list[Command]:
         key, name = PREFIX + writing.stream_id, writing.stream_id.encode()
+        ended = any(isinstance(record, End) for record in writing.records)
+        kept_ms = self._kept_ms + (0 if ended else OPEN_MS)
         commands: list[Command] = []
         if writing.head is not None:
             sealed = self._seals.seal(encode(writing.head), tenant=writing.tenant, name=name)
-            commands.append(("SET", f"{key}:head", sealed, "PX", self._kept_ms + OPEN_MS))
+            commands.append(("SET", f"{key}:head", sealed, "PX", kept_ms))
+        else:
+            commands.append(("PEXPIRE", f"{key}:head", kept_ms))
         for record in writing.records:
             sealed = self._seals.seal(encode(record), tenant=writing.tenant, name=name)
-            commands.append(("XADD", key, _id(record, writing), "r", sealed))
-        if writing.first > 1:
-            commands.append(("XTRIM", key, "MINID", f"{writing.first}-0"))
-        if any(isinstance(record, End) for record in writing.records):
-            commands += [(("PEXPIRE", each, self._kept_ms)) for each in (key, f"{key}:head")]
-        elif writing.head is not None:
-            commands.append(("PEXPIRE", key, self._kept_ms + OPEN_MS))
+            made = () if writing.is_new else ("NOMKSTREAM",)
+            commands.append(("XADD", key, *made, _id(record, writing), "r", sealed))
+        if writing.first > max(1, writing.heir_after):  # What others have made before is bounded by itself.
+            commands.append(("XTRIM", key, "MINID", f"{_major(writing, writing.first)}-0"))
+        if writing.records:
+            commands.append(("PEXPIRE", key, kept_ms))
         return commands
 
     def _opened(self, sealed: object, tenant: str, stream_id: str, decode: Callable[[bytes], T]) -> T | None:
@@ -149,8 +180,12 @@ class RedisStreams:
 def _id(record: Record, writing: Writing) -> str:
     match record:
         case Frames(first=first, frames=frames):
-            return f"{first + len(frames) - 1}-1"
+            return f"{_major(writing, first + len(frames) - 1)}-{MADE}"
         case Heir():
-            return f"{writing.last}-{1 + writing.heir_count}"
+            return f"{_major(writing, writing.heir_after)}-0"
         case End():
-            return f"{writing.last}-1000000"
+            return f"{_major(writing, writing.last)}-{LAST}"
+
+
+def _major(writing: Writing, number: int) -> int:
+    return writing.heir_count << NUMBER_BITS | number

@@ -6,14 +6,26 @@ from collections.abc import Callable
 import structlog
 
 from services.inference.completion import Completion
-from services.inference.errors import StreamCancelled, StreamExpired, StreamUnreachable
-from services.inference.streams.ports import Away, SharedLog
+from services.inference.errors import (
+    DeadlineUnreachable,
+    InstanceLost,
+    QueueTimeout,
+    StreamCancelled,
+    StreamExpired,
+    StreamUnreachable,
+)
+from services.inference.streams.ports import Away, News, SharedLog, Sign
 from services.inference.streams.records import End, Frames, Head, Heir, Record, failure_of
 
 POLL_EVERY_S = 0.05
 AWAY_MAX_S = 5.0  # After that its readers are told; they may try again.
 HEIR_WITHIN_S = 5.0
+# So long an owner may be silent in what can be reached: if that was away, or was flushed, it has to find out first.
+SILENT_MAX_S = 2.0
 HEAD_WITHIN_S = 2.0  # It is written soon after a stream was opened.
+
+# Ends that say something of the owner's readers, and nothing of ours.
+_OF_OWNER = frozenset(kind.reason for kind in (StreamCancelled, QueueTimeout, DeadlineUnreachable))
 
 log = structlog.get_logger(__name__)
 
@@ -61,44 +73,60 @@ class Follower:
         self._stream_id = stream_id
         self._place = ""
         self._heard_at_s = _now_s()
+        self._silent_since_s: float | None = None
+        self._was_gone = False
 
     async def follow(self) -> None:
         """Return when the stream has ended. Raises OwnerLost; `follow` again goes on where this ended."""
-        doubted = False
+        self._silent_since_s, self._was_gone = None, False
         while not self._completion.ended:
             try:
                 news = await self._shared.news(
                     self._tenant, self._stream_id, after=self._place, owner=self.owner
                 )
             except Away:
+                self._silent_since_s = None  # It may have been away for the owner, too.
                 if _now_s() - self._heard_at_s > AWAY_MAX_S:
                     self._completion.fail(StreamUnreachable())
                 await asyncio.sleep(POLL_EVERY_S)
                 continue
             self._heard_at_s = _now_s()
             self._place = news.place
-            owner = self.owner
             for record in news.records:
                 self._take(record)
             self._completion.look()
             if news.records:
-                doubted = False
+                self._silent_since_s, self._was_gone = None, False
                 continue
-            if not news.owner_lives and owner == self.owner and not self._completion.ended:
-                if doubted:  # It may have written its last words between two looks.
-                    raise OwnerLost
-                doubted = True
+            if self._is_lost(news):
+                raise OwnerLost
             await asyncio.sleep(POLL_EVERY_S)
+
+    def _is_lost(self, news: News) -> bool:
+        """Whether the owner is gone, going by news in which there was nothing from it."""
+        if news.owner is Sign.GONE:  # It may have written its last words between two looks.
+            was_gone, self._was_gone = self._was_gone, True
+            return was_gone
+        if news.owner is Sign.ALIVE:
+            self._silent_since_s = None
+            return False
+        self._silent_since_s = self._silent_since_s or self._heard_at_s
+        return self._heard_at_s - self._silent_since_s > SILENT_MAX_S
 
     def _take(self, record: Record) -> None:
         match record:
-            case Heir(owner=owner):
+            case Heir(owner=owner, after=after):
                 self.owner = owner
                 self.heir_count += 1
+                if (
+                    self._completion.log.last > after
+                ):  # The former owner was not dead; it is not believed any more.
+                    self._completion.fail(InstanceLost())
+                self._completion.tell_anew()
             case Frames(owner=self.owner, first=first, frames=frames):
                 for number, frame in enumerate(frames, first):
                     self._append(number, frame)
-            case End(owner=self.owner, reason=StreamCancelled.reason) if self._may_outlive_owner:
+            case End(owner=self.owner, reason=reason) if self._may_outlive_owner and reason in _OF_OWNER:
                 raise OwnerLost
             case End(owner=self.owner) as end:
                 self._completion.end(failure_of(end))

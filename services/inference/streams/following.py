@@ -1,6 +1,7 @@
 """Following a stream that another replica makes, and going on with it when that one is lost."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import replace
 
 import msgspec
@@ -29,9 +30,11 @@ log = structlog.get_logger(__name__)
 class Following:
     """Follows streams into this process."""
 
-    def __init__(self, means: Means, keeper: Keeper) -> None:
+    def __init__(self, means: Means, keeper: Keeper, *, taken_over: Callable[[Live], None]) -> None:
+        """`taken_over` hears of streams that are made here from now on."""
         self._means = means
         self._keeper = keeper
+        self._taken_over = taken_over
 
     async def follow(self, live: Live, head: Head, *, may_outlive_owner: bool) -> None:
         shared = self._means.shared
@@ -44,12 +47,13 @@ class Following:
             owner=head.owner,
             may_outlive_owner=may_outlive_owner,
         )
-        lost_at_s = None
+        lost_at_s, lost_owner = _now_s(), ""
         while True:
             try:
                 await follower.follow()
             except OwnerLost:
-                lost_at_s = lost_at_s or _now_s()
+                if follower.owner != lost_owner:
+                    lost_at_s, lost_owner = _now_s(), follower.owner
                 if _now_s() - lost_at_s > HEIR_WITHIN_S:
                     live.completion.fail(InstanceLost())
                 elif await self._is_heir(live, head, follower.owner):
@@ -59,20 +63,26 @@ class Following:
                 return
 
     async def _is_heir(self, live: Live, head: Head, lost_owner: str) -> bool:
-        """Whether it is this process that goes on with a stream. If nobody can, it is ended."""
+        """Whether it is this process that goes on with a stream. If nobody can, or need, it is ended."""
         assert self._means.shared is not None, "somebody else made it"
         log_ = live.completion.log
-        if not head.request or log_.first > 1 or told(log_).has_calls:
+        found = told(log_)
+        if found.is_whole:  # Only its last word was lost.
+            live.completion.end(None)
+            return False
+        if not head.request or log_.first > 1 or found.has_calls:
             live.completion.fail(InstanceLost())
             return False
         try:
             return await self._means.shared.inherit(live.stream_id, owner=lost_owner)
         except Away:
-            return True  # Whoever else goes on with it, too, does so for others.
+            return False  # Nobody goes on with it who may not be the only one.
 
     async def _take_over(self, live: Live, head: Head, *, heir_count: int) -> None:
         """Go on with a stream whose maker is lost: its request is answered once more, and compared."""
         completion, keeping = live.completion, live.keeping
+        heir_after = completion.log.last
+        completion.tell_anew()
         log.info("stream_taken_over", stream_id=live.stream_id, told_count=completion.log.last)
         try:
             order = self._means.readmit(ask_of(head), keeping.tenant)
@@ -97,8 +107,10 @@ class Following:
             account=account,
             head=msgspec.structs.replace(head, owner=self._means.process_id),
             heir_count=heir_count,
+            heir_after=heir_after,
         )
-        self._keeper.keep(live, written_count=completion.log.last)
+        self._keeper.keep(live, written_count=heir_after)
+        self._taken_over(live)
         wait_s = max(live.wait_left_s, HEIR_WITHIN_S)
         terms = Terms(
             tenant=keeping.tenant,

@@ -2,17 +2,27 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 
+import structlog
+
+from services.inference.errors import InstanceLost
 from services.inference.streams.limits import Limits
 from services.inference.streams.live import Live
-from services.inference.streams.ports import Away, SharedLog, Writing
-from services.inference.streams.records import Frames, Head, Heir, Record, end_of
+from services.inference.streams.ports import Away, SharedLog, Writing, Written
+from services.inference.streams.records import End, Frames, Head, Heir, Record, end_of
 
-AT_ONCE_MAX = 64  # Streams that are written with one question.
-ALIASES_MAX = 4096  # That wait to be written.
+AT_ONCE_MAX = 64  # Streams that are written with one question,
+AT_ONCE_BYTES = 256 * 1024  # or so many bytes of one or more, for an answer has to come in time.
+WAITING_MAX = 4096  # Of names and releases each; the oldest are dropped first.
+# What an ended stream takes beside its frames: some ten objects. A bound of bytes would be none without it.
+STREAM_BYTES = 4096
+LAST_ROUNDS_MAX = 64  # When the process ends.
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -20,8 +30,11 @@ class _Kept:
     live: Live
     head_is_written: bool = False
     written_count: int = 0  # Frames.
-    end_is_written: bool = False
     ended_at_s: float | None = None
+
+    @property
+    def held_bytes(self) -> int:
+        return self.live.completion.log.held_bytes + STREAM_BYTES
 
 
 class Keeper:
@@ -38,11 +51,9 @@ class Keeper:
         self._limits = limits
         self._process_id = process_id
         self._forget = forget
-        self._kept: dict[
-            str, _Kept
-        ] = {}  # By the stream's name; those that ended first come first among the ended.
-        self._aliases: deque[tuple[str, str, Head]] = deque(maxlen=ALIASES_MAX)
-        self.failed_count = 0  # Writings, since the start.
+        self._kept: dict[str, _Kept] = {}  # By the stream's name.
+        self._aliases: deque[tuple[str, str, Head]] = deque(maxlen=WAITING_MAX)
+        self._releases: deque[tuple[bytes, str]] = deque(maxlen=WAITING_MAX)
 
     def keep(self, live: Live, *, written_count: int = 0) -> None:
         """Keep a stream that is made here. `written_count` of its frames are written already."""
@@ -52,6 +63,11 @@ class Keeper:
         """Let a stream be found that shares another one's frames."""
         if self._shared is not None:
             self._aliases.append((tenant, stream_id, head))
+
+    def release(self, name: bytes, stream_id: str) -> None:
+        """Let others make what a stream was claimed to be made by."""
+        if self._shared is not None:
+            self._releases.append((name, stream_id))
 
     def drop(self, live: Live) -> None:
         """Keep it no longer."""
@@ -69,35 +85,39 @@ class Keeper:
                     cancelled(stream_id)
                 await self.write()
             except Away:
-                self.failed_count += 1
+                log.info("streams_unwritten")
 
     async def close(self) -> None:
         """Write what is left, if that is possible at once, and say that this process is gone."""
-        if self._shared is not None:
-            with suppress(Away):
-                await self.write()
-            with suppress(Away):
-                await self._shared.farewell()
+        if self._shared is None:
+            return
+        with suppress(Away):
+            for _ in range(LAST_ROUNDS_MAX):
+                if not await self.write():
+                    break
+        with suppress(Away):
+            await self._shared.farewell()
 
-    async def write(self) -> None:
-        """Write all that is new. Raises Away."""
+    async def write(self) -> bool:
+        """Write what is new; return whether something was. Raises Away: then it is as new as before."""
         assert self._shared is not None, "nothing is shared"
-        aliases = [self._aliases.popleft() for _ in range(len(self._aliases))]
-        await self._shared.write(
-            [
-                Writing(tenant=tenant, stream_id=name, head=head, records=(), first=1, last=0, heir_count=0)
-                for tenant, name, head in aliases
-            ]
-        )
+        while self._releases:
+            name, stream_id = self._releases[0]
+            await self._shared.release(name, stream_id)
+            self._releases.popleft()
+        while some := list(islice(self._aliases, AT_ONCE_MAX)):
+            await self._shared.write([_alias(*one) for one in some])
+            for _ in some:
+                self._aliases.popleft()
         fresh = [(kept, writing) for kept in list(self._kept.values()) if (writing := self._news(kept))]
-        for start in range(0, len(fresh), AT_ONCE_MAX):
-            some = fresh[start : start + AT_ONCE_MAX]
-            await self._shared.write([writing for _, writing in some])
-            for kept, writing in some:
-                self._written(kept, writing)
+        for some_fresh in _batches(fresh):
+            outcomes = await self._shared.write([writing for _, writing in some_fresh])
+            for (kept, writing), outcome in zip(some_fresh, outcomes, strict=True):
+                self._written(kept, writing, outcome)
+        return bool(fresh)
 
     def _news(self, kept: _Kept) -> Writing | None:
-        """What of a stream is not written yet; all that has arrived is told by that."""
+        """What of a stream is not written yet, or a part of it; all that has arrived is told by that."""
         live, completion = kept.live, kept.live.completion
         while completion.pull():
             pass
@@ -105,10 +125,13 @@ class Keeper:
         log, keeping = completion.log, live.keeping
         records: list[Record] = []
         if keeping.heir_count and not kept.head_is_written:
-            records.append(Heir(owner=self._process_id))
-        if frames := log.after(kept.written_count):
-            records.append(Frames(owner=self._process_id, first=log.last - len(frames) + 1, frames=frames))
-        if completion.ended and not kept.end_is_written:
+            records.append(Heir(owner=self._process_id, after=keeping.heir_after))
+        frames, last = log.after(kept.written_count, bytes_max=AT_ONCE_BYTES), log.last
+        if frames:
+            first = max(kept.written_count + 1, log.first)
+            last = first + len(frames) - 1
+            records.append(Frames(owner=self._process_id, first=first, frames=frames))
+        if completion.ended and last == log.last:
             records.append(end_of(self._process_id, completion.failure))
         if not records:
             return None
@@ -118,15 +141,23 @@ class Keeper:
             head=None if kept.head_is_written else keeping.head,
             records=records,
             first=log.first,
-            last=log.last,
+            last=last,
             heir_count=keeping.heir_count,
+            heir_after=keeping.heir_after,
+            is_new=kept.written_count == 0,
         )
 
-    def _written(self, kept: _Kept, writing: Writing) -> None:
-        kept.head_is_written = True
-        kept.written_count = writing.last
-        if any(not isinstance(record, Frames | Heir) for record in writing.records):
-            self._drop_ended(kept)
+    def _written(self, kept: _Kept, writing: Writing, outcome: Written) -> None:
+        match outcome:
+            case Written.LOST:
+                kept.head_is_written, kept.written_count = False, 0
+            case Written.FENCED:
+                self._drop_ended(kept)
+                kept.live.abandon(InstanceLost())
+            case Written.KEPT:
+                kept.head_is_written, kept.written_count = True, writing.last
+                if any(isinstance(record, End) for record in writing.records):
+                    self._drop_ended(kept)
 
     def _forget_old(self) -> None:
         """Forget what ended long ago, and the oldest of that if it is too much."""
@@ -134,16 +165,35 @@ class Keeper:
         ended = [kept for kept in self._kept.values() if kept.live.completion.ended]
         for kept in ended:
             kept.ended_at_s = kept.ended_at_s or now_s
-        held_bytes = sum(kept.live.completion.log.held_bytes for kept in ended)
+        held_bytes = sum(kept.held_bytes for kept in ended)
         for kept in sorted(ended, key=lambda each: each.ended_at_s or 0.0):
-            if (
-                now_s - (kept.ended_at_s or 0.0) < self._limits.kept_s
-                and held_bytes <= self._limits.memory_bytes_max
-            ):
+            age_s = now_s - (kept.ended_at_s or 0.0)
+            if age_s < self._limits.kept_s and held_bytes <= self._limits.memory_bytes_max:
                 break
-            held_bytes -= kept.live.completion.log.held_bytes
+            held_bytes -= kept.held_bytes
             self._drop_ended(kept)
 
     def _drop_ended(self, kept: _Kept) -> None:
         self._kept.pop(kept.live.stream_id, None)
         self._forget(kept.live)
+
+
+def _alias(tenant: str, stream_id: str, head: Head) -> Writing:
+    return Writing(tenant=tenant, stream_id=stream_id, head=head, records=(), first=1, last=0, heir_count=0)
+
+
+def _batches(fresh: Sequence[tuple[_Kept, Writing]]) -> Iterator[list[tuple[_Kept, Writing]]]:
+    """Part what is to be written, so that each part is written in time."""
+    some: list[tuple[_Kept, Writing]] = []
+    size_bytes = 0
+    for kept, writing in fresh:
+        own_bytes = sum(
+            len(frame) for record in writing.records if isinstance(record, Frames) for frame in record.frames
+        )
+        if some and (len(some) == AT_ONCE_MAX or size_bytes + own_bytes > AT_ONCE_BYTES):
+            yield some
+            some, size_bytes = [], 0
+        some.append((kept, writing))
+        size_bytes += own_bytes
+    if some:
+        yield some

@@ -4,6 +4,8 @@ import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 
+import msgspec
+
 from services.inference.broadcast import Dress, Reader
 from services.inference.charging import Account
 from services.inference.completion import Completion
@@ -39,6 +41,7 @@ class Keeping:
     is_kept: bool
     account: Account | None  # Who is charged for it; None if nobody is here.
     heir_count: int = 0  # How often it was taken over.
+    heir_after: int = 0  # The last frame that was there when it was.
 
 
 class Live:
@@ -168,18 +171,25 @@ class Live:
             else:
                 return
 
-    def abandon(self) -> None:
-        """End it: nobody wants it. Idempotent."""
+    def abandon(self, error: Exception | None = None) -> None:
+        """End it: nobody wants it, or it has failed with `error`. Idempotent."""
         self._abandoned = True
-        if self._lingering is not None:
-            self._lingering.cancel()
         if self._ticket is not None:
             self._desk.abandon(
                 self._ticket
             )  # Before it ends: else its slot would be believed to be done with.
         if self._task is not None:
             self._task.cancel()
-        self.completion.fail(StreamCancelled())
+        self.completion.fail(error or StreamCancelled())
+        self.settle()
+
+    def settle(self) -> None:
+        """Let go of all that an ended stream needs no more; what was told is kept. Idempotent."""
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self._order = self._terms = None  # A prompt may be large.
+        self.keeping = replace(self.keeping, head=msgspec.structs.replace(self.keeping.head, request=b""))
         self.accept()
 
     async def _submit(self, order: Order, terms: Terms) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Protocol
 
 from services.inference.streams.records import Head, Record
@@ -22,6 +23,24 @@ class Writing:
     first: int
     last: int
     heir_count: int  # How often another process has taken it over.
+    heir_after: int = 0  # The last frame that was not the writer's own.
+    is_new: bool = False  # Whether nothing of it may be there.
+
+
+class Written(Enum):
+    """What became of a Writing."""
+
+    KEPT = "kept"  # Or it had been added before.
+    LOST = "lost"  # What it adds to is not there any more. All that is still held is to be written again.
+    FENCED = "fenced"  # Another process has taken the stream over: what it writes counts.
+
+
+class Sign(Enum):
+    """What a process has said of itself lately."""
+
+    ALIVE = "alive"
+    GONE = "gone"
+    NONE = "none"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +49,7 @@ class News:
 
     records: Sequence[Record]
     place: str  # Where to go on from.
-    owner_lives: bool
+    owner: Sign
 
 
 class SharedLog(Protocol):
@@ -40,8 +59,8 @@ class SharedLog(Protocol):
     def up(self) -> bool:
         """Whether it can be reached, as far as is known."""
 
-    async def write(self, writings: Sequence[Writing]) -> None:
-        """Add to streams. Adding the same again changes nothing."""
+    async def write(self, writings: Sequence[Writing]) -> list[Written]:
+        """Add to streams; return what became of each. Adding the same again changes nothing."""
 
     async def head(self, tenant: str, stream_id: str) -> Head | None:
         """Return who makes a stream; None if it is not kept."""
@@ -59,7 +78,7 @@ class SharedLog(Protocol):
         """The stream answers the request no longer, for those who come."""
 
     async def inherit(self, stream_id: str, *, owner: str) -> bool:
-        """Whether this process, and no other, takes over from `owner`."""
+        """Whether this process, and no other, takes over from `owner`. Asking again changes nothing."""
 
     async def alive(self) -> list[str]:
         """Say that this process lives; return the streams of its own that others want to be cancelled."""

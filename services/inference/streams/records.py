@@ -25,6 +25,7 @@ class Head(Struct, tag="head", frozen=True, kw_only=True, omit_defaults=True):
     user_id: str = ""  # Who is charged for it.
     project_id: str = ""
     request: bytes = b""  # Empty if it must not be answered once more.
+    by_token: bool = False  # A delta for each token.
 
 
 class Frames(Struct, tag="frames", frozen=True, kw_only=True):
@@ -39,6 +40,7 @@ class Heir(Struct, tag="heir", frozen=True, kw_only=True):
     """From here on another process makes the stream; what its former owner may still append does not count."""
 
     owner: str
+    after: int  # The last frame that both agree on.
 
 
 class End(Struct, tag="end", frozen=True, kw_only=True, omit_defaults=True):

@@ -1,9 +1,7 @@
 """All streams of this process: opened, joined, read again, followed, taken over, cancelled."""
 
 import asyncio
-import hashlib
 from collections.abc import Coroutine
-from contextlib import suppress
 from contextvars import Context
 from dataclasses import dataclass, replace
 
@@ -11,10 +9,10 @@ import structlog
 
 from services.inference.broadcast import Dress, Reader
 from services.inference.completion import Completion, Durability, Opened
-from services.inference.core.asks import Chat, Embed, Generate
+from services.inference.core.asks import Chat, Embed
 from services.inference.core.caching import may_look
 from services.inference.core.callers import Principal
-from services.inference.core.canonical import canonical, is_deterministic
+from services.inference.core.canonical import canonical
 from services.inference.errors import (
     StreamCancelled,
     StreamExpired,
@@ -22,8 +20,9 @@ from services.inference.errors import (
     StreamUnreachable,
 )
 from services.inference.streams.charges import Charges, account_of
-from services.inference.streams.follower import find_head
+from services.inference.streams.follower import AWAY_MAX_S, find_head
 from services.inference.streams.following import Following
+from services.inference.streams.identity import body_hash, is_shareable, join_name
 from services.inference.streams.keeper import Keeper
 from services.inference.streams.live import Keeping, Live
 from services.inference.streams.means import Asked, Means, Stream
@@ -34,6 +33,7 @@ from services.inference.streams.requests import Claim, Requests
 from services.inference.wire.told import joined
 
 FOLLOWED_CHECK_S = 1.0
+CLAIMS_MAX = 3  # Of one request, if who has claimed it cannot be found.
 
 log = structlog.get_logger(__name__)
 
@@ -52,21 +52,23 @@ class Streams:
         self._means = means
         self._shared = means.shared
         self._keeper = Keeper(means.shared, means.limits, process_id=means.process_id, forget=self._forget)
-        self._following = Following(means, self._keeper)
+        self._following = Following(means, self._keeper, taken_over=self._taken_over)
         self._requests = Requests(means.names, means.shared)
         self._records: dict[str, _Record] = {}  # By name.
         self._joinable: dict[bytes, Live] = {}
         self._followed: dict[str, Live] = {}  # By the name of the stream that another replica makes.
         self._charges = Charges(means.record)
         self._tasks: asyncio.TaskGroup | None = None
+        self._strays: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Keep what is to be kept, until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as self._tasks:
+        async with asyncio.TaskGroup() as tasks:
+            self._tasks = tasks
+            try:
                 await self._keeper.run(self._cancelled_elsewhere)
-        finally:
-            self._tasks = None
+            finally:
+                self._tasks = None  # It takes no more.
 
     async def close(self) -> None:
         """Write what is left. To be called when no stream is read any more."""
@@ -79,7 +81,7 @@ class Streams:
         stream_id = self._means.ids.make(asked.principal)
         if not asked.wishes.request_id:
             return await self._open(asked, stream_id)
-        claim = Claim(asked.principal, asked.wishes.request_id, _body_hash(asked), stream_id)
+        claim = Claim(asked.principal, asked.wishes.request_id, body_hash(asked), stream_id)
         found = await self._requests.claim(claim)
         if found != stream_id:
             return await self.resume(asked.principal, found, after=0)
@@ -114,7 +116,7 @@ class Streams:
     # Opening
 
     async def _open(self, asked: Asked, stream_id: str) -> Stream:
-        name = self._join_name(asked)
+        name = join_name(asked, self._means.names)
         if name is not None and (live := self._joinable.get(name)) is not None and live.is_open:
             return await self._join(live, asked, stream_id)
         live = self._live(asked, stream_id)
@@ -193,18 +195,23 @@ class Streams:
         """Follow who answers the same request in another replica, to the end; false if nobody does."""
         if live.name is None or self._shared is None or not self._shared.up:
             return False
+        live.is_claimed = True  # Whatever comes of it, even if nobody waits for that.
         try:
-            leader_id = await self._shared.claim(live.name, live.stream_id)
-            live.is_claimed = leader_id == live.stream_id
-            return not live.is_claimed and await self._follow_leader(live, leader_id)
+            for _ in range(CLAIMS_MAX):
+                leader_id = await self._shared.claim(live.name, live.stream_id)
+                if leader_id == live.stream_id:
+                    return False
+                if await self._follow_leader(live, leader_id):
+                    return True
+                await self._shared.release(live.name, leader_id)  # It died before anybody could know of it.
         except Away:
             log.info("join_unshared")
-            return False
+        return False
 
     def _live(self, asked: Asked, stream_id: str) -> Live:
         ask, wishes = asked.order.ask, asked.wishes
         assert not isinstance(ask, Embed), "vectors do not stream"
-        shareable = _is_shareable(ask)
+        shareable = is_shareable(ask)
         is_kept = wishes.is_kept or shareable
         opened = Opened(stream_id, self._means.durability(is_kept=is_kept))
         completion = self._means.completion(opened, is_kept=is_kept, by_token=wishes.by_token)
@@ -216,6 +223,7 @@ class Streams:
             user_id=asked.principal.user_id,
             project_id=asked.principal.project_id,
             request=request_of(ask) if shareable and is_kept else b"",
+            by_token=wishes.by_token,
         )
         account = account_of(asked, stream_id) if wishes.is_charged else None
         live = self._made(
@@ -242,7 +250,7 @@ class Streams:
         if head is None:
             return False
         self._keeper.drop(live)
-        live.is_made_here, live.stream_id = False, leader_id
+        live.is_made_here, live.is_claimed, live.stream_id = False, False, leader_id
         durability = self._means.durability(is_kept=True)
         live.dress(lambda stream_id: joined(stream_id, durability))
         for stream_id in live.stream_ids:
@@ -283,13 +291,19 @@ class Streams:
     def _follower_of(self, tenant: str, leader_id: str, head: Head, *, may_outlive_owner: bool) -> Live:
         if (live := self._followed.get(leader_id)) is not None:
             return live
-        completion = self._means.completion(Opened(leader_id), is_kept=True)
+        completion = self._means.completion(Opened(leader_id), is_kept=True, by_token=head.by_token)
         completion.adopt()
         live = self._made(completion, Keeping(tenant=tenant, head=head, is_kept=True, account=None))
         live.is_made_here = False
         self._followed[leader_id] = live
         live.begin(self._following.follow(live, head, may_outlive_owner=may_outlive_owner))
         return live
+
+    def _taken_over(self, live: Live) -> None:
+        """It is made here from now on: found, cancelled and released as one that was opened here."""
+        self._followed.pop(live.stream_id, None)
+        self._note(live, live.stream_id, None)
+        live.is_claimed = live.name is not None
 
     # Ends
 
@@ -303,35 +317,40 @@ class Streams:
     async def _leave_to_followers(self, live: Live) -> None:
         shared = self._shared
         assert shared is not None, "there may be followers"
-        try:
-            if (
-                live.name is not None and live.is_claimed
-            ):  # Nobody else shall come; who came before has said so.
-                self._joinable.pop(live.name, None)
-                await shared.release(live.name, live.stream_id)
-            while live.is_deserted and await shared.is_followed(live.stream_id):  # noqa: ASYNC110 - By another process.
-                await asyncio.sleep(FOLLOWED_CHECK_S)
-        except Away:
-            log.info("followers_unknown")
+        if live.name is not None and live.is_claimed:  # Nobody else shall come; who came before has said so.
+            if self._joinable.get(live.name) is live:
+                del self._joinable[live.name]
+            self._keeper.release(live.name, live.stream_id)
+        live.completion.lingers = True  # For those who are not here.
+        heard_at_s = _now_s()
+        while live.is_deserted and live.is_open:
+            try:
+                if not await shared.is_followed(live.stream_id):
+                    break
+                heard_at_s = _now_s()
+            except Away:
+                if _now_s() - heard_at_s > AWAY_MAX_S:
+                    log.info("followers_unknown")
+                    break
+            await asyncio.sleep(FOLLOWED_CHECK_S)
         if live.is_deserted:
             live.abandon()
 
     def _ended(self, live: Live) -> None:
         self._charges.made(live)
-        if live.name is not None and self._joinable.get(live.name) is live:
-            del self._joinable[live.name]
+        live.settle()
+        if live.name is not None:
+            if self._joinable.get(live.name) is live:
+                del self._joinable[live.name]
             if live.is_claimed and live.is_made_here:
-                self._spawn(self._released(live.name, live.stream_id))
+                self._keeper.release(live.name, live.stream_id)
         if not live.is_made_here:
             self._followed.pop(live.stream_id, None)
             self._forget(live)
-        elif not live.keeping.is_kept or (self._shared is None and live.is_deserted):
+        elif not live.keeping.is_kept or (
+            self._shared is None and isinstance(live.completion.failure, StreamCancelled)
+        ):
             self._forget(live)
-
-    async def _released(self, name: bytes, stream_id: str) -> None:
-        assert self._shared is not None, "it was claimed there"
-        with suppress(Away):
-            await self._shared.release(name, stream_id)
 
     def _cancel_here(self, stream_id: str) -> None:
         record = self._records[stream_id]
@@ -348,7 +367,8 @@ class Streams:
         if live.name is not None and self._joinable.get(live.name) is live:
             del self._joinable[live.name]
         for stream_id in live.stream_ids:
-            self._records.pop(stream_id, None)
+            if (record := self._records.get(stream_id)) is not None and record.live is live:
+                del self._records[stream_id]
 
     # Small things
 
@@ -359,25 +379,14 @@ class Streams:
     def _alias_of(self, live: Live) -> Head:
         return Head(owner=self._means.process_id, leader=live.stream_id)
 
-    def _join_name(self, asked: Asked) -> bytes | None:
-        """Under which name the same request of the same tenant is found; None if it must be answered by itself."""
-        ask, wishes = asked.order.ask, asked.wishes
-        if isinstance(ask, Embed) or not _is_shareable(ask):
-            return None
-        kind = f"join\0{asked.terms.priority.value}\0{wishes.by_token}\0".encode()
-        text = canonical(asked.order, model_digest=asked.model_digest)
-        return self._means.names.name(asked.terms.tenant, kind + text)
-
     def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
         """In no caller's context, whose token it would hold. A bug in it ends the process."""
-        if self._tasks is None:
-            return asyncio.get_running_loop().create_task(work, context=Context())
-        return self._tasks.create_task(work, context=Context())
-
-
-def _is_shareable(ask: Chat | Generate) -> bool:
-    """Whether an answer is anybody's who asks the same."""
-    return is_deterministic(ask) and not (isinstance(ask, Chat) and ask.tools) and not ask.logprobs
+        if self._tasks is not None:
+            return self._tasks.create_task(work, context=Context())
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._strays.add(task)  # Else nobody might hold it.
+        task.add_done_callback(self._strays.discard)
+        return task
 
 
 async def _accepted(live: Live, reader: Reader) -> None:
@@ -385,12 +394,6 @@ async def _accepted(live: Live, reader: Reader) -> None:
     await asyncio.shield(live.accepted)
     if reader.failure is not None and live.completion.log.last == 0:
         raise reader.failure
-
-
-def _body_hash(asked: Asked) -> str:
-    wishes = replace(asked.wishes, request_id="")
-    body = canonical(asked.order, model_digest="") + repr((asked.order.model, wishes)).encode()
-    return hashlib.sha256(body).hexdigest()[:32]
 
 
 def _now_s() -> float:

@@ -23,6 +23,7 @@ class Told:
     thinking: str
     token_count: int
     has_calls: bool
+    is_whole: bool  # Whether its last event says that it has finished.
 
 
 def events(frames: Iterable[bytes]) -> Iterator[pb.CompletionEvent]:
@@ -32,7 +33,7 @@ def events(frames: Iterable[bytes]) -> Iterator[pb.CompletionEvent]:
 
 def told(log: FrameLog) -> Told:
     """Return what a log says, which must hold its first frame."""
-    started, text, thinking, token_count, has_calls = None, "", "", 0, False
+    started, text, thinking, token_count, has_calls, is_whole = None, "", "", 0, False, False
     for event in events(log.after(0)):
         if event.HasField("started"):
             one = event.started
@@ -42,7 +43,15 @@ def told(log: FrameLog) -> Told:
             thinking += event.delta.thinking
             token_count += event.delta.token_count
             has_calls = has_calls or bool(event.delta.tool_calls)
-    return Told(started=started, text=text, thinking=thinking, token_count=token_count, has_calls=has_calls)
+        is_whole = event.HasField("finished")
+    return Told(
+        started=started,
+        text=text,
+        thinking=thinking,
+        token_count=token_count,
+        has_calls=has_calls,
+        is_whole=is_whole,
+    )
 
 
 def finished_usage(log: FrameLog) -> Usage:
