@@ -71,6 +71,9 @@ class _Download:
             self.error = kind(instance=self.instance)
         except MeshError as error:
             self.error = error
+        except Exception:  # A bug of ours costs this download, and not those beside it.
+            log.exception("bug", method="download")
+            self.error = InstanceFailed(instance=self.instance)
 
     def end(self) -> None:
         self.ended = True

@@ -222,6 +222,14 @@ def test_a_size_that_nothing_has_is_not_of_the_shape(size: int) -> None:
         ),
         (400, b'{"error":"the input length exceeds the context length"}', InvalidRequest, {}),
         (400, b"nonsense about /srv/secret", InvalidRequest, {}),
+        # Else three such requests would open the breaker for everybody.
+        (500, b'{"error":"invalid JSON schema in format"}', InvalidRequest, {}),
+        (
+            500,
+            b'{"error":"Failed to create new sequence: failed to process inputs: image: secret format"}',
+            InvalidRequest,
+            {},
+        ),
     ],
 )
 def test_what_an_instance_refuses_is_told_in_our_words(

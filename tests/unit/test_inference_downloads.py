@@ -183,3 +183,17 @@ async def test_downloads_of_an_instance_are_bounded() -> None:
         await settled()
         assert source.count == 0
         made.watch("new", {"two": source.work}, found)
+
+
+async def test_a_bug_costs_its_own_download_and_no_other() -> None:
+    broken, fine = Source(), Source()
+    async with running() as made:
+        watches = [
+            made.watch(what, {"one": source.work}, found) for what, source in (("a", broken), ("b", fine))
+        ]
+        await settled()
+        broken.ends.put_nowait(ValueError("a bug"))
+        with pytest.raises(InstanceFailed):
+            await read(watches[0])
+        fine.ends.put_nowait(None)
+        assert await read(watches[1]) == Done(MODEL)

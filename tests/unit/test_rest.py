@@ -17,6 +17,7 @@ from services.inference.rest import ollama_errors, ollama_requests, openai_error
 from services.inference.rest.bodies import first_part, part
 from services.inference.rest.durations import seconds
 from services.inference.rest.ollama_replies import Lines
+from services.inference.rest.ollama_requests import ChatCall
 from services.inference.rest.refusals import STATUSES
 from services.inference.rest.wire import messages_at, renamed
 
@@ -154,3 +155,18 @@ def test_complaints_are_renamed() -> None:
         "messages[5].tool_calls[0].function.arguments",
         "tools[2].function.parameters",
     ]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"model":"m","messages":[{"role":"user","content":"a"}],"format":{"\xff":1}}',
+        b'{"model":"m","messages":[{"role":"user"}],"tools":[{"function":{"name":"f","parameters":{"a":"\xff"}}}]}',
+        b'{"model":"m","messages":[{"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":{"a":"\xff"}}}]}]}',
+        b'{"model":"m","messages":[{"role":"user"}],"options":{"temperature":1%s}}' % (b"0" * 400),
+        b'{"model":"m","messages":[{"role":"user"}],"options":{"num_ctx":1%s}}' % (b"0" * 400),
+    ],
+)
+def test_what_python_cannot_read_is_the_callers_mistake(body: bytes) -> None:
+    with pytest.raises(InvalidRequest):
+        ollama_requests.chat(ollama_requests.read(body, ChatCall))

@@ -1,6 +1,7 @@
 """Files as clients send them."""
 
 import itertools
+import tracemalloc
 
 import pytest
 from hypothesis import given
@@ -68,3 +69,17 @@ def test_what_is_wrong_is_said(data: bytes, field: str) -> None:
 def test_what_is_no_upload_is_refused(content_type: str) -> None:
     with pytest.raises(InvalidRequest):
         upload(b"", content_type=content_type)
+
+
+def test_of_other_fields_nothing_is_kept() -> None:
+    field = b'--XX\r\nContent-Disposition: form-data; name="%d"\r\n\r\n' + b"v" * 250 + b"\r\n"
+    made = Upload(TYPE, bytes_max=1000)
+    tracemalloc.start()
+    try:
+        for number in range(2000):
+            made.feed(field % number)
+        assert tracemalloc.get_traced_memory()[0] < 100_000
+    finally:
+        tracemalloc.stop()
+    made.feed(body(b"content"))
+    assert made.whole() == ("in.jsonl", [b"content"])

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from deploy.local.runtime.errors import RunnerFailedError, RunnerRefusedError
+from deploy.local.runtime.errors import RunnerRefusedError
 from deploy.local.runtime.prompts import without_oldest
 from deploy.local.runtime.schemas import check_written, constraint
 from deploy.local.runtime.tools import IN_WORDS, plan, read_call
@@ -118,7 +118,7 @@ def test_a_schema_with_an_unknown_type_is_refused() -> None:
     ("text", "ended"), [("Hello", False), ("```json", False), ('{"a": 1', True), ("true story", True)]
 )
 def test_prose_is_not_passed_off_as_json(text: str, ended: bool) -> None:  # noqa: FBT001
-    with pytest.raises(RunnerFailedError):
+    with pytest.raises(RunnerRefusedError):
         check_written(text, ended=ended)
 
 

@@ -7,7 +7,7 @@ it does not know, a check of the commonest mistake before, and a check of what w
 
 import msgspec
 
-from deploy.local.runtime.errors import RunnerFailedError, RunnerRefusedError
+from deploy.local.runtime.errors import RunnerRefusedError
 from deploy.local.runtime.wire.requests import Json
 
 IGNORED = "the schema could not be compiled, so the output does not follow it"
@@ -23,14 +23,14 @@ def constraint(schema: Json, *, compact: bool = False) -> Json:
 
 
 def check_written(text: str, *, ended: bool) -> None:
-    """Better an error than prose where an object was promised. Raises RunnerFailedError."""
+    """Better an error than prose where an object was promised. Raises RunnerRefusedError: the schema is the request's."""
     try:
         if ended:
             msgspec.json.decode(text)
     except msgspec.DecodeError as error:
-        raise RunnerFailedError(IGNORED) from error
+        raise RunnerRefusedError(IGNORED) from error
     if not FIRST_CHARACTERS.issuperset(text[:LEADING_SPACE_MAX].lstrip()[:1]):
-        raise RunnerFailedError(IGNORED)
+        raise RunnerRefusedError(IGNORED)
 
 
 def _check(schema: object) -> None:

@@ -18,6 +18,11 @@ _KNOWN = re.compile(
     r"|timed out waiting for llama runner to start|error loading model|no such file|context canceled"
     r"|request canceled|unable to load model|not found|unauthorized"
 )
+# Status 500, and yet the request's fault: any instance would say the same.
+_UNPROCESSABLE = re.compile(
+    r"invalid JSON schema in format|failed to parse grammar|Failed to create new sequence"
+    r"|failed to process inputs|no input provided"
+)
 _UNSUPPORTED = re.compile(
     r"does not support (chat|generate|completion|embeddings?|thinking|tools|vision|insert)"
 )
@@ -168,6 +173,8 @@ def refusal(status: int, body: bytes, model: str | None) -> Exception:
         words = _decode_failure(body).error
     except NOT_OF_THE_SHAPE:
         words = ""
+    if model is not None and status == 500 and _UNPROCESSABLE.search(words):
+        return _refused()
     if model is None or status not in {400, 404}:
         return Trouble(Fault.BROKEN, f"status {status}{known_words(words)}")
     if status == 404:
@@ -176,4 +183,8 @@ def refusal(status: int, body: bytes, model: str | None) -> Exception:
         return ModelUnsuitable(model=model, capability=found[1])
     if "exceeds the context length" in words:
         return InvalidRequest([Violation("", "is longer than the model's context", "model.context")])
+    return _refused()
+
+
+def _refused() -> InvalidRequest:
     return InvalidRequest([Violation("", "the model's instance refuses the request", "model.request")])

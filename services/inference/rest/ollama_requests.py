@@ -295,7 +295,7 @@ def _put_options(options: pb.Options, given: Mapping[str, object]) -> None:
                 limit = _INT64_MAX if name == "seed" else _INT32_MAX
                 setattr(options, _INTEGERS[name], _within(number, f"options.{name}", limit))
         elif name in _FLOATS:
-            setattr(options, _FLOATS[name], float(_number(name, value, "float32")))
+            setattr(options, _FLOATS[name], _float(name, _number(name, value, "float32")))
         elif name == "stop":
             options.stop.extend(_strings(name, value))
 
@@ -304,6 +304,13 @@ def _number(name: str, value: object, wanted: str) -> int | float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise wrong("", f'option "{name}" must be of type {wanted}')
     return value
+
+
+def _float(name: str, number: float) -> float:
+    try:
+        return float(number)
+    except OverflowError:  # An integer that no float is near.
+        raise wrong(f"options.{name}", "is out of range") from None
 
 
 def _strings(name: str, value: object) -> list[str]:

@@ -7,7 +7,7 @@ from services.common.errors import InvalidRequest
 from services.inference.rest.wire import wrong
 
 PART_BYTES = 1024 * 1024  # Of what is kept.
-FIELD_BYTES_MAX = 256  # Of what is not the file.
+PURPOSE_BYTES_MAX = 256
 NAME_BYTES_MAX = 256
 
 
@@ -21,7 +21,7 @@ class Upload:
         self._bytes_max = bytes_max
         self._name = ""
         self._header: tuple[bytearray, bytearray] = bytearray(), bytearray()
-        self._fields: dict[str, bytearray] = {}
+        self._purpose = bytearray()
         self._parts: list[bytearray] = []
         self._is_over = False
         self._filename: str | None = None
@@ -54,7 +54,7 @@ class Upload:
             raise _malformed()
         if self._filename is None:
             raise wrong("file", "is required", "missing_required_parameter")
-        if bytes(self._fields.get("purpose", b"")) != b"batch":
+        if bytes(self._purpose) != b"batch":
             raise wrong("purpose", "must be 'batch'", "invalid_value")
         return self._filename, [bytes(part) for part in self._parts]
 
@@ -72,9 +72,9 @@ class Upload:
             self._filename = options.get(b"filename", b"").decode(errors="replace")[-NAME_BYTES_MAX:]
 
     def _data(self, data: bytes, start: int, end: int) -> None:
-        if self._name != "file":
-            field = self._fields.setdefault(self._name, bytearray())
-            field += data[start : min(end, start + FIELD_BYTES_MAX - len(field))]
+        if self._name == "purpose":
+            self._purpose += data[start : min(end, start + PURPOSE_BYTES_MAX - len(self._purpose))]
+        if self._name != "file":  # There may be any number of others, so nothing of them is kept.
             return
         self.size_bytes += end - start
         if self.size_bytes > self._bytes_max:

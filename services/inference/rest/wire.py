@@ -24,6 +24,7 @@ def parsed(data: bytes, kind: type[Kind]) -> Kind:
     if not data.strip():
         raise InvalidRequest([Violation("", "missing request body")])
     try:
+        data.decode()  # The decoder does not look into what it leaves as it is (Raw).
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
         raise InvalidRequest([_complaint(str(error))]) from None
