@@ -151,6 +151,16 @@ async def test_what_is_put_back_waits_and_counts_as_it_should(one: Replica, dsn:
     assert indexes(await one.take_all(batch.batch_id)) == [0]
 
 
+async def test_what_is_put_back_twice_is_put_back_once(one: Replica) -> None:
+    batch = await one.batch(1)
+    (held,) = await one.take_all(batch.batch_id)
+    again = [PutBack(held=held, delay_s=0, counts=False)]
+    await one.items.put_back(again)
+    await one.items.put_back(again)  # Its reply was lost, or its process ended meanwhile.
+    (taken,) = await one.take_all(batch.batch_id)
+    assert (taken.attempt_count, taken.put_back_count) == (1, 1)
+
+
 async def test_results_of_a_moment_are_numbered_without_a_gap_and_counted(one: Replica) -> None:
     batch = await one.batch(4)
     first, second, third, fourth = await one.take_all(batch.batch_id)

@@ -77,9 +77,11 @@ RENEW = """
     AND item.take_count = held.take_count AND end_time IS NULL
     RETURNING item.batch_id, item.item_index, item.take_count
 """
+# The fence rises, so that it changes nothing when it is said again because its reply was lost.
 PUT_BACK = """
     UPDATE batch_items item
     SET due_time = now() + back.delay_s * interval '1 second', put_back_count = put_back_count + 1,
+        take_count = item.take_count + 1,
         attempt_count = attempt_count - CASE WHEN back.counts THEN 0 ELSE 1 END
     FROM unnest($1::uuid[], $2::integer[], $3::bigint[], $4::float8[], $5::boolean[])
         AS back (batch_id, item_index, take_count, delay_s, counts)
