@@ -14,7 +14,8 @@ from uuid import UUID, uuid5
 
 from ollamesh.client import CallError, chats
 
-RETRIABLE = {"UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED"}
+# What a caller can ask for again. A stream is expired, too, if who made it was killed before anything of it was kept.
+RETRIABLE = {"UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "STREAM_EXPIRED"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -104,7 +105,11 @@ def faults(history: History, written: Written, *, lost_s: float) -> list[str]:
 
 def failed(chats_: Iterable[Chat]) -> list[CallError]:
     """Return the failures that a caller could not just try again."""
-    return [chat.error for chat in chats_ if chat.error is not None and chat.error.code.name not in RETRIABLE]
+    return [
+        chat.error
+        for chat in chats_
+        if chat.error is not None and not RETRIABLE & {chat.error.code.name, chat.error.reason}
+    ]
 
 
 def _grammar(chat: Chat) -> Iterator[str]:
