@@ -9,6 +9,7 @@ from typing import Any
 import openai
 import pytest
 
+from services.inference.rest import openai_batch_servicer
 from tests.fakes.fake_ollama import FakeOllama, Hang
 from tests.service.inference_app import asked, left
 from tests.service.rest_app import Rest, one_fake
@@ -206,6 +207,21 @@ async def test_large_files_pass_and_larger_ones_do_not(database: Database) -> No
             await upload(client, [*lines, *lines])
         assert refusal.value.status_code == 400
         assert "is larger than" in str(refusal.value)
+
+
+async def test_an_upload_that_stops_is_given_up(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_batch_servicer, "UPLOAD_S_MAX", 0.2)
+
+    async def stops() -> AsyncIterator[bytes]:
+        yield b'--XX\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\nbegun'
+        await asyncio.Event().wait()
+
+    async with place(database) as (rest, _, _), asyncio.timeout(WITHIN_S):
+        headers = {**rest.bearer(), "content-type": "multipart/form-data; boundary=XX"}
+        async with rest.stack.http.post(f"{rest.url}/v1/files", data=stops(), headers=headers) as answer:
+            assert answer.status == 400
+            error = (await answer.json())["error"]
+    assert (error["param"], error["message"]) == ("file", "file: took too long to arrive")
 
 
 async def test_without_a_database_there_are_none() -> None:

@@ -114,6 +114,13 @@ def test_a_schema_with_an_unknown_type_is_refused() -> None:
     assert constraint(named_type)["json_schema"]["properties"] == named_type["properties"]  # type: ignore[index]
 
 
+@pytest.mark.parametrize("items_max", [20_001, 10**7, 1e300])
+def test_a_list_that_is_endless_to_compile_is_refused(items_max: float) -> None:
+    with pytest.raises(RunnerRefusedError):
+        constraint({"type": "object", "properties": {"a": {"type": "array", "maxItems": items_max}}})
+    constraint({"type": "array", "maxItems": 20_000})
+
+
 @pytest.mark.parametrize(
     ("text", "ended"), [("Hello", False), ("```json", False), ('{"a": 1', True), ("true story", True)]
 )

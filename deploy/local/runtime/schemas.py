@@ -13,6 +13,9 @@ from deploy.local.runtime.wire.requests import Json
 IGNORED = "the schema could not be compiled, so the output does not follow it"
 FIRST_CHARACTERS = frozenset('{["-0123456789tfn')  # Of a JSON value.
 LEADING_SPACE_MAX = 64
+ITEMS_MAX = (
+    20_000  # llguidance writes out a rule for each: a hundred times as many are seconds, then gigabytes.
+)
 TYPES = frozenset({"object", "array", "string", "number", "integer", "boolean", "null"})
 
 
@@ -34,9 +37,12 @@ def check_written(text: str, *, ended: bool) -> None:
 
 
 def _check(schema: object) -> None:
-    """Every `type` is one that JSON schema knows."""
+    """Every `type` is one that JSON schema knows, and no list is endless to compile."""
     match schema:
         case dict():
+            items_max = schema.get("maxItems")
+            if isinstance(items_max, int | float) and items_max > ITEMS_MAX:
+                raise RunnerRefusedError(f"JSON schema conversion failed: maxItems is over {ITEMS_MAX}")
             kind = schema.get("type", [])
             # A property may be called "type"; then it is a schema.
             for name in [kind] if isinstance(kind, str) else kind if isinstance(kind, list) else []:

@@ -16,7 +16,7 @@ from ollamesh.inference.v1.batch_pb2 import CreateBatchRequest
 
 from services.common.errors import InvalidRequest, NotServed
 from services.common.grpc.around import Context
-from services.inference.batches.intake import CHECKED_AT_ONCE, Draft
+from services.inference.batches.intake import CHECKED_AT_ONCE, UPLOAD_S_MAX, Draft
 from services.inference.batches.ports import FileRecord, NewFile, PageRequest, Record
 from services.inference.batches.servicer import BatchDesk, creator_of_call
 from services.inference.errors import QuotaExceeded
@@ -60,18 +60,12 @@ class OpenAIBatchServicer(OpenAIBatchServiceServicer):
 
     async def CreateFile(self, request: AsyncIterator[HttpBody], context: Context) -> Body:
         intake = self._desk.intake
-        upload: Upload | None = None
         with intake.room.share() as grow_to:
             try:
-                async for received in request:
-                    upload = upload or Upload(received.content_type, bytes_max=intake.bytes_max)
-                    upload.feed(received.data)
-                    grow_to(upload.size_bytes)
-            except (InvalidRequest, QuotaExceeded):
-                await _drain(request)
-                raise
-            if upload is None:
-                raise wrong("file", "is required", "missing_required_parameter")
+                async with asyncio.timeout(UPLOAD_S_MAX):
+                    upload = await _received(request, intake.bytes_max, grow_to)
+            except TimeoutError:
+                raise wrong("file", "took too long to arrive") from None
             filename, parts = upload.whole()
             made = await self._desk.files.create(
                 principal(), NewFile(file_id=uuid4(), filename=filename, parts=parts)
@@ -200,6 +194,24 @@ class OpenAIBatchServicer(OpenAIBatchServiceServicer):
                     some = []
         await _add(draft, some)
         grow_to(draft.items_bytes)
+
+
+async def _received(
+    request: AsyncIterator[HttpBody], bytes_max: int, grow_to: Callable[[int], None]
+) -> Upload:
+    """Read an upload to its end. Raises InvalidRequest and QuotaExceeded."""
+    upload: Upload | None = None
+    try:
+        async for received in request:
+            upload = upload or Upload(received.content_type, bytes_max=bytes_max)
+            upload.feed(received.data)
+            grow_to(upload.size_bytes)
+    except (InvalidRequest, QuotaExceeded):
+        await _drain(request)
+        raise
+    if upload is None:
+        raise wrong("file", "is required", "missing_required_parameter")
+    return upload
 
 
 async def _drain(request: AsyncIterator[HttpBody]) -> None:
