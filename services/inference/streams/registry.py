@@ -52,7 +52,7 @@ class Streams:
         self._shared = means.shared
         self._keeper = Keeper(means.shared, means.limits, process_id=means.process_id, forget=self._forget)
         self._following = Following(means, self._keeper, taken_over=self._taken_over)
-        self._requests = Requests(means.names, means.shared)
+        self._requests = Requests(means.names, means.shared, kept_s=means.limits.kept_s)
         self._records: dict[str, _Record] = {}  # By name.
         self._joinable: dict[bytes, Live] = {}
         self._followed: dict[str, Live] = {}  # By the name of the stream that another replica makes.
@@ -80,16 +80,16 @@ class Streams:
         if not asked.wishes.request_id:
             return await self._open(asked, stream_id)
         claim = Claim(asked.principal, asked.wishes.request_id, body_hash(asked), stream_id)
-        found = await self._requests.claim(claim)
-        if found != stream_id:
-            return await self.resume(asked.principal, found, after=0)
+        claim, stream = await self._requests.answered(claim, lambda one: self.resume(asked.principal, one))
+        if stream is not None:
+            return stream
         try:
             return await self._open(asked, stream_id)
         except BaseException:
             await self._requests.forget(claim)
             raise
 
-    async def resume(self, principal: Principal, stream_id: str, *, after: int) -> Stream:
+    async def resume(self, principal: Principal, stream_id: str, *, after: int = 0) -> Stream:
         """Read a stream of the principal's again, from after the event `after`."""
         if not self._means.ids.is_of(principal, stream_id):
             raise StreamNotFound
