@@ -66,6 +66,7 @@ class Follower:
         """`may_outlive_owner`: if the owner's readers leave it, ours have not."""
         self.owner = owner
         self.heir_count = 0
+        self._is_heard = False
         self._may_outlive_owner = may_outlive_owner
         self._shared = shared
         self._completion = completion
@@ -114,6 +115,8 @@ class Follower:
         return self._heard_at_s - self._silent_since_s > SILENT_MAX_S
 
     def _take(self, record: Record) -> None:
+        if not self._is_heard:  # The head names who makes it now, and others may have begun it.
+            self._is_heard, self.owner = True, record.owner
         match record:
             case Heir(owner=owner, after=after):
                 self.owner = owner
