@@ -105,6 +105,12 @@ class Gateway:
         found = [self.ledger.model(model_key) for model_key in keys[:count_max]]
         return [model for model in found if model is not None], len(keys) > count_max
 
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether it is known of every instance which models it has."""
+        seen = {view.name for view in self.ledger.views() if view.ready or view.cards}
+        return seen.issuperset(self.instances)
+
     async def describe(self, name: str, allowed: Allowed) -> tuple[Model, Description]:
         """Return all that is known of one model. To those who may not use it, there is none."""
         if not allowed.names(key(name)):

@@ -22,9 +22,9 @@ SECRETS = {
 
 @asynccontextmanager
 async def replicas(redis_url: str, *fakes: FakeOllama, **settings: object) -> AsyncIterator[list[Service]]:
-    """A replica for each fake, which has its model in memory. Answers are not cached unless a test says so."""
+    """A replica for each fake, which has its model in memory."""
     identity = Identity()
-    shared = {"REDIS_URL": redis_url, "redis_timeout_s": 0.5, **SECRETS, "cache": False, **settings}
+    shared = {"REDIS_URL": redis_url, "redis_timeout_s": 0.5, **SECRETS, **settings}
     async with AsyncExitStack() as opened:
         made = []
         for fake in fakes:

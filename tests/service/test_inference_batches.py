@@ -13,7 +13,7 @@ from ollamesh.inference.v1 import completion_pb2
 
 from services.common.grpc.client import held
 from tests.contract.batch_store import fetch
-from tests.fakes.fake_ollama import Cut, FakeOllama, Hang
+from tests.fakes.fake_ollama import Cut, FakeOllama, Hang, fake_model
 from tests.service.inference_app import (
     PROCESSES,
     TINY,
@@ -245,6 +245,22 @@ async def test_items_outlive_an_outage_of_the_fleet(database: Database) -> None:
         await fake.accept()
         found = await results(service, made.batch_id)
         assert Counter(map(reason, found)) == {"": 6}
+
+
+async def test_a_model_that_only_an_instance_has_that_was_not_seen_yet_is_waited_for(
+    database: Database,
+) -> None:
+    async with FakeOllama(TINY) as one, FakeOllama(fake_model("other:latest", "completion")) as away:
+        await away.refuse()
+        hosts = f"{one.url},{away.url}"
+        async with serving(one.url, OLLAMA_HOSTS=hosts, **settings(database)) as service:
+            made = await create(service, [chat_item(model="other"), chat_item()])
+            await asyncio.sleep(1.0)  # Long enough to be tried; whether it was changes nothing below.
+            await away.accept()
+            found = await results(service, made.batch_id)
+            assert Counter(map(reason, found)) == {"": 2}
+            made = await create(service, [chat_item(model="none")])
+            assert list(map(reason, await results(service, made.batch_id))) == ["MODEL_NOT_FOUND"]
 
 
 async def test_what_is_asked_now_goes_before_what_may_wait(database: Database) -> None:

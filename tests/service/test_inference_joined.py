@@ -6,19 +6,22 @@ import hashlib
 import grpc
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.inference.v1 import completion_pb2 as pb
+from redis.asyncio import Redis
 
 from services.common.grpc.client import held
 from tests.fakes.fake_ollama import Hang
 from tests.service.inference_app import (
+    WITHIN_S,
     asked,
     events_of,
     left,
     one_instance,
+    refusal,
     refused,
     until,
     until_event,
 )
-from tests.service.streams_app import STEADY, fake, replicas, rest_of, resume, text_of
+from tests.service.streams_app import STEADY, failure_of, fake, replicas, rest_of, resume, text_of
 
 CALLERS = 100
 LATE = [f" w{number}" for number in range(5)]
@@ -185,3 +188,42 @@ async def test_who_follows_a_maker_that_is_gone_goes_on_alone(redis_url: str) ->
             range(events[0].sequence, events[-1].sequence + 1)
         )
         assert len(other.asked("/api/chat")) == 1
+
+
+async def test_one_deadline_ends_no_stream_of_another_replica(redis_url: str) -> None:
+    one, other = fake(), fake()
+    async with replicas(redis_url, one, other, instance_slots=1, timeout_min_s=0) as (here, there):
+        one.script("a", Hang())
+        with held(here.chat("holds the slot")) as holder:
+            await until_event(holder, "delta")
+            hasty = here.chat(options=STEADY, queue_timeout=Duration(seconds=2))
+            await until_event(hasty, "queued")
+            other.script("b")
+            patient = there.chat(options=STEADY)
+            await until_event(patient, "queued")
+            _, error = await failure_of(hasty)
+            assert refusal(error).reason == "QUEUE_TIMEOUT"
+            assert text_of(await rest_of(patient)) == "b"
+        assert len(other.asked("/api/chat")) == 1
+
+
+async def test_a_maker_that_left_no_trace_is_waited_for_once(redis_url: str) -> None:
+    gate = asyncio.Event()
+    one = fake()
+    async with replicas(redis_url, one) as (here,), Redis.from_url(redis_url) as redis:
+        one.script("a", gate)
+        first = here.chat(options=STEADY, cache_policy=pb.CACHE_POLICY_NEVER)
+        await until_event(first, "delta")
+        (name,) = await redis.keys("ollamesh:join:*")
+        gate.set()
+        await rest_of(first)
+        await redis.set(name, "a stream that nobody has")
+        assert text_of(await rest_of(here.chat(options=STEADY, cache_policy=pb.CACHE_POLICY_NEVER)))
+        await until_unclaimed(redis, name)
+
+
+async def until_unclaimed(redis: Redis, name: bytes | str) -> None:
+    """Return when nobody is said to answer the request."""
+    async with asyncio.timeout(WITHIN_S):
+        while await redis.exists(name):
+            await asyncio.sleep(0.05)

@@ -195,6 +195,16 @@ async def test_a_stream_is_cancelled_for_all_its_readers_from_anywhere(redis_url
         assert await events_of(resume(here, whole[0].opened.stream_id)) == whole
 
 
+async def test_a_stream_is_cancelled_that_was_only_just_opened_elsewhere(redis_url: str) -> None:
+    one = fake()
+    async with replicas(redis_url, one, fake(), stream_write_every_s=1) as (here, there):
+        one.script("a", Hang())
+        call = here.chat()
+        stream_id = (await next_event(call)).opened.stream_id
+        await cancel(there, stream_id)
+        assert (await refused(call)).reason == "STREAM_CANCELLED"
+
+
 async def test_the_same_request_id_is_the_same_stream(redis_url: str) -> None:
     one, other = fake(), fake()
     async with replicas(redis_url, one, other) as (here, there):

@@ -24,7 +24,7 @@ async def test_a_stream_outlives_the_process_that_makes_it(redis_url: str, *, st
         await preload(fake, TINY)
         fake.script(*WORDS[:5], gate, *WORDS[5:])
         fake.script(*WORDS)
-        async with program(fake.url, processes=2, REDIS_URL=redis_url, cache=False, **SECRETS) as running:
+        async with program(fake.url, processes=2, REDIS_URL=redis_url, **SECRETS) as running:
             await running.until_ready()
             here, there = running.services
             call = here.chat(options=STEADY if steady else pb.Options(), delta_per_token=True)

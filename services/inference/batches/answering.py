@@ -21,6 +21,7 @@ from services.inference.core.callers import Principal
 from services.inference.core.jobs import Priority
 from services.inference.core.names import key
 from services.inference.engine import Terms
+from services.inference.errors import ModelNotFound, NoInstance
 from services.inference.gateway import Gateway
 
 DOMAIN = "inference.ollamesh"
@@ -43,7 +44,15 @@ class Answers:
         item = pb.BatchItem.FromString(held.request)
         bounds = self.policies.bounds(held.creator.roles)
         ask, owner = ask_of(item), held.creator.principal
-        stream = await self.gateway.open(ask, owner, _terms(owner, bounds), bounds, wishes=wishes_of(item))
+        try:
+            stream = await self.gateway.open(
+                ask, owner, _terms(owner, bounds), bounds, wishes=wishes_of(item)
+            )
+        except ModelNotFound:
+            # An instance that nobody has seen yet may have it: after a start, or while it is away. An item can wait.
+            if self.gateway.has_seen_all:
+                raise
+            raise NoInstance(model=ask.model) from None
         folded = Folded()
         try:
             while (response := await stream.read()) is not None:

@@ -65,6 +65,7 @@ class Follower:
         """`may_outlive_owner`: if the owner's readers leave it, ours have not."""
         self.owner = owner
         self.heir_count = 0
+        self._is_heard = False
         self._may_outlive_owner = may_outlive_owner
         self._shared = shared
         self._completion = completion
@@ -74,7 +75,6 @@ class Follower:
         self._heard_at_s = _now_s()
         self._silent_since_s: float | None = None
         self._was_gone = False
-        self._has_begun = False
 
     async def follow(self) -> None:
         """Return when the stream has ended. Raises OwnerLost; `follow` again goes on where this ended."""
@@ -119,8 +119,8 @@ class Follower:
         return True
 
     def _take(self, record: Record) -> None:
-        if not self._has_begun:  # The head names who makes it now.
-            self._has_begun, self.owner = True, record.owner
+        if not self._is_heard:  # The head names who makes it now, and others may have begun it.
+            self._is_heard, self.owner = True, record.owner
         match record:
             case Heir(owner=owner, after=after):
                 self.owner = owner

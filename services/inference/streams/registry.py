@@ -101,15 +101,14 @@ class Streams:
         """End a stream of the principal's for all who read it, wherever it is made."""
         if not self._means.ids.is_of(principal, stream_id):
             raise StreamNotFound
-        if stream_id in self._records:
-            self._cancel_here(stream_id)
-        elif self._shared is not None:
-            try:
-                head = await self._shared.head(principal.organization_id, stream_id)
-                if head is not None:
-                    await self._shared.cancel(stream_id, owner=head.owner)
-            except Away:
-                raise StreamUnreachable from None
+        try:
+            head = await self._head(principal.organization_id, stream_id)
+            if stream_id in self._records:
+                self._cancel_here(stream_id)
+            elif head is not None and self._shared is not None:
+                await self._shared.cancel(stream_id, owner=head.owner)
+        except Away:
+            raise StreamUnreachable from None
 
     # Opening
 
@@ -266,13 +265,16 @@ class Streams:
 
     # Reading again
 
+    async def _head(self, tenant: str, stream_id: str) -> Head | None:
+        """Return the head of a stream that is none of ours, though it may just have been opened."""
+        shared = self._shared
+        return shared and await find_head(
+            shared, tenant, stream_id, unless=lambda: stream_id in self._records
+        )
+
     async def _found(self, tenant: str, stream_id: str) -> tuple[Live, Dress | None]:
-        head = None
         try:
-            if self._shared is not None:
-                head = await find_head(
-                    self._shared, tenant, stream_id, unless=lambda: stream_id in self._records
-                )
+            head = await self._head(tenant, stream_id)
             if (record := self._records.get(stream_id)) is not None:
                 if record.is_cancelled:
                     raise StreamCancelled
@@ -373,8 +375,6 @@ class Streams:
         for stream_id in live.stream_ids:
             if (record := self._records.get(stream_id)) is not None and record.live is live:
                 del self._records[stream_id]
-
-    # Small things
 
     def _note(self, live: Live, stream_id: str, dress: Dress | None) -> None:
         live.stream_ids.append(stream_id)
