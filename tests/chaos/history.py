@@ -3,13 +3,14 @@
 Every client appends to a History. Afterwards `faults` compares it with itself (grammar, numbers, texts), with the usage
 ledger, with what a resume gives, and with the tables of batches. It returns what it finds wrong, in words.
 
-What may be missing is stated by the service, and is passed in: rows of what ended within `lost_s` before a process was
-killed. Nothing may be there twice, and nothing may be there that nobody asked for.
+What may be missing is stated by the service, and is passed in: rows of what a process was making, or had ended within
+`lost_s`, when it was killed. Nothing may be there twice, and nothing may be there that nobody asked for.
 """
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from uuid import UUID, uuid5
 
 from ollamesh.client import CallError, chats
@@ -97,7 +98,7 @@ def faults(history: History, written: Written, *, lost_s: float) -> list[str]:
     return [
         *(fault for chat in history.chats for fault in _grammar(chat)),
         *_charged(history, rows, lost_s=lost_s),
-        *_resumed(history, written.resumed),
+        *_resumed(history, written.resumed, lost_s=lost_s),
         *_batched(history, written.batch_results),
         *_paid(history, paid),
     ]
@@ -167,18 +168,33 @@ def _charged_to(
 
 
 def _may_be_lost(chat: Chat, killed_at_s: Sequence[float], lost_s: float) -> bool:
+    """Whether who has made it may have been killed before it had written down that it was over."""
     assert chat.ended_at_s is not None, "it finished"
-    return any(at_s - lost_s <= chat.ended_at_s <= at_s + lost_s for at_s in killed_at_s)
+    return any(chat.began_at_s <= at_s <= chat.ended_at_s + lost_s for at_s in killed_at_s)
 
 
-def _resumed(history: History, resumed: Mapping[str, Sequence[chats.Event]]) -> Iterator[str]:
-    """Frames may be cut anew when a stream is taken over: before what was kept, never after."""
-    for chat in history.chats:
-        again = resumed.get(chat.stream_id)
+def _untimed(event: chats.Event) -> chats.Event:
+    if not isinstance(event, chats.Finished):
+        return event
+    return replace(event, queue_s=0.0, load_s=0.0, prompt_s=0.0, output_s=0.0, total_s=0.0)
+
+
+def _resumed(
+    history: History, resumed: Mapping[str, Sequence[chats.Event]], *, lost_s: float
+) -> Iterator[str]:
+    """It takes another time if its end was told and not kept, and who takes it over makes that anew."""
+    for seen in history.chats:
+        chat, again = seen, resumed.get(seen.stream_id)
         if again is None or chat.finished is None:
             continue
+        if _may_be_lost(chat, history.killed_at_s, lost_s):
+            again = [_untimed(event) for event in again]
+            chat = replace(chat, events=[_untimed(event) for event in chat.events])
         if list(again) != chat.events:
-            yield f"{chat.caller}: {chat.stream_id} is told otherwise when it is read again"
+            first = next(
+                (pair for pair in zip_longest(chat.events, again) if pair[0] != pair[1]), (None, None)
+            )
+            yield f"{chat.caller}: {chat.stream_id} is told otherwise when it is read again: {first}"
 
 
 def _batched(history: History, rows: Mapping[UUID, Sequence[tuple[int, int]]]) -> Iterator[str]:
