@@ -264,10 +264,9 @@ class Streams:
 
     async def _head(self, tenant: str, stream_id: str) -> Head | None:
         """Return the head of a stream that is none of ours, though it may just have been opened."""
-        shared = self._shared
-        return shared and await find_head(
-            shared, tenant, stream_id, unless=lambda: stream_id in self._records
-        )
+        if self._shared is None:
+            return None
+        return await find_head(self._shared, tenant, stream_id, unless=lambda: stream_id in self._records)
 
     async def _found(self, tenant: str, stream_id: str) -> tuple[Live, Dress | None]:
         try:
