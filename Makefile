@@ -136,9 +136,15 @@ MINUTES ?= 30
 soak: setup ## 200 streams of which a fifth is left: does the gateway grow? make soak MINUTES=5
 	@MINUTES=$(MINUTES) $(PY) -m tests.bench.soak
 
+# SEED draws another order of faults; a failure names it.
+SEED ?= 1
+KILLS ?= 20
+FAULT_S ?= 30
+READERS ?= 200
 .PHONY: chaos
-chaos: setup ## (nothing yet) the fault matrix at full length
-	@echo "chaos: nothing yet"
+chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT_S=10 READERS=50
+	@OLLAMESH_CHAOS_SEED=$(SEED) OLLAMESH_CHAOS_KILLS=$(KILLS) OLLAMESH_CHAOS_FAULT_S=$(FAULT_S) \
+	  OLLAMESH_CHAOS_READERS=$(READERS) $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
 .PHONY: deploy-check
 deploy-check: setup ## (nothing yet) offline checks of images, compose, charts, policies and alert rules

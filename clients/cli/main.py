@@ -30,7 +30,7 @@ COMMANDS = {
     ),
     "models": ("clients.cli.models", "List and manage models."),
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
-    "batch": ("clients.cli.batch", "Submit many requests that may wait, and fetch what came of them."),
+    "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

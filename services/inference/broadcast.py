@@ -48,12 +48,12 @@ class Broadcast:
         self._end_who_heard_otherwise(made)
         return made
 
-    def tell_anew(self) -> None:
-        """From here on somebody else tells it, perhaps in other frames.
+    def tell_anew(self, after: int) -> None:
+        """After this frame somebody else tells it, perhaps in other frames.
 
         Who has read further, at the one that was lost, cannot go on: what they have read is not what comes.
         """
-        self._told_anew_after = self.log.last
+        self._told_anew_after = after
         for reader in self._readers:
             self._end_who_heard_otherwise(reader)
 
@@ -89,7 +89,7 @@ class Broadcast:
 
     def _end_who_heard_otherwise(self, reader: "Reader") -> None:
         if self._told_anew_after is not None and reader.position > self._told_anew_after:
-            reader.fail(InstanceLost())
+            reader.fail(InstanceLost(), until=0)
 
 
 class Reader:
@@ -160,10 +160,10 @@ class Reader:
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def fail(self, failure: Exception) -> None:
-        """End this reader, once it has read what there is. The first failure counts."""
+    def fail(self, failure: Exception, *, until: int | None = None) -> None:
+        """End this reader, once it has read what there is, or up to `until`. The first failure counts."""
         if self._failure is None:
-            self._failure, self._until = failure, self._source.log.last
+            self._failure, self._until = failure, self._source.log.last if until is None else until
             self.wake()
 
     def close(self) -> None:

@@ -59,6 +59,13 @@ class FrameLog:
             found.append(frame)
         return found
 
+    def cut(self, last: int) -> None:
+        """Take back the frames after `last`, of those that are kept."""
+        count = max(0, last - self._forgotten_count)
+        if count < len(self._ends):
+            del self._data[self._ends[count - 1] if count else 0 :]
+            del self._ends[count:]
+
     def bytes_after(self, number: int) -> int:
         """Return how many bytes the frames after `number` have, those that are forgotten too."""
         place = min(number - self._forgotten_count, len(self._ends))

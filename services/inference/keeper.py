@@ -5,7 +5,8 @@ Nothing is loaded past it. It knows what is busy, what is pinned and what fits, 
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal, Protocol, TypeAlias
 
 from services.common.errors import MeshError
@@ -64,6 +65,7 @@ class NearKeeper:
         self._changed = changed
         self._waiting: defaultdict[Wish, set[asyncio.Future[None]]] = defaultdict(set)
         self._kept_out: set[tuple[str, str]] = set()
+        self._pinned_by: dict[tuple[str, str], list[None]] = {}  # Those who wait for a pin that is new.
 
     def doubt(self, instance: str) -> None:
         self._doubt(instance)
@@ -79,18 +81,12 @@ class NearKeeper:
         name = self._residency.room_for(model, names, _now_s())
         self._let_in(name, model)
         self._settle(("unload", name, model), ok=False)  # The last word counts.
-        pins = pin and self._wishes.pin(name, model)
-        try:
+        with self._pinning(name, model) if pin else nullcontext():
             if self._residency.is_held(name, model):
                 await self._touch(name, model)
             else:
                 self._wishes.load(name, model)
                 await self._come_true(("load", name, model))
-        except BaseException:
-            if pins:
-                self._wishes.unpin(name, model)
-                self._changed(name)
-            raise
         return name
 
     async def unload(self, model: str, instance: str, *, keep_out_s: float = 0.0) -> None:
@@ -125,6 +121,25 @@ class NearKeeper:
                 self._settle(wish, ok=True)
 
     # Inside
+
+    @contextmanager
+    def _pinning(self, name: str, model: str) -> Iterator[None]:
+        """Pin a model, for good if the block or that of another who pins it meanwhile succeeds."""
+        if self._wishes.pin(name, model):
+            self._pinned_by[name, model] = []
+        callers = self._pinned_by.get((name, model), [])  # Where it was pinned before, nothing is undone.
+        callers.append(None)
+        try:
+            yield
+        except BaseException:
+            callers.pop()
+            if not callers and self._pinned_by.get((name, model)) is callers:
+                del self._pinned_by[name, model]
+                self._wishes.unpin(name, model)
+                self._changed(name)
+            raise
+        if self._pinned_by.get((name, model)) is callers:
+            del self._pinned_by[name, model]
 
     async def _touch(self, name: str, model: str) -> None:
         """Tell the instance how long to keep what it has loaded."""

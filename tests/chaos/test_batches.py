@@ -1,7 +1,6 @@
 """Batches while replicas die, stand still and come back (R1, R15, R17). `make chaos` does it for longer."""
 
 import asyncio
-import os
 import random
 from collections import Counter
 
@@ -10,6 +9,7 @@ import pytest
 from ollamesh.inference.v1 import batch_pb2 as pb
 
 from services.common.grpc.client import held
+from tests.chaos.knobs import KILLS, SEED
 from tests.chaos.replicas import Replica, Replicas, replicas
 from tests.contract.batch_store import fetch
 from tests.fakes.fake_ollama import FakeOllama
@@ -17,8 +17,6 @@ from tests.service.inference_app import TINY, Service, preload
 from tests.service.inference_batches import Result, chat_item, create, facts, get, reason
 from tests.stack import Database
 
-KILLS = int(os.environ.get("OLLAMESH_CHAOS_KILLS", "3"))
-SEED = int(os.environ.get("OLLAMESH_CHAOS_SEED", "1"))
 PAUSED_S = 2.0  # Longer than a lease.
 LEASE_S = 1.0
 ITEMS_PER_KILL = 40

@@ -1,12 +1,11 @@
 """The Redis that replicas share is killed, hangs, is full, and is flushed, in an order that is drawn (R4).
 
 Two services take the same load at the same time, one with that Redis and one without any: what the first takes longer
-than the second is what the faults cost, and not what the machine does. CHAOS_SECONDS is how long each fault lasts
-(`make chaos` takes longer than the suite), SEED draws another order.
+than the second is what the faults cost, and not what the machine does. OLLAMESH_CHAOS_FAULT_S is how long each fault
+lasts (`make chaos` takes longer than the suite), OLLAMESH_CHAOS_SEED draws another order.
 """
 
 import asyncio
-import os
 import random
 import signal
 import time
@@ -20,12 +19,12 @@ from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
 from tests.bench.support.report import percentile
+from tests.chaos.knobs import FAULT_S as SECONDS
+from tests.chaos.knobs import SEED
 from tests.service.inference_app import Service, one_instance
 from tests.service.test_inference_embed import KEYS
 from tests.stack import OwnRedis, RedisServer, own_redis
 
-SECONDS = float(os.environ.get("CHAOS_SECONDS", "2"))
-SEED = int(os.environ.get("SEED", "1"))
 CALLERS = 4
 EVERY_S = 0.02  # Of each caller.
 TEXTS = 50  # So few that most are cached, in good times.

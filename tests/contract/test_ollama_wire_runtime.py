@@ -55,6 +55,22 @@ def test_unloading_ends_the_process(runtime: OllamaServer, http: httpx.Client) -
     assert not any(runner.is_running() for runner in runners)
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"context": [2**31 - 1]},
+        {"context": [-5]},
+        {"format": {"type": 5}},
+        {"format": {"type": "array", "maxItems": 10**7}},
+    ],
+)
+def test_what_a_request_is_to_blame_for_is_no_failure_of_the_server(
+    http: httpx.Client, more: dict[str, object]
+) -> None:
+    reply = http.post("/api/generate", json={"model": CHAT, "prompt": "hi", "options": SHORT, **more})
+    assert reply.status_code == 400
+
+
 def test_models_are_not_changed_over_the_wire(http: httpx.Client) -> None:
     for refused in (
         http.request("DELETE", "/api/delete", json={"model": CHAT}),

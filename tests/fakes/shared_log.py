@@ -84,7 +84,12 @@ class MemoryStreams:
         begin = tuple(map(int, after.split("-"))) if after else (-1, -1)
         found = [one for one in self._memory.logs[tenant, stream_id] if one[0] > begin][:RECORDS_MAX]
         place = "{}-{}".format(*found[-1][0]) if found else after
-        return News(records=[record for _, record in found], place=place, owner=self._sign(owner))
+        return News(
+            records=[record for _, record in found],
+            place=place,
+            owner=self._sign(owner),
+            is_kept=bool(self._memory.logs[tenant, stream_id]),
+        )
 
     async def is_followed(self, stream_id: str) -> bool:
         await self._reached()

@@ -19,7 +19,6 @@ from tests.service.inference_app import (
     grammar,
     refused,
     serving,
-    until,
     until_event,
 )
 
@@ -59,7 +58,7 @@ async def test_a_real_model_is_pinned_unloaded_and_not_changed(runtime: OllamaSe
         assert (found.pinned, len(found.resident_instances)) == (True, 1)
         assert found.vram_bytes > 0
         await service.call("UnloadModel", model_pb2.UnloadModelRequest(model=CHAT), role="admin")
-        await until(lambda: not runtime.runners())
+        assert not (await service.call("GetModel", get)).model.resident_instances
         pull = service.call("PullModel", model_pb2.PullModelRequest(model=CHAT), role="admin")
         assert [each async for each in pull][-1].done.model.name == CHAT
         fixed = await refused(

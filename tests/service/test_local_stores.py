@@ -126,6 +126,7 @@ def test_secrets_are_made_once_and_for_their_owner_alone(settings: Settings) -> 
         "admin_database_url",
         "auth_database_url",
         "agent_database_url",
+        "inference_database_url",
     }
 
 

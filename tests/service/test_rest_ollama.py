@@ -256,6 +256,12 @@ async def test_numbers_that_mean_any_are_no_limits(place: Place) -> None:
         ("/api/embed", {"model": "nope", "input": "a"}, 404, "model 'nope' not found"),
         ("/api/show", {}, 400, "model is required"),
         ("/api/chat", {"model": "vectors", "messages": HELLO}, 400, '"vectors" does not support chat'),
+        (
+            "/api/generate",
+            {"model": "vectors", "prompt": "a"},
+            400,
+            '"vectors" does not support generate',
+        ),
         ("/api/chat", {"model": "tiny", "keep_alive": "5"}, 400, 'time: missing unit in duration "5"'),
         (
             "/api/generate",

@@ -267,6 +267,8 @@ async def test_models_are_listed(place: Place) -> None:
         ({"messages": []}, "messages", None),
         ({"messages": [{"role": "king", "content": "a"}]}, "messages[0].role", "invalid_value"),
         ({"messages": [{"role": "user"}]}, "messages[0]", None),
+        ({"messages": [{"role": "user", "content": "a"}, {"role": "tool", "content": "b"}]},
+         "messages[1].tool_call_id", "missing_required_parameter"),
         ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]},
          "messages[0].content[0].type", "unsupported_value"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url",

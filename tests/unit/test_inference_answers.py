@@ -13,6 +13,7 @@ from services.common.errors import InvalidRequest
 from services.inference.adapters.answers import (
     NOT_OF_THE_SHAPE,
     ChatMessage,
+    Embeddings,
     Line,
     Logprob,
     Process,
@@ -208,6 +209,12 @@ def test_a_size_that_nothing_has_is_not_of_the_shape(size: int) -> None:
         msgspec.json.decode(b'{"name":"tiny","size":%d}' % size, type=Process)
     with pytest.raises(NOT_OF_THE_SHAPE):
         msgspec.json.decode(b'{"models":[{"name":"tiny","size":%d}]}' % size, type=Tags)
+
+
+@pytest.mark.parametrize("count", [-1, 2**31])
+def test_a_number_of_tokens_that_nothing_has_is_not_of_the_shape(count: int) -> None:
+    with pytest.raises(NOT_OF_THE_SHAPE):
+        msgspec.json.decode(b'{"embeddings":[[0.5]],"prompt_eval_count":%d}' % count, type=Embeddings)
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,29 @@ async def test_a_touch_that_fails_pins_nothing() -> None:
         assert not is_pinned(rig)
 
 
+async def test_who_leaves_does_not_take_away_what_others_pin() -> None:
+    async with running(FakeInstance()) as rig:
+        keeper = rig.engine.keeper
+        first, second = (asyncio.create_task(keeper.load(TINY, "", pin=True)) for _ in range(2))
+        await asyncio.sleep(0)  # Both wait now.
+        assert first.cancel()
+        assert await second == "gpu-0"
+        assert first.cancelled()
+        assert is_pinned(rig)
+
+
+async def test_when_all_have_left_nothing_is_pinned() -> None:
+    async with running(FakeInstance()) as rig:
+        keeper = rig.engine.keeper
+        waiting = [asyncio.create_task(keeper.load(TINY, "", pin=True)) for _ in range(2)]
+        await asyncio.sleep(0)
+        for task in waiting:
+            assert task.cancel()
+        await asyncio.wait(waiting)
+        see(rig)
+        assert not is_pinned(rig)
+
+
 async def test_the_last_word_counts() -> None:
     instance = FakeInstance()
     async with running(instance) as rig:

@@ -33,6 +33,7 @@ PATIENT_THREADS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "0"}
 # Of the last event; by default it repeats the prompt and the grammar.
 FINAL_FIELDS = ["content", "stop", "stop_type", "timings"]
 EVENT = b"data: "
+FOREIGN_CONTEXT = "the context holds tokens that the model does not know"
 
 
 class Timings(Struct):
@@ -153,7 +154,11 @@ class Runner:
         return (await self._ask("/tokenize", body, _Tokens)).tokens
 
     async def detokenize(self, tokens: Sequence[int]) -> str:
-        return (await self._ask("/detokenize", {"tokens": tokens}, _Content)).content
+        """Raises RunnerRefusedError if there is one that the model has not."""
+        try:
+            return (await self._ask("/detokenize", {"tokens": tokens}, _Content)).content
+        except RunnerFailedError as error:  # llama.cpp looks it up and fails.
+            raise RunnerRefusedError(FOREIGN_CONTEXT) from error
 
     async def embed(self, inputs: Sequence[str | list[int]]) -> Embeddings:
         """One vector for each text, or list of tokens, in order."""

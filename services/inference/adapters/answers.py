@@ -60,9 +60,13 @@ class Line(msgspec.Struct):
     logprobs: list[Logprob] | None = None
 
 
+# What fits everywhere, the cache included.
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+
+
 class Embeddings(msgspec.Struct):
     embeddings: list[list[float]]
-    prompt_eval_count: int = 0
+    prompt_eval_count: Count = 0
 
 
 class Loaded(msgspec.Struct):

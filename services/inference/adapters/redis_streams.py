@@ -97,9 +97,10 @@ class RedisStreams:
 
     async def news(self, tenant: str, stream_id: str, *, after: str, owner: str) -> News:
         key = PREFIX + stream_id
-        found, said, _ = await self._asked(
+        found, said, is_kept, _ = await self._asked(
             ("XRANGE", key, f"({after}" if after else "-", "+", "COUNT", RECORDS_MAX),
             ("GET", PROCESSES + owner),
+            ("EXISTS", key),
             ("SET", f"{key}:followed", self._process_id, "PX", FOLLOWED_MS),
         )
         records = [
@@ -108,7 +109,7 @@ class RedisStreams:
             if (record := self._opened(fields[1], tenant, stream_id, decode_record)) is not None
         ]
         place = found[-1][0].decode() if found else after
-        return News(records=records, place=place, owner=SIGNS.get(said, Sign.NONE))
+        return News(records=records, place=place, owner=SIGNS.get(said, Sign.NONE), is_kept=bool(is_kept))
 
     async def is_followed(self, stream_id: str) -> bool:
         (found,) = await self._asked(("EXISTS", f"{PREFIX}{stream_id}:followed"))

@@ -1,6 +1,8 @@
 """Failures in Ollama's own words, where it has words for them: its clients compare them."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from services.common.errors import InvalidRequest, MeshError
 from services.inference.errors import (
@@ -23,6 +25,17 @@ def refusal(error: MeshError) -> bytes:
 def line(error: MeshError) -> bytes:
     """Return the last line of a stream that failed."""
     return failed(text(error)) + b"\n"
+
+
+@contextmanager
+def of_generate() -> Iterator[None]:
+    """What `chat` and `generate` both need has another name for each."""
+    try:
+        yield
+    except ModelUnsuitable as error:
+        if error.facts["capability"] != "completion":
+            raise
+        raise ModelUnsuitable(model=error.facts["model"], capability="generate") from None
 
 
 def text(error: MeshError) -> str:

@@ -60,9 +60,12 @@ class OllamaServicer(OllamaServiceServicer):
         del request
         lines = Lines(call.model, chat=False)
         if not call.prompt:
-            yield first_part(JSON, await self._loaded(call, lines, context))
+            with ollama_errors.of_generate():
+                loaded = await self._loaded(call, lines, context)
+            yield first_part(JSON, loaded)
             return
-        answer = await self._calls.generate(ollama_requests.generate(call), context)
+        with ollama_errors.of_generate():
+            answer = await self._calls.generate(ollama_requests.generate(call), context)
         streamed = call.streamed
         del call
         async for one in _told(answer, lines, streamed=streamed):

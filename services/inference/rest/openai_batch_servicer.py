@@ -30,6 +30,8 @@ from services.inference.who import principal
 
 CONTENT = "application/octet-stream"
 FILES_AT_ONCE, BATCHES_AT_ONCE, AT_ONCE_MAX = 100, 20, 100
+# What OpenAI lets its callers ask for. Who asks for more files than are told at once gets the others by asking on.
+FILES_LIMIT_MAX, BATCHES_LIMIT_MAX = 10_000, 100
 DRAINED_BYTES_MAX = 512 * 1024 * 1024  # OpenAI's own limit.
 Body = AsyncIterator[bytes]  # Parts of HttpBody, serialised.
 
@@ -80,7 +82,9 @@ class OpenAIBatchServicer(OpenAIBatchServiceServicer):
         found: list[FileRecord] = []
         more = False
         if request.purpose in {"", objects.PURPOSE}:
-            page = await desk.files.page(owner, before=before, size=_limit(request.limit, FILES_AT_ONCE))
+            page = await desk.files.page(
+                owner, before=before, size=_limit(request.limit, FILES_AT_ONCE, FILES_LIMIT_MAX)
+            )
             found, more = list(page[0]), page[1]
         yield json_body(objects.listed([objects.file(one) for one in found], more=more))
 
@@ -142,7 +146,9 @@ class OpenAIBatchServicer(OpenAIBatchServiceServicer):
         before = None
         if request.after:
             before = (await desk.batches.find(owner, objects.batch_id(request.after))).position
-        page = PageRequest(size=_limit(request.limit, BATCHES_AT_ONCE), before=before, only_of_origin=True)
+        page = PageRequest(
+            size=_limit(request.limit, BATCHES_AT_ONCE, BATCHES_LIMIT_MAX), before=before, only_of_origin=True
+        )
         found, more = await desk.batches.page(owner, page)
         yield json_body(objects.listed([objects.batch(one) for one in found], more=more))
 
@@ -271,7 +277,8 @@ def _check(call: BatchCall) -> None:
         raise wrong("metadata", "has at most 16 names of 64 characters, and values of 512", "invalid_value")
 
 
-def _limit(limit: int, usual: int) -> int:
-    if not 0 <= limit <= AT_ONCE_MAX:
-        raise wrong("limit", f"must be between 1 and {AT_ONCE_MAX}", "invalid_value")
-    return limit or usual
+def _limit(limit: int, usual: int, limit_max: int) -> int:
+    """Return how many to tell at once."""
+    if not 0 <= limit <= limit_max:
+        raise wrong("limit", f"must be between 1 and {limit_max}", "invalid_value")
+    return min(limit or usual, AT_ONCE_MAX)

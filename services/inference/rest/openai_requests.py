@@ -224,6 +224,8 @@ def _message(messages: Sequence[Message], place: int, message: Message) -> pb.Me
     for call in message.tool_calls or ():
         made.tool_calls.add(id=call.id, name=call.function.name, arguments_json=call.function.arguments)
     if role == pb.ROLE_TOOL:
+        if not made.tool_call_id:
+            raise wrong(f"{field}.tool_call_id", "is required", "missing_required_parameter")
         made.tool_name = message.name or _called(messages[:place], made.tool_call_id)
     if isinstance(message.content, str):
         made.content = message.content

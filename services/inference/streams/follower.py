@@ -8,7 +8,6 @@ import structlog
 from services.inference.completion import Completion
 from services.inference.errors import (
     DeadlineUnreachable,
-    InstanceLost,
     QueueTimeout,
     StreamCancelled,
     StreamExpired,
@@ -108,11 +107,16 @@ class Follower:
         if news.owner is Sign.GONE:  # It may have written its last words between two looks.
             was_gone, self._was_gone = self._was_gone, True
             return was_gone
-        if news.owner is Sign.ALIVE:
+        if news.owner is Sign.ALIVE and news.is_kept:
             self._silent_since_s = None
             return False
         self._silent_since_s = self._silent_since_s or self._heard_at_s
-        return self._heard_at_s - self._silent_since_s > SILENT_MAX_S
+        if self._heard_at_s - self._silent_since_s <= SILENT_MAX_S:
+            return False
+        if news.owner is Sign.ALIVE:  # It would have written it again, if it still had it.
+            self._completion.fail(StreamExpired())
+            return False
+        return True
 
     def _take(self, record: Record) -> None:
         if not self._is_heard:  # The head names who makes it now, and others may have begun it.
@@ -121,11 +125,8 @@ class Follower:
             case Heir(owner=owner, after=after):
                 self.owner = owner
                 self.heir_count += 1
-                if (
-                    self._completion.log.last > after
-                ):  # The former owner was not dead; it is not believed any more.
-                    self._completion.fail(InstanceLost())
-                self._completion.tell_anew()
+                self._completion.log.cut(after)  # What the former owner said since does not count.
+                self._completion.tell_anew(after)
             case Frames(owner=self.owner, first=first, frames=frames):
                 for number, frame in enumerate(frames, first):
                     self._append(number, frame)

@@ -82,7 +82,7 @@ class Following:
         """Go on with a stream whose maker is lost: its request is answered once more, and compared."""
         completion, keeping = live.completion, live.keeping
         heir_after = completion.log.last
-        completion.tell_anew()
+        completion.tell_anew(heir_after)
         log.info("stream_taken_over", stream_id=live.stream_id, told_count=completion.log.last)
         try:
             order = self._means.readmit(ask_of(head), keeping.tenant)

@@ -28,6 +28,7 @@ log = structlog.get_logger(__name__)
 @dataclass(slots=True, eq=False)
 class _Kept:
     live: Live
+    is_seen: bool = False  # By others, perhaps: something was sent to be written.
     head_is_written: bool = False
     written_count: int = 0  # Frames.
     ended_at_s: float | None = None
@@ -70,8 +71,18 @@ class Keeper:
             self._releases.append((name, stream_id))
 
     def drop(self, live: Live) -> None:
-        """Keep it no longer."""
-        self._kept.pop(live.stream_id, None)
+        """Keep it no longer. One that is only followed may have the name of another that is made here."""
+        kept = self._kept.get(live.stream_id)
+        if kept is not None and kept.live is live:
+            del self._kept[live.stream_id]
+
+    def drop_unseen(self, live: Live) -> bool:
+        """Keep it no longer, if nobody else can have seen it; return whether it is so."""
+        kept = self._kept.get(live.stream_id)
+        if kept is not None and kept.live is live and kept.is_seen:
+            return False
+        self.drop(live)
+        return True
 
     async def run(self, cancelled: Callable[[str], None]) -> None:
         """Write until cancelled. `cancelled` hears which streams another replica was asked to cancel."""
@@ -119,6 +130,8 @@ class Keeper:
     def _news(self, kept: _Kept) -> Writing | None:
         """What of a stream is not written yet, or a part of it; all that has arrived is told by that."""
         live, completion = kept.live, kept.live.completion
+        if not live.is_decided and not completion.ended:
+            return None
         while completion.pull():
             pass
         completion.look()
@@ -135,6 +148,7 @@ class Keeper:
             records.append(end_of(self._process_id, completion.failure))
         if not records:
             return None
+        kept.is_seen = True
         return Writing(
             tenant=keeping.tenant,
             stream_id=live.stream_id,
@@ -174,7 +188,7 @@ class Keeper:
             self._drop_ended(kept)
 
     def _drop_ended(self, kept: _Kept) -> None:
-        self._kept.pop(kept.live.stream_id, None)
+        self.drop(kept.live)
         self._forget(kept.live)
 
 

@@ -67,6 +67,9 @@ class Live:
         self.name: bytes | None = None  # Under which others join it.
         self.linger_s = 0.0
         self.is_made_here = True
+        self.is_decided = (
+            True  # Whether it is known where it is made; until then nobody else shall hear of it.
+        )
         self.is_claimed = False  # Whether other replicas have been told of the name.
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stream_id = completion.stream_id  # Under which it is kept.
@@ -150,6 +153,9 @@ class Live:
     def begin(self, work: Coroutine[None, None, None]) -> None:
         """Do `work` for all readers: in a task that no reader's leaving cancels, and that is nobody's call."""
         self._task = self._spawn(self._begun(work))
+        self._task.add_done_callback(
+            lambda _: work.close()
+        )  # Cancelled before its first step, it never began.
 
     def accept(self) -> None:
         """Let those go on who wait for it to be accepted or refused. Idempotent."""
@@ -158,7 +164,7 @@ class Live:
 
     async def make(self, order: Order, terms: Terms) -> None:
         """Ask for a slot. Raises why there is none, if that concerns all readers."""
-        self._order = order
+        self._order, self.is_decided = order, True
         while True:
             self._terms, self._until_s = terms, _now_s() + terms.wait_max_s
             try:

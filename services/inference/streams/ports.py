@@ -50,6 +50,7 @@ class News:
     records: Sequence[Record]
     place: str  # Where to go on from.
     owner: Sign
+    is_kept: bool = True  # Whether anything of the stream is.
 
 
 class SharedLog(Protocol):

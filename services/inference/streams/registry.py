@@ -1,8 +1,6 @@
 """All streams of this process: opened, joined, read again, followed, taken over, cancelled."""
 
 import asyncio
-from collections.abc import Coroutine
-from contextvars import Context
 from dataclasses import dataclass, replace
 
 import structlog
@@ -30,6 +28,7 @@ from services.inference.streams.ports import Away
 from services.inference.streams.records import Head, request_of
 from services.inference.streams.replay import tell_again
 from services.inference.streams.requests import Claim, Requests
+from services.inference.streams.tasks import Tasks
 from services.inference.wire.told import joined
 
 FOLLOWED_CHECK_S = 1.0
@@ -53,22 +52,21 @@ class Streams:
         self._shared = means.shared
         self._keeper = Keeper(means.shared, means.limits, process_id=means.process_id, forget=self._forget)
         self._following = Following(means, self._keeper, taken_over=self._taken_over)
-        self._requests = Requests(means.names, means.shared)
+        self._requests = Requests(means.names, means.shared, kept_s=means.limits.kept_s)
         self._records: dict[str, _Record] = {}  # By name.
         self._joinable: dict[bytes, Live] = {}
         self._followed: dict[str, Live] = {}  # By the name of the stream that another replica makes.
         self._charges = Charges(means.record)
-        self._tasks: asyncio.TaskGroup | None = None
-        self._strays: set[asyncio.Task[None]] = set()
+        self._tasks = Tasks()
 
     async def run(self) -> None:
         """Keep what is to be kept, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            self._tasks = tasks
+        async with asyncio.TaskGroup() as group:
+            self._tasks.group = group
             try:
                 await self._keeper.run(self._cancelled_elsewhere)
             finally:
-                self._tasks = None  # It takes no more.
+                self._tasks.group = None  # It takes no more.
 
     async def close(self) -> None:
         """Write what is left. To be called when no stream is read any more."""
@@ -82,16 +80,16 @@ class Streams:
         if not asked.wishes.request_id:
             return await self._open(asked, stream_id)
         claim = Claim(asked.principal, asked.wishes.request_id, body_hash(asked), stream_id)
-        found = await self._requests.claim(claim)
-        if found != stream_id:
-            return await self.resume(asked.principal, found, after=0)
+        claim, stream = await self._requests.answered(claim, lambda one: self.resume(asked.principal, one))
+        if stream is not None:
+            return stream
         try:
             return await self._open(asked, stream_id)
         except BaseException:
             await self._requests.forget(claim)
             raise
 
-    async def resume(self, principal: Principal, stream_id: str, *, after: int) -> Stream:
+    async def resume(self, principal: Principal, stream_id: str, *, after: int = 0) -> Stream:
         """Read a stream of the principal's again, from after the event `after`."""
         if not self._means.ids.is_of(principal, stream_id):
             raise StreamNotFound
@@ -118,7 +116,7 @@ class Streams:
         name = join_name(asked, self._means.names)
         if name is not None and (live := self._joinable.get(name)) is not None and live.is_open:
             return await self._join(live, asked, stream_id)
-        live = self._live(asked, stream_id)
+        live = self._live(asked, stream_id, name)
         reader = live.attach(
             stream_id,
             wait_max_s=asked.terms.wait_max_s,
@@ -131,6 +129,7 @@ class Streams:
             else:
                 if name is not None:
                     live.name, self._joinable[name] = name, live
+                live.is_decided = False
                 live.begin(self._begin(live, asked))
                 await _accepted(live, reader)
         except BaseException:
@@ -138,7 +137,8 @@ class Streams:
             live.leave(reader)
             if live.is_deserted:
                 live.abandon()
-                self._forget(live)
+                if self._keeper.drop_unseen(live):
+                    self._forget(live)
             raise
         return Stream(stream_id, live, reader)
 
@@ -207,7 +207,7 @@ class Streams:
             log.info("join_unshared")
         return False
 
-    def _live(self, asked: Asked, stream_id: str) -> Live:
+    def _live(self, asked: Asked, stream_id: str, name: bytes | None) -> Live:
         ask, wishes = asked.order.ask, asked.wishes
         assert not isinstance(ask, Embed), "vectors do not stream"
         shareable = is_shareable(ask)
@@ -223,6 +223,7 @@ class Streams:
             project_id=asked.principal.project_id,
             request=request_of(ask) if shareable and is_kept else b"",
             by_token=wishes.by_token,
+            name=name or b"",
         )
         account = account_of(asked, stream_id) if wishes.is_charged else None
         live = self._made(
@@ -235,7 +236,9 @@ class Streams:
         return live
 
     def _made(self, completion: Completion, keeping: Keeping) -> Live:
-        live = Live(completion, keeping, desk=self._means.desk, spawn=self._spawn, deserted=self._deserted)
+        live = Live(
+            completion, keeping, desk=self._means.desk, spawn=self._tasks.spawn, deserted=self._deserted
+        )
         completion.on_end = lambda: self._ended(live)
         return live
 
@@ -304,6 +307,7 @@ class Streams:
         """It is made here from now on: found, cancelled and released as one that was opened here."""
         self._followed.pop(live.stream_id, None)
         self._note(live, live.stream_id, None)
+        live.name = live.keeping.head.name or None
         live.is_claimed = live.name is not None
 
     # Ends
@@ -311,7 +315,7 @@ class Streams:
     def _deserted(self, live: Live) -> None:
         """Nobody here reads it any more. Others may: then it is theirs."""
         if live.is_made_here and live.keeping.is_kept and self._shared is not None and self._shared.up:
-            self._spawn(self._leave_to_followers(live))
+            self._tasks.spawn(self._leave_to_followers(live))
         else:
             live.abandon()
 
@@ -378,20 +382,11 @@ class Streams:
     def _alias_of(self, live: Live) -> Head:
         return Head(owner=self._means.process_id, leader=live.stream_id)
 
-    def _spawn(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
-        """In no caller's context, whose token it would hold. A bug in it ends the process."""
-        if self._tasks is not None:
-            return self._tasks.create_task(work, context=Context())
-        task = asyncio.get_running_loop().create_task(work, context=Context())
-        self._strays.add(task)  # Else nobody might hold it.
-        task.add_done_callback(self._strays.discard)
-        return task
-
 
 async def _accepted(live: Live, reader: Reader) -> None:
     """Return when the request is accepted. Raises why it is not."""
     await asyncio.shield(live.accepted)
-    if reader.failure is not None and live.completion.log.last == 0:
+    if reader.failure is not None and not live.completion.begun:
         raise reader.failure
 
 

@@ -13,6 +13,7 @@ async def tell_again(live: Live, cached: Cached, *, tokens_per_s: float) -> None
     loop = asyncio.get_running_loop()
     completion, began_at_s = live.completion, loop.time()
     completion.place(replace(cached.started, source=Source.CACHE), now_s=began_at_s)
+    live.is_decided = True
     live.accept()
     for after_s, piece in replay(cached, by_token=completion.by_token, tokens_per_s=tokens_per_s):
         if (wait_s := began_at_s + after_s - loop.time()) > 0:

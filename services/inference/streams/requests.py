@@ -2,15 +2,20 @@
 
 import asyncio
 from collections import OrderedDict
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from services.inference.core.callers import Principal
 from services.inference.core.secret_names import Names
-from services.inference.errors import RequestIdReused
+from services.inference.errors import RequestIdReused, StreamExpired
 from services.inference.streams.ports import Away, SharedLog
 
 REMEMBERED_S = 600.0
 REMEMBERED_MAX = 65_536  # Here; the oldest are forgotten first.
+LOST_MAX = 4  # Streams of one request.
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +26,7 @@ class Claim:
     request_id: str
     body_hash: str
     stream_id: str
+    instead_of: str = ""  # The stream that was to answer it, and is lost.
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +39,31 @@ class _Answer:
 class Requests:
     """For ten minutes the same id with the same body is the same request. Here, and where replicas share it."""
 
-    def __init__(self, names: Names, shared: SharedLog | None) -> None:
+    def __init__(self, names: Names, shared: SharedLog | None, *, kept_s: float) -> None:
+        """`kept_s` is how long streams are kept."""
         self._names = names
         self._shared = shared
+        self._outlived = shared is not None and kept_s >= REMEMBERED_S
         self._asking: dict[bytes, asyncio.Future[None]] = {}
         self._answers: OrderedDict[bytes, _Answer] = OrderedDict()  # The oldest first.
+
+    async def answered(self, claim: Claim, read: Callable[[str], Awaitable[T]]) -> tuple[Claim, T | None]:
+        """Return what `read` makes of the stream that answers the request already; None if the claim's is to.
+
+        Streams are kept longer than requests are remembered. So one that nobody knows was lost with its maker before
+        anything of it was kept, and another one takes its place: the same for all who ask.
+        """
+        for _ in range(LOST_MAX):
+            found = await self.claim(claim)
+            if found == claim.stream_id:
+                return claim, None
+            try:
+                return claim, await read(found)
+            except StreamExpired:
+                if not self._outlived:
+                    raise
+                claim = replace(claim, instead_of=found)
+        raise StreamExpired
 
     async def claim(self, claim: Claim) -> str:
         """Return the stream that answers the request: the claim's, or the one that does already.
@@ -88,7 +114,7 @@ class Requests:
             self._answers.popitem(last=False)
 
     def _name(self, claim: Claim) -> bytes:
-        text = f"request\0{claim.caller.user_id}\0{claim.request_id}"
+        text = f"request\0{claim.caller.user_id}\0{claim.request_id}\0{claim.instead_of}"
         return self._names.name(claim.caller.organization_id, text.encode())
 
 
