@@ -91,6 +91,11 @@ class MemoryStreams:
             is_kept=bool(self._memory.logs[tenant, stream_id]),
         )
 
+    async def has_ended(self, tenant: str, stream_id: str) -> bool:
+        await self._reached()
+        log = self._memory.logs[tenant, stream_id]
+        return bool(log) and isinstance(log[-1][1], End)
+
     async def is_followed(self, stream_id: str) -> bool:
         await self._reached()
         return _now_s() - self._memory.followed.get(stream_id, float("-inf")) < FOLLOWED_MS / 1000

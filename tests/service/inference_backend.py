@@ -232,3 +232,10 @@ async def _first(over: asyncio.Event, coming: asyncio.Task[Any]) -> None:
     waiting = asyncio.create_task(over.wait())
     await asyncio.wait({waiting, coming}, return_when=asyncio.FIRST_COMPLETED)
     waiting.cancel()
+
+
+async def describe(backend: Backend) -> None:
+    """Answer whoever asks what a model is, until cancelled."""
+    while True:
+        (exchange := await backend.asked()).reply({})
+        assert exchange.path == "/api/show"

@@ -19,7 +19,7 @@ from ollamesh.inference.v1.model_pb2 import ListModelsRequest
 from deploy.local.ports import free_ports
 from tests.fakes.fake_ollama import FakeOllama
 from tests.service.inference_app import PROCESSES, TIMEOUT_S, Service, one_instance, refused, serving
-from tests.service.inference_backend import Backend
+from tests.service.inference_backend import Backend, describe
 
 KEYS = {"SECRET_KEY": secrets.token_urlsafe(32), "ENCRYPTION_KEY": Fernet.generate_key().decode()}
 one_process = pytest.mark.skipif(PROCESSES > 1, reason="calls meet in a process")
@@ -109,12 +109,6 @@ async def until_digest(service: Service, backend: Backend, digest: str) -> None:
         while (await service.call("ListModels", ListModelsRequest())).models[0].digest != digest:
             await asyncio.sleep(0.005)
     describing.cancel()
-
-
-async def describe(backend: Backend) -> None:
-    while True:
-        (exchange := await backend.asked()).reply({})
-        assert exchange.path == "/api/show"
 
 
 async def answered(backend: Backend, service: Service, *texts: str, vectors: list[list[float]]) -> None:

@@ -16,7 +16,7 @@ from ollamesh.inference.v1.model_pb2 import GetModelRequest, ListModelsRequest
 
 from services.common.grpc.client import bearer
 from tests.service.inference_app import Call, Service, events_of, grammar, refused, serving
-from tests.service.inference_backend import Backend, Exchange
+from tests.service.inference_backend import Backend, Exchange, describe
 
 
 @asynccontextmanager
@@ -236,7 +236,9 @@ async def test_every_request_of_a_model_carries_that_models_runner_options() -> 
             (embed := await backend.asked()).reply({"embeddings": [[1.0]]})
             await embedding
             assert (embed.body["options"], embed.body["keep_alive"]) == (runner, keep_alive)
+        describing = asyncio.create_task(describe(backend))  # It lists what the models were made for, too.
         listed = await service.call("ListModels", ListModelsRequest())
+        describing.cancel()
         assert {model.name: model.context_token_count for model in listed.models} == {
             "tiny:latest": 2048,
             "mini:latest": 4096,

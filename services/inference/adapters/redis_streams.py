@@ -111,6 +111,11 @@ class RedisStreams:
         place = found[-1][0].decode() if found else after
         return News(records=records, place=place, owner=SIGNS.get(said, Sign.NONE), is_kept=bool(is_kept))
 
+    async def has_ended(self, tenant: str, stream_id: str) -> bool:
+        (found,) = await self._asked(("XREVRANGE", PREFIX + stream_id, "+", "-", "COUNT", 1))
+        last = self._opened(found[0][1][1], tenant, stream_id, decode_record) if found else None
+        return isinstance(last, End)
+
     async def is_followed(self, stream_id: str) -> bool:
         (found,) = await self._asked(("EXISTS", f"{PREFIX}{stream_id}:followed"))
         return bool(found)

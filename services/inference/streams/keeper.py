@@ -70,6 +70,22 @@ class Keeper:
         if self._shared is not None:
             self._releases.append((name, stream_id))
 
+    async def try_to_let_go(self) -> None:
+        """Release at once, if that is possible."""
+        with suppress(Away):
+            await self.let_go()
+
+    async def let_go(self) -> None:
+        """Release at once what is to be released; what cannot be is released later. Raises Away."""
+        assert self._shared is not None, "nothing is shared"
+        while self._releases:
+            name, stream_id = self._releases.popleft()
+            try:
+                await self._shared.release(name, stream_id)
+            except Away:
+                self._releases.appendleft((name, stream_id))
+                raise
+
     def drop(self, live: Live) -> None:
         """Keep it no longer. One that is only followed may have the name of another that is made here."""
         kept = self._kept.get(live.stream_id)
@@ -112,10 +128,7 @@ class Keeper:
     async def write(self) -> bool:
         """Write what is new; return whether something was. Raises Away: then it is as new as before."""
         assert self._shared is not None, "nothing is shared"
-        while self._releases:
-            name, stream_id = self._releases[0]
-            await self._shared.release(name, stream_id)
-            self._releases.popleft()
+        await self.let_go()
         while some := list(islice(self._aliases, AT_ONCE_MAX)):
             await self._shared.write([_alias(*one) for one in some])
             for _ in some:

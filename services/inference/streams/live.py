@@ -136,6 +136,12 @@ class Live:
         for reader in self._seats:
             reader.dress_as(dress(reader.stream_id))
 
+    async def until_accepted(self, reader: Reader) -> None:
+        """Return when the request is accepted. Raises why it is not."""
+        await asyncio.shield(self.accepted)
+        if reader.failure is not None and not self.completion.begun:
+            raise reader.failure
+
     @property
     def is_deserted(self) -> bool:
         return not self._seats

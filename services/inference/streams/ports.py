@@ -69,6 +69,9 @@ class SharedLog(Protocol):
     async def news(self, tenant: str, stream_id: str, *, after: str, owner: str) -> News:
         """Return what was added after a place ("" for all), and tell the owner that somebody reads."""
 
+    async def has_ended(self, tenant: str, stream_id: str) -> bool:
+        """Whether a stream's end is written."""
+
     async def is_followed(self, stream_id: str) -> bool:
         """Whether a process other than the owner's has lately asked for news."""
 

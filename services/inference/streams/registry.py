@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
-from services.inference.broadcast import Dress, Reader
+from services.inference.broadcast import Dress
 from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed
 from services.inference.core.caching import may_look
@@ -131,7 +131,7 @@ class Streams:
                     live.name, self._joinable[name] = name, live
                 live.is_decided = False
                 live.begin(self._begin(live, asked))
-                await _accepted(live, reader)
+                await live.until_accepted(reader)
         except BaseException:
             live.keeping = replace(live.keeping, account=None)  # It was refused.
             live.leave(reader)
@@ -154,7 +154,7 @@ class Streams:
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
         try:
-            await _accepted(live, reader)
+            await live.until_accepted(reader)
         except BaseException:
             live.leave(reader)
             raise
@@ -249,7 +249,11 @@ class Streams:
         assert self._shared is not None, "it named the leader"
         tenant = live.keeping.tenant
         head = await find_head(self._shared, tenant, leader_id)
-        if head is None:
+        # What has ended is no answer that is being made: whether it is given again is for the cache to say.
+        made_here = self._records.get(leader_id)
+        if made_here is not None and made_here.live.completion.ended:
+            return False
+        if head is None or await self._shared.has_ended(tenant, leader_id):
             return False
         self._keeper.drop(live)
         live.is_made_here, live.is_claimed, live.stream_id = False, False, leader_id
@@ -349,6 +353,7 @@ class Streams:
                 del self._joinable[live.name]
             if live.is_claimed and live.is_made_here:
                 self._keeper.release(live.name, live.stream_id)
+                self._tasks.spawn(self._keeper.try_to_let_go())
         if not live.is_made_here:
             self._followed.pop(live.stream_id, None)
             self._forget(live)
@@ -381,13 +386,6 @@ class Streams:
 
     def _alias_of(self, live: Live) -> Head:
         return Head(owner=self._means.process_id, leader=live.stream_id)
-
-
-async def _accepted(live: Live, reader: Reader) -> None:
-    """Return when the request is accepted. Raises why it is not."""
-    await asyncio.shield(live.accepted)
-    if reader.failure is not None and not live.completion.begun:
-        raise reader.failure
 
 
 def _now_s() -> float:
