@@ -72,6 +72,11 @@ class Broadcast:
             if self.log.bytes_after(reader.lags_from) > self._lag_bytes_max:
                 reader.fail(ReaderTooSlow())
 
+    def forgive(self) -> None:
+        """Blame nobody for what they have not read until now: it was old when it came."""
+        for reader in self._readers:
+            reader.forgive()
+
     def end(self, failure: Exception | None) -> None:
         """End it for all readers, once they have read what there is. The first ending counts."""
         if not self.ended:
@@ -130,6 +135,10 @@ class Reader:
     def failure(self) -> Exception | None:
         """How it, or the stream, has failed."""
         return self._failure or self._source.failure
+
+    def forgive(self) -> None:
+        """What there is does not count as its lag."""
+        self._came_at = self._source.log.last
 
     def dress_as(self, dress: Dress) -> None:
         """Pass what it reads through `dress`. It must not have read yet."""

@@ -32,6 +32,11 @@ class FrameLog:
     def held_bytes(self) -> int:
         return len(self._data)
 
+    def begin(self, first: int) -> None:
+        """Let the next frame have this number: what came before is forgotten. It must be empty."""
+        assert self.last == 0, "it has begun"
+        self._forgotten_count = first - 1
+
     def append(self, frame: bytes) -> None:
         self._data += frame
         self._ends.append(len(self._data))

@@ -66,6 +66,7 @@ class Follower:
         self.owner = owner
         self.heir_count = 0
         self._is_heard = False
+        self._is_current = False  # Once all was taken that had been told before.
         self._may_outlive_owner = may_outlive_owner
         self._shared = shared
         self._completion = completion
@@ -92,9 +93,12 @@ class Follower:
                 continue
             self._heard_at_s = _now_s()
             self._place = news.place
+            self._completion.look()  # Not after: nobody can have read what comes now.
             for record in news.records:
                 self._take(record)
-            self._completion.look()
+            self._is_current = self._is_current or not news.records
+            if not self._is_current:
+                self._completion.forgive()
             if news.records:
                 self._silent_since_s, self._was_gone = None, False
                 continue
@@ -138,7 +142,10 @@ class Follower:
                 log.info("stream_fenced", stream_id=self._stream_id)
 
     def _append(self, number: int, frame: bytes) -> None:
-        last = self._completion.log.last
+        log_ = self._completion.log
+        if log_.last == 0:  # What came before may be forgotten. Who wants that is told when they read.
+            log_.begin(number)
+        last = log_.last
         if number == last + 1:
             self._completion.adopt()
             self._completion.append(frame)
