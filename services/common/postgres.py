@@ -37,6 +37,7 @@ AWAY = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
     asyncpg.DeadlockDetectedError,
+    asyncpg.ReadOnlySQLTransactionError,  # A standby that is not yet what it will be.
     asyncpg.UndefinedTableError,  # Its migration is still to come.
 )
 

@@ -62,7 +62,7 @@ async def test_streams_go_on_when_a_process_behind_the_edge_is_killed(redis_url:
     gates = [asyncio.Event() for _ in range(STREAMS)]
     settings: dict[str, Any] = {
         "REDIS_URL": redis_url,
-        "cache": False,
+        "answer_cache": False,
         "stream_write_every_s": WRITE_EVERY_S,
         **SECRETS,
     }

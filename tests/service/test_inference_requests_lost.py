@@ -22,7 +22,7 @@ async def forget(redis_url: str, stream_id: str) -> None:
 
 
 async def test_a_request_outlives_a_stream_of_which_nothing_was_kept(redis_url: str) -> None:
-    settings: dict[str, Any] = {"REDIS_URL": redis_url, "cache": False, **SECRETS}
+    settings: dict[str, Any] = {"REDIS_URL": redis_url, "answer_cache": False, **SECRETS}
     async with FakeOllama(TINY, parallel=64) as fake:
         await preload(fake, TINY)
         fake.script(Hang())

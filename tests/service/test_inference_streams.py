@@ -163,6 +163,25 @@ async def test_a_stream_that_lingers_is_there_for_who_comes_back(redis_url: str)
         assert (text_of(events), events[-1].WhichOneof("event")) == ("b", "finished")
 
 
+async def test_it_lingers_as_long_for_who_comes_back_to_another_replica(redis_url: str) -> None:
+    gate = asyncio.Event()
+    one = fake()
+    async with replicas(redis_url, one, fake()) as (here, there):
+        one.script("a", gate, "b")
+        call = here.chat(linger=Duration(seconds=4))
+        stream_id = (await next_event(call)).opened.stream_id
+        await until_event(call, "delta")
+        call.cancel()
+        for _ in range(2):  # Each time it lingers from then on, wherever its reader left it.
+            back = resume(there, stream_id)
+            await event_of(back, "delta")
+            back.cancel()
+            await asyncio.sleep(3.0)
+        gate.set()
+        events = await rest_of(resume(there, stream_id))
+        assert (text_of(events), events[-1].WhichOneof("event")) == ("ab", "finished")
+
+
 async def test_a_stream_that_does_not_linger_ends_with_its_reader(redis_url: str) -> None:
     one = fake()
     async with replicas(redis_url, one) as (here,):

@@ -9,6 +9,7 @@ from services.inference.completion import Completion
 from services.inference.errors import (
     DeadlineUnreachable,
     QueueTimeout,
+    ReaderTooSlow,
     StreamCancelled,
     StreamExpired,
     StreamUnreachable,
@@ -24,7 +25,9 @@ SILENT_MAX_S = 2.0
 HEAD_WITHIN_S = 2.0  # It is written soon after a stream was opened.
 
 # Ends that say something of the owner's readers, and nothing of ours.
-_OF_OWNER = frozenset(kind.reason for kind in (StreamCancelled, QueueTimeout, DeadlineUnreachable))
+_OF_OWNER = frozenset(
+    kind.reason for kind in (StreamCancelled, QueueTimeout, DeadlineUnreachable, ReaderTooSlow)
+)
 
 log = structlog.get_logger(__name__)
 

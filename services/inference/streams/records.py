@@ -26,6 +26,7 @@ class Head(Struct, tag="head", frozen=True, kw_only=True, omit_defaults=True):
     project_id: str = ""
     request: bytes = b""  # Empty if it must not be answered once more.
     by_token: bool = False  # A delta for each token.
+    linger_s: float = 0.0  # How long it goes on after its last reader has left.
     name: bytes = b""  # Under which others join it; empty if they must not.
 
 

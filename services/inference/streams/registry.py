@@ -223,6 +223,7 @@ class Streams:
             project_id=asked.principal.project_id,
             request=request_of(ask) if shareable and is_kept else b"",
             by_token=wishes.by_token,
+            linger_s=wishes.linger_s,
             name=name or b"",
         )
         account = account_of(asked, stream_id) if wishes.is_charged else None
@@ -302,7 +303,7 @@ class Streams:
         completion = self._means.completion(Opened(leader_id), is_kept=True, by_token=head.by_token)
         completion.adopt()
         live = self._made(completion, Keeping(tenant=tenant, head=head, is_kept=True, account=None))
-        live.is_made_here = False
+        live.is_made_here, live.linger_s = False, head.linger_s
         self._followed[leader_id] = live
         live.begin(self._following.follow(live, head, may_outlive_owner=may_outlive_owner))
         return live
