@@ -95,7 +95,10 @@ async def service(urls: Sequence[str], **settings: object) -> AsyncIterator[Serv
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "1",
             "OLLAMESH_TIMEOUT_MIN_S": "0.1",
-            **{f"OLLAMESH_{name.upper()}": str(value) for name, value in settings.items()},
+            **{
+                name if name.isupper() else f"OLLAMESH_{name.upper()}": str(value)
+                for name, value in settings.items()
+            },
         }
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "services.inference"),
