@@ -99,47 +99,6 @@ async def joined(gateway: Service, watched: Watched) -> list[Figure]:
     ]
 
 
-async def resumed(self, stream_id: str, *, after: int) -> list[bytes]:
-    request = pb.ResumeStreamRequest(stream_id=stream_id, after_sequence=after)
-    return await self.frames(
-        self._gateway.stub.ResumeStream(request, timeout=TIMEOUT_S, metadata=self._metadata)
-    )
-
-
-async def joined(gateway: Service, watched: Watched) -> list[Figure]:
-    """100 who ask the same at once, against 100 who ask something else each."""
-    readers = Readers(gateway)
-    await asyncio.gather(*(readers.text(ask(PACED, f"warm {number}")) for number in range(JOINERS)))
-    held_bytes: dict[bool, int] = {}
-    digests: set[str] = set()
-    (before,) = await gateway.totals(PLACED)
-    for steady in (True, False):
-        first = asyncio.create_task(readers.text(ask(PACED, "same" if steady else "own", steady=steady)))
-        await asyncio.sleep(0.5)
-        rest = (await watched.sample()).rss_bytes
-        texts = [
-            asyncio.create_task(readers.text(ask(PACED, "same" if steady else f"{number}", steady=steady)))
-            for number in range(JOINERS - 1)
-        ]
-        await asyncio.sleep(1.5)
-        held_bytes[steady] = (await watched.sample()).rss_bytes - rest
-        found = await asyncio.gather(first, *texts)
-        if steady:
-            digests = {hashlib.sha256(text.encode()).hexdigest() for text in found}
-            (after,) = await gateway.totals(PLACED)
-    return [
-        Figure(name=f"{JOINERS} joiners: calls upstream", value=after - before, unit="", goal=1),
-        Figure(name=f"{JOINERS} joiners: different texts", value=len(digests), unit="", goal=1),
-        Figure(
-            name=f"{JOINERS} joiners: added memory, against as many generations",
-            value=held_bytes[True] / MIB,
-            unit="MB",
-            baseline=held_bytes[False] / MIB,
-            goal=2,
-        ),
-    ]
-
-
 async def resumed(gateway: Service) -> list[Figure]:
     """A stream that has ended, and one that goes on, read again from places that a seed chooses."""
     readers, choose = Readers(gateway), random.Random(SEED)
