@@ -31,6 +31,7 @@ SEED = int(os.environ.get("SEED", "1"))
 JOINERS, CUTS, STALLED = 100, 1000, 200
 PACED = "stub-n200-i20000:latest"  # 4 s.
 FLAT_OUT = "stub-n2000-i0:latest"
+SHORT = "stub-n500-i0:latest"  # To be cut.
 ENDLESS = "stub-n400000-i0:latest"
 FLAT_OUT_STREAMS = 200
 AT_ONCE = 8
@@ -104,7 +105,9 @@ async def resumed(gateway: Service) -> list[Figure]:
     readers, choose = Readers(gateway), random.Random(SEED)
     live_call = readers.chat(ask(PACED, "live"))
     live_id = (await live_call.read()).event.opened.stream_id
-    whole = await readers.frames(readers.chat(ask(FLAT_OUT, "ended")))
+    request = ask(SHORT, "ended")
+    request.delta_per_token = True  # So that there are places to cut at.
+    whole = await readers.frames(readers.chat(request))
     stream_id = pb.ChatResponse.FromString(whole[0]).event.opened.stream_id
     places = [choose.randrange(len(whole) + 1) for _ in range(CUTS)]
     wrong = 0
@@ -183,7 +186,7 @@ async def gateways(url: str) -> AsyncIterator[tuple[Service, Service]]:
 
 
 async def main() -> None:
-    names = (PACED, FLAT_OUT, ENDLESS)
+    names = (PACED, FLAT_OUT, SHORT, ENDLESS)
     with stub(*names) as upstream:
         async with gateways(upstream.url) as (kept, alone):
             watched = Watched(kept, [upstream.port])
