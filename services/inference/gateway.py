@@ -132,6 +132,13 @@ class Gateway:
             raise ModelNotAllowed(model=name)
         return await self.library.load(name, instance, pin=pin)
 
+    async def copy(self, source: str, destination: str, allowed: Allowed) -> Model:
+        """Give a model a second name. One that may not be used must not become usable by another name."""
+        for name in (source, destination):
+            if not allowed.names(key(name)):
+                raise ModelNotAllowed(model=name)
+        return await self.library.copy(source, destination)
+
     def _admit(self, ask: Ask, terms: Terms, bounds: Bounds) -> Order:
         try:
             if not self.allowed(terms.tenant, bounds).names(key(ask.model)):

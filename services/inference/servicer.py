@@ -167,7 +167,7 @@ class InferenceServicer(BatchMethods):
         return DeleteModelResponse()
 
     async def CopyModel(self, request: CopyModelRequest, context: Context) -> CopyModelResponse:
-        copy = await self._gateway.library.copy(request.source, request.destination)
+        copy = await self._gateway.copy(request.source, request.destination, self._allowed())
         return CopyModelResponse(model=listings.model(copy, self._gateway.catalog))
 
     async def LoadModel(self, request: LoadModelRequest, context: Context) -> LoadModelResponse:

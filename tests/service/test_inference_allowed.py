@@ -60,5 +60,14 @@ async def test_an_admin_loads_what_its_tenant_may_use() -> None:
         load = model_pb2.LoadModelRequest(model="other")
         denied = await refused(service.call("LoadModel", load, org="acme", role="admin"))
         assert (denied.code, denied.reason) == (Code.PERMISSION_DENIED, "MODEL_NOT_ALLOWED")
-        copy = model_pb2.CopyModelRequest(source="other", destination="another")
-        await service.call("CopyModel", copy, org="acme", role="admin")  # The fleet is everybody's.
+
+
+async def test_no_admin_gives_a_model_another_name_to_get_at_it() -> None:
+    async with one_instance(TINY, OTHER, tenant_models=TENANTS) as (service, fake):
+        for source, destination in (("other", "nope"), ("tiny", "mine")):
+            copy = model_pb2.CopyModelRequest(source=source, destination=destination)
+            denied = await refused(service.call("CopyModel", copy, org="acme", role="admin"))
+            assert (denied.code, denied.reason) == (Code.PERMISSION_DENIED, "MODEL_NOT_ALLOWED")
+        assert not fake.asked("/api/copy")
+        copy = model_pb2.CopyModelRequest(source="tiny", destination="nope")
+        await service.call("CopyModel", copy, org="acme", role="admin")

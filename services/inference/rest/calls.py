@@ -16,7 +16,7 @@ from services.inference.core.ledger import InstanceView, Model
 from services.inference.core.names import key
 from services.inference.embeddings import Answer as Embedded
 from services.inference.engine import Terms
-from services.inference.errors import ModelNotFound, NoInstance
+from services.inference.errors import ModelNotAllowed, ModelNotFound, NoInstance
 from services.inference.gateway import Gateway
 from services.inference.rest.wire import Names, renamed
 from services.inference.streams.means import Stream
@@ -156,6 +156,13 @@ class Calls:
 
     def views(self) -> list[InstanceView]:
         return self.gateway.ledger.views()
+
+    def check_allowed(self, *names: object) -> None:
+        """Raise ModelNotAllowed if the caller may not use one of those that are names."""
+        allowed = self.allowed()
+        for name in names:
+            if isinstance(name, str) and not allowed.names(key(name)):
+                raise ModelNotAllowed(model=name)
 
     def allowed(self) -> Allowed:
         return self.gateway.allowed(caller().organization_id, bounds_of_caller(self._policies))

@@ -119,6 +119,7 @@ class OllamaServicer(OllamaServiceServicer):
             for name, value in parsed(request.data, dict[str, object]).items()
             if name not in {"name", "stream"}
         }
+        self._calls.check_allowed(call.target, recipe.get("from"))
         watch = self._library.create(call.target, {**recipe, "model": call.target})
         async for one in _progress(watch, context, streamed=call.stream is not False):
             yield one
@@ -134,7 +135,7 @@ class OllamaServicer(OllamaServiceServicer):
 
     async def Copy(self, request: HttpBody, context: Context) -> Body:
         call = parsed(request.data, CopyCall)
-        await self._library.copy(call.source, call.destination)
+        await self._calls.gateway.copy(call.source, call.destination, self._calls.allowed())
         yield first_part(PLAIN, b"")
 
     async def CheckBlob(self, request: pb.CheckBlobRequest, context: Context) -> Body:
