@@ -45,6 +45,7 @@ from services.inference.rest import serving as rest
 from services.inference.servicer import InferenceServicer
 from services.inference.streams.ids import StreamIds
 from services.inference.streams.means import Means
+from services.inference.streams.metrics import StreamMetrics
 from services.inference.streams.registry import Streams
 from services.inference.telemetry import Metrics
 from services.inference.wire import listings
@@ -120,7 +121,7 @@ async def carrying(
 ) -> AsyncIterator[Carried]:
     """A server over the fleet. What is left of its streams is written at the end."""
     found = caches(config, outside.redis, registry)
-    streams = _streams(config, fleet, outside, found)
+    streams = _streams(config, fleet, outside, found, StreamMetrics(registry))
     micro = config.micro_batches
     batches = MicroBatches(fleet.desk, delay_s=micro.delay_s, texts_max=micro.texts_max)
     shelves = {name: instance.shelf for name, instance in fleet.instances.items()}
@@ -160,7 +161,9 @@ async def carrying(
         await streams.close()
 
 
-def _streams(config: Config, fleet: FleetParts, outside: Outside, found: Caches | None) -> Streams:
+def _streams(
+    config: Config, fleet: FleetParts, outside: Outside, found: Caches | None, metrics: StreamMetrics
+) -> Streams:
     def readmit(ask: Chat | Generate, tenant: str) -> Order:
         return admit(ask, tenant=tenant, ledger=fleet.ledger, bounds=_ACCEPTED, catalog=config.catalog)
 
@@ -184,6 +187,7 @@ def _streams(config: Config, fleet: FleetParts, outside: Outside, found: Caches 
             cache=found.answers if found is not None else None,
             replay_tokens_per_s=config.cache.replay_tokens_per_s,
             limits=config.streams,
+            metrics=metrics,
             lag_bytes_max=config.reader_buffer_bytes_max,
             process_id=process_id,
             record=outside.accounts.record,

@@ -2,12 +2,14 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
 
 from ollamesh.inference.v1.completion_pb2 import ChatResponse
+from prometheus_client import CollectorRegistry
 
 from services.common.errors import MeshError
 from services.inference.core.accounting import Entry
@@ -23,6 +25,7 @@ from services.inference.ports import EndReason, Outcome, Piece, Sink
 from services.inference.streams.ids import StreamIds
 from services.inference.streams.limits import Limits
 from services.inference.streams.means import Asked, Means, Stream
+from services.inference.streams.metrics import StreamMetrics
 from services.inference.streams.registry import Streams
 from services.inference.wire.frames import frame
 from services.inference.work import Seat, Work
@@ -107,6 +110,7 @@ class Replica:
     limits: Limits = field(default_factory=Limits)
     desk: Desk = field(default_factory=Desk)
     entries: list[Entry] = field(default_factory=list)
+    registry: CollectorRegistry = field(default_factory=CollectorRegistry)
     is_alone: bool = False
 
     def __post_init__(self) -> None:
@@ -120,6 +124,7 @@ class Replica:
                 cache=None,
                 replay_tokens_per_s=0.0,
                 limits=self.limits,
+                metrics=StreamMetrics(self.registry),
                 lag_bytes_max=1 << 18,
                 process_id=self.process_id,
                 record=self.entries.append,
@@ -135,6 +140,10 @@ class Replica:
         return not any(
             (streams._records, streams._joinable, streams._followed, streams._keeper._kept, self.desk.running)
         )
+
+    def count(self, name: str, **labels: str) -> float:
+        """Return a metric's value."""
+        return self.registry.get_sample_value(f"ollamesh_stream{name}", labels) or 0.0
 
     async def kill(self) -> None:
         """End it as SIGKILL does: nothing is said or written any more."""
@@ -227,3 +236,27 @@ class Client:
             self.failures.append(error.reason)
         finally:
             stream.close()
+
+
+@asynccontextmanager
+async def replicas(count: int = 2, **more: object) -> AsyncIterator[tuple[Memory, list[Replica]]]:
+    memory = Memory()
+    made = [Replica(memory, f"p{number}", **more) for number in range(count)]  # type: ignore[arg-type]
+    await asyncio.sleep(1.0)  # Each has said that it lives.
+    yield memory, made
+    for replica in made:
+        replica.running.cancel()
+    await asyncio.sleep(0)
+
+
+def story(tell: Callable[[], Awaitable[None]]) -> Callable[[], None]:
+    """A test in virtual time."""
+
+    def told() -> None:
+        async def whole() -> None:
+            await tell()
+
+        in_virtual_time(whole())
+
+    told.__name__ = getattr(tell, "__name__", "told")
+    return told

@@ -18,6 +18,7 @@ from services.inference.streams.follower import HEIR_WITHIN_S, Follower, OwnerLo
 from services.inference.streams.keeper import Keeper
 from services.inference.streams.live import Live
 from services.inference.streams.means import Means
+from services.inference.streams.metrics import Takeover
 from services.inference.streams.ports import Away
 from services.inference.streams.records import Head, ask_of
 from services.inference.wire.told import told
@@ -69,14 +70,19 @@ class Following:
         found = told(log_)
         if found.is_whole:  # Only its last word was lost.
             live.completion.end(None)
+            self._means.metrics.taken_over(Takeover.WHOLE)
             return False
         if not head.request or log_.first > 1 or found.has_calls:
             live.completion.fail(InstanceLost())
+            self._means.metrics.taken_over(Takeover.LOST)
             return False
         try:
-            return await self._means.shared.inherit(live.stream_id, owner=lost_owner)
+            is_heir = await self._means.shared.inherit(live.stream_id, owner=lost_owner)
         except Away:
             return False  # Nobody goes on with it who may not be the only one.
+        return is_heir and not self._keeper.has_another(
+            live
+        )  # Some here may follow it under a name of their own.
 
     async def _take_over(self, live: Live, head: Head, *, heir_count: int) -> None:
         """Go on with a stream whose maker is lost: its request is answered once more, and compared."""
@@ -111,6 +117,7 @@ class Following:
         )
         self._keeper.keep(live, written_count=heir_after)
         self._taken_over(live)
+        self._means.metrics.taken_over(Takeover.CONTINUED)
         wait_s = max(live.wait_left_s, HEIR_WITHIN_S)
         terms = Terms(
             tenant=keeping.tenant,

@@ -7,11 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 
-import structlog
-
 from services.inference.errors import InstanceLost
 from services.inference.streams.limits import Limits
 from services.inference.streams.live import Live
+from services.inference.streams.metrics import StreamMetrics, Takeover
 from services.inference.streams.ports import Away, SharedLog, Writing, Written
 from services.inference.streams.records import End, Frames, Head, Heir, Record, end_of
 
@@ -21,8 +20,6 @@ WAITING_MAX = 4096  # Of names and releases each; the oldest are dropped first.
 # What an ended stream takes beside its frames: some ten objects. A bound of bytes would be none without it.
 STREAM_BYTES = 4096
 LAST_ROUNDS_MAX = 64  # When the process ends.
-
-log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -45,11 +42,18 @@ class Keeper:
     """
 
     def __init__(
-        self, shared: SharedLog | None, limits: Limits, *, process_id: str, forget: Callable[[Live], None]
+        self,
+        shared: SharedLog | None,
+        limits: Limits,
+        metrics: StreamMetrics,
+        *,
+        process_id: str,
+        forget: Callable[[Live], None],
     ) -> None:
         """`forget` hears that a stream is kept here no longer."""
         self._shared = shared
         self._limits = limits
+        self._metrics = metrics
         self._process_id = process_id
         self._forget = forget
         self._kept: dict[str, _Kept] = {}  # By the stream's name.
@@ -86,6 +90,11 @@ class Keeper:
                 self._releases.appendleft((name, stream_id))
                 raise
 
+    def has_another(self, live: Live) -> bool:
+        """Whether another one that is made here has the same name."""
+        kept = self._kept.get(live.stream_id)
+        return kept is not None and kept.live is not live
+
     def drop(self, live: Live) -> None:
         """Keep it no longer. One that is only followed may have the name of another that is made here."""
         kept = self._kept.get(live.stream_id)
@@ -105,6 +114,7 @@ class Keeper:
         while True:
             await asyncio.sleep(self._limits.write_every_s)
             self._forget_old()
+            self._metrics.held(sum(kept.live.completion.log.held_bytes for kept in self._kept.values()))
             if self._shared is None or not self._shared.up:
                 continue
             try:
@@ -112,7 +122,7 @@ class Keeper:
                     cancelled(stream_id)
                 await self.write()
             except Away:
-                log.info("streams_unwritten")
+                self._metrics.write_failed()
 
     async def close(self) -> None:
         """Write what is left, if that is possible at once, and say that this process is gone."""
@@ -181,6 +191,7 @@ class Keeper:
             case Written.FENCED:
                 self._drop_ended(kept)
                 kept.live.abandon(InstanceLost())
+                self._metrics.taken_over(Takeover.FENCED)
             case Written.KEPT:
                 kept.head_is_written, kept.written_count = True, writing.last
                 if any(isinstance(record, End) for record in writing.records):

@@ -17,6 +17,7 @@ from services.inference.engine import Terms
 from services.inference.streams.ids import StreamIds
 from services.inference.streams.limits import Limits
 from services.inference.streams.live import Live
+from services.inference.streams.metrics import StreamMetrics
 from services.inference.streams.ports import SharedLog
 
 LAGS_KEPT = 4  # Of a stream that is not kept: enough for its slowest reader.
@@ -64,6 +65,7 @@ class Means:
     cache: AnswerCache | None
     replay_tokens_per_s: float  # Of what is told from the cache; 0: at once.
     limits: Limits
+    metrics: StreamMetrics
     lag_bytes_max: int
     process_id: str
     record: Record  # Is given what each stream used.

@@ -24,6 +24,7 @@ from services.inference.streams.identity import body_hash, is_shareable, join_na
 from services.inference.streams.keeper import Keeper
 from services.inference.streams.live import Keeping, Live
 from services.inference.streams.means import Asked, Means, Stream
+from services.inference.streams.metrics import Kept, Where
 from services.inference.streams.ports import Away
 from services.inference.streams.records import Head, request_of
 from services.inference.streams.replay import tell_again
@@ -50,7 +51,9 @@ class Streams:
     def __init__(self, means: Means) -> None:
         self._means = means
         self._shared = means.shared
-        self._keeper = Keeper(means.shared, means.limits, process_id=means.process_id, forget=self._forget)
+        self._keeper = Keeper(
+            means.shared, means.limits, means.metrics, process_id=means.process_id, forget=self._forget
+        )
         self._following = Following(means, self._keeper, taken_over=self._taken_over)
         self._requests = Requests(means.names, means.shared, kept_s=means.limits.kept_s)
         self._records: dict[str, _Record] = {}  # By name.
@@ -64,7 +67,7 @@ class Streams:
         async with asyncio.TaskGroup() as group:
             self._tasks.group = group
             try:
-                await self._keeper.run(self._cancelled_elsewhere)
+                await self._keeper.run(self._cancel_here)
             finally:
                 self._tasks.group = None  # It takes no more.
 
@@ -94,6 +97,7 @@ class Streams:
         if not self._means.ids.is_of(principal, stream_id):
             raise StreamNotFound
         live, dress = await self._found(principal.organization_id, stream_id)
+        self._means.metrics.resumed(Kept.HERE if live.is_made_here else Kept.SHARED)
         reader = live.attach(stream_id, wait_max_s=0.0, after=after, dress=dress)
         return Stream(stream_id, live, reader)
 
@@ -151,6 +155,7 @@ class Streams:
             linger_s=asked.wishes.linger_s,
             leaves=self._charges.of_another(asked, stream_id, live),
         )
+        self._means.metrics.joined(Where.HERE)
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
         try:
@@ -241,6 +246,7 @@ class Streams:
             completion, keeping, desk=self._means.desk, spawn=self._tasks.spawn, deserted=self._deserted
         )
         completion.on_end = lambda: self._ended(live)
+        self._means.metrics.opened()
         return live
 
     # Streams of other replicas
@@ -265,6 +271,7 @@ class Streams:
             self._keeper.alias(tenant, stream_id, self._alias_of(live))
         live.completion.adopt()
         live.accept()
+        self._means.metrics.joined(Where.REPLICA)
         await self._following.follow(live, head, may_outlive_owner=True)
         return True
 
@@ -331,6 +338,7 @@ class Streams:
             if self._joinable.get(live.name) is live:
                 del self._joinable[live.name]
             self._keeper.release(live.name, live.stream_id)
+            await self._keeper.try_to_let_go()
         live.completion.lingers = True  # For those who are not here.
         heard_at_s = _now_s()
         while live.is_deserted and live.is_open:
@@ -347,6 +355,7 @@ class Streams:
             live.abandon()
 
     def _ended(self, live: Live) -> None:
+        self._means.metrics.ended()
         self._charges.made(live)
         live.settle()
         if live.name is not None:
@@ -364,14 +373,11 @@ class Streams:
             self._forget(live)
 
     def _cancel_here(self, stream_id: str) -> None:
-        record = self._records[stream_id]
+        if (record := self._records.get(stream_id)) is None:
+            return
         record.is_cancelled = not record.live.completion.ended
         if record.is_cancelled:
             record.live.drop(stream_id, StreamCancelled())
-
-    def _cancelled_elsewhere(self, stream_id: str) -> None:
-        if stream_id in self._records:
-            self._cancel_here(stream_id)
 
     def _forget(self, live: Live) -> None:
         self._keeper.drop(live)
