@@ -19,6 +19,8 @@ from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.inference.v1.fleet_pb2 import Fleet, GetFleetRequest
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
+from services.common.tokens import LIFETIME_MAX_S
+
 MODEL = "smollm2:135m"
 Metadata = tuple[tuple[str, str], ...]
 
@@ -32,6 +34,7 @@ class Edge:
     signing_key: ec.EllipticCurvePrivateKey
     signing_key_id: str
     _tokens: dict[str, str] = field(default_factory=dict)
+    _renew_at_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def target(self) -> str:
@@ -41,13 +44,14 @@ class Edge:
         return grpc.aio.insecure_channel(self.target)
 
     def token(self, *, role: str = "admin") -> str:
-        """A real one, from a login."""
-        if role not in self._tokens:
+        """A real one, from a login; another one when half of its life is over, for the suite may take longer."""
+        if time.monotonic() > self._renew_at_s.get(role, 0.0):
             request = LoginRequest(
                 username="admin", password=self.admin_password, role=f"ROLE_{role.upper()}"
             )
             with grpc.insecure_channel(self.target) as channel:
                 self._tokens[role] = AuthServiceStub(channel).Login(request, timeout=10).tokens.access_token
+            self._renew_at_s[role] = time.monotonic() + LIFETIME_MAX_S / 2
         return self._tokens[role]
 
     def metadata(self, *, role: str = "admin") -> Metadata:

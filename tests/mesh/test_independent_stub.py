@@ -27,8 +27,9 @@ def test_protoc_is_enough(edge: Edge, tmp_path: Path) -> None:
     subprocess.run([*generate, f"--grpc_python_out={tmp_path}", *map(str, sources)], check=True)
     done = subprocess.run(
         [sys.executable, "-c", CALLER, edge.target, MODEL, edge.token()],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, check=False, capture_output=True, text=True,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
     events = done.stdout.split()
     assert (events[0], events[-1]) == ("opened", "finished")
     assert "delta" in events
