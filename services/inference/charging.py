@@ -109,13 +109,7 @@ def _usage(completion: Completion) -> Usage:
     """What the instance said, if it did; else what came."""
     ending = completion.ending
     if isinstance(ending, Finished):
-        outcome = ending.outcome
-        return Usage(
-            prompt_token_count=outcome.prompt_token_count,
-            prompt_s=outcome.prompt_s,
-            output_token_count=outcome.output_token_count,
-            output_s=outcome.output_s,
-        )
+        return ending.outcome.usage
     if completion.ended and completion.failure is None:  # Another replica has made it.
         return finished_usage(completion.log)
     return Usage(output_token_count=completion.token_count)

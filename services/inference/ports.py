@@ -10,6 +10,7 @@ from services.inference.core.admission import Order
 from services.inference.core.asks import ToolCall
 from services.inference.core.ledger import Report
 from services.inference.core.options import Value
+from services.inference.core.usage import Usage
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,17 @@ class Outcome:
     prompt_s: float = 0.0
     output_s: float = 0.0
     context: tuple[int, ...] = ()
+
+    @property
+    def usage(self) -> Usage:
+        """What it cost."""
+        return Usage(
+            prompt_token_count=self.prompt_token_count,
+            prompt_s=self.prompt_s,
+            output_token_count=self.output_token_count,
+            output_s=self.output_s,
+            load_s=self.load_s,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -143,16 +143,7 @@ class Answering:
 
     def usage(self) -> Usage | None:
         ending = self._completion.ending
-        if not isinstance(ending, Finished):
-            return None
-        outcome = ending.outcome
-        return Usage(
-            prompt_token_count=outcome.prompt_token_count,
-            prompt_s=outcome.prompt_s,
-            output_token_count=outcome.output_token_count,
-            output_s=outcome.output_s,
-            load_s=outcome.load_s,
-        )
+        return ending.outcome.usage if isinstance(ending, Finished) else None
 
     def summary(self) -> Summary:
         ending = self._completion.ending
