@@ -80,9 +80,8 @@ class Following:
             is_heir = await self._means.shared.inherit(live.stream_id, owner=lost_owner)
         except Away:
             return False  # Nobody goes on with it who may not be the only one.
-        return is_heir and not self._keeper.has_another(
-            live
-        )  # Some here may follow it under a name of their own.
+        # Some here may follow it under a name of their own.
+        return is_heir and not self._keeper.has_another(live)
 
     async def _take_over(self, live: Live, head: Head, *, heir_count: int) -> None:
         """Go on with a stream whose maker is lost: its request is answered once more, and compared."""

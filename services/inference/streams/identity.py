@@ -20,7 +20,7 @@ def join_name(asked: Asked, names: Names) -> bytes | None:
     if isinstance(ask, Embed) or not is_shareable(ask):
         return None
     kind = f"join\0{asked.terms.priority.value}\0{wishes.by_token}\0".encode()
-    return names.name(asked.terms.tenant, kind + canonical(asked.order, model_digest=asked.model_digest))
+    return names.name(asked.terms.tenant, kind + asked.canonical)
 
 
 def body_hash(asked: Asked) -> str:

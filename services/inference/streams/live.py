@@ -159,9 +159,8 @@ class Live:
     def begin(self, work: Coroutine[None, None, None]) -> None:
         """Do `work` for all readers: in a task that no reader's leaving cancels, and that is nobody's call."""
         self._task = self._spawn(self._begun(work))
-        self._task.add_done_callback(
-            lambda _: work.close()
-        )  # Cancelled before its first step, it never began.
+        # Cancelled before its first step, it never began.
+        self._task.add_done_callback(lambda _: work.close())
 
     def accept(self) -> None:
         """Let those go on who wait for it to be accepted or refused. Idempotent."""
@@ -186,10 +185,8 @@ class Live:
     def abandon(self, error: Exception | None = None) -> None:
         """End it: nobody wants it, or it has failed with `error`. Idempotent."""
         self._abandoned = True
-        if self._ticket is not None:
-            self._desk.abandon(
-                self._ticket
-            )  # Before it ends: else its slot would be believed to be done with.
+        if self._ticket is not None:  # Before it ends: else its slot would be believed to be done with.
+            self._desk.abandon(self._ticket)
         if self._task is not None:
             self._task.cancel()
         self.completion.fail(error or StreamCancelled())

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 from services.inference.answer_cache import AnswerCache
 from services.inference.broadcast import Reader
@@ -11,6 +12,7 @@ from services.inference.completion import Bounds, Completion, Durability, Opened
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat, Generate
 from services.inference.core.callers import Principal, Wishes
+from services.inference.core.canonical import canonical
 from services.inference.core.secret_names import Names
 from services.inference.desk import Desk
 from services.inference.engine import Terms
@@ -42,7 +44,7 @@ class Stream:
         self.live.leave(self._reader)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Asked:
     """An accepted request: by whom, how, and for the answer of which weights."""
 
@@ -51,6 +53,11 @@ class Asked:
     principal: Principal
     wishes: Wishes
     model_digest: str
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """Its canonical form, by which it is joined and found in the cache; a prompt may be long, so it is made once."""
+        return canonical(self.order, model_digest=self.model_digest)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

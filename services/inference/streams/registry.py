@@ -10,7 +10,6 @@ from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed
 from services.inference.core.caching import may_look
 from services.inference.core.callers import Principal
-from services.inference.core.canonical import canonical
 from services.inference.errors import (
     StreamCancelled,
     StreamExpired,
@@ -179,11 +178,10 @@ class Streams:
         """Answer a request from the cache, by following who answers it elsewhere, or by asking for a slot."""
         cache = self._means.cache
         if cache is not None and self._looks(asked):
-            text = canonical(asked.order, model_digest=asked.model_digest)
             found = await cache.find(
                 asked.terms.tenant,
                 asked.order,
-                canonical=text,
+                canonical=asked.canonical,
                 model_digest=asked.model_digest,
                 wishes=asked.wishes,
             )
