@@ -10,13 +10,14 @@ from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
-from services.auth.adapters.postgres import PostgresStore
+from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
-from services.auth.servicer import AuthServicer, OAuthServicer
+from services.auth.rpc.oauth import OAuthServicer
+from services.auth.servicer import AuthServicer
 from services.auth.telemetry import AuthMetrics
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
@@ -33,7 +34,8 @@ async def run(
     """Serve until `stop`. `started` is told the port."""
     registry = CollectorRegistry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        store = await opened.enter_async_context(PostgresStore.opened(config.database_url))
+        database = await opened.enter_async_context(connected(config.database_url))
+        store = PostgresStore(database)
         hasher = opened.enter_context(Argon2Hasher.started())
         locksmith, digest = Es256Locksmith(config.encryption_keys), SecretDigest(config.secret_key)
         keyring = Keyring(store, locksmith)
@@ -52,7 +54,7 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
             [deadline(), authentication(verifier)],
         )
-        add_AuthServiceServicer_to_server(AuthServicer(grants), server.grpc)
+        add_AuthServiceServicer_to_server(AuthServicer(grants=grants), server.grpc)
         add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)

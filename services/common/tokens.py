@@ -54,6 +54,12 @@ class Caller:
     token_id: str
     expires_at_s: int
     token: str = field(repr=False)  # To act for the caller elsewhere; never stored, never logged.
+    session_id: str | None = (
+        None  # `sid`: the login that the token descends from; what revokes it, revokes all.
+    )
+    api_key_id: str | None = None  # `api_key`: the key that the edge changed for this token.
+    actor: str | None = None  # `act.sub` (RFC 8693): the service that acts for the user.
+    key_thumbprint: str | None = None  # `cnf.jkt` (RFC 9449): the bearer must prove to hold this key.
 
     @property
     def is_service(self) -> bool:
@@ -115,6 +121,10 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         or not all(_is_name(value) for value in audiences)
     ):
         raise TokenInvalid
+    optional = {"sid": claims.get("sid"), "api_key": claims.get("api_key")}
+    optional |= {"act": _only(claims, "act", "sub"), "cnf": _only(claims, "cnf", "jkt")}
+    if not all(value is None or _is_name(value) for value in optional.values()):
+        raise TokenInvalid
     try:
         role = Role(claims["role"])
     except ValueError:
@@ -129,7 +139,21 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         token_id=names["jti"],
         expires_at_s=claims["exp"],
         token=token,
+        session_id=optional["sid"],
+        api_key_id=optional["api_key"],
+        actor=optional["act"],
+        key_thumbprint=optional["cnf"],
     )
+
+
+def _only(claims: Mapping[str, Any], name: str, member: str) -> object:
+    """The one member that the object `name` must have, if it is there. Raises TokenInvalid."""
+    if name not in claims:
+        return None
+    value = claims[name]
+    if not isinstance(value, dict) or set(value) != {member}:
+        raise TokenInvalid
+    return value[member]
 
 
 def _is_name(value: object) -> bool:

@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import asyncpg
 import pytest
 
-from services.auth.adapters.postgres import FOUNDING_LOCK, PostgresStore
+from services.auth.adapters.postgres import FOUNDING_LOCK, PostgresStore, connected
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import Term, first_term
 from services.auth.ports import Founders, SealedKey, ServiceAccount, Store, User
@@ -18,6 +19,12 @@ from tests.service.auth_app import port_of
 from tests.stack import Database
 
 HASH = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdA$aGFzaA"
+
+
+@asynccontextmanager
+async def opened(dsn: str) -> AsyncIterator[PostgresStore]:
+    async with connected(dsn) as database:
+        yield PostgresStore(database)
 
 
 def identity(user_id: str, role: Role, client_id: str) -> Identity:
@@ -64,8 +71,8 @@ async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
         return
     database: Database = request.getfixturevalue("database")
     async with (
-        PostgresStore.opened(database("auth")) as store,
-        PostgresStore.opened(database("auth")) as replica,
+        opened(database("auth")) as store,
+        opened(database("auth")) as replica,
     ):
         yield Subject(store, replica, database)
 
@@ -135,7 +142,7 @@ async def test_it_says_whether_it_answers(subject: Subject) -> None:
     ],
 )
 async def test_the_schema_holds_what_the_code_relies_on(database: Database, statement: str) -> None:
-    async with PostgresStore.opened(database("auth")) as store:
+    async with opened(database("auth")) as store:
         await store.found(founders())
     connection = await asyncpg.connect(database("auth"))
     try:
@@ -147,7 +154,7 @@ async def test_the_schema_holds_what_the_code_relies_on(database: Database, stat
 
 async def test_founding_waits_for_a_replica_that_is_about_to_make_the_key(database: Database) -> None:
     quicker = await asyncpg.connect(database("auth"))
-    async with PostgresStore.opened(database("auth")) as store:
+    async with opened(database("auth")) as store:
         await store.found(founders())
         await quicker.execute("DELETE FROM signing_keys")
         async with quicker.transaction():
@@ -166,7 +173,7 @@ async def test_founding_waits_for_a_replica_that_is_about_to_make_the_key(databa
 
 
 async def test_a_rotation_is_read_back(database: Database) -> None:
-    async with PostgresStore.opened(database("auth")) as store:
+    async with opened(database("auth")) as store:
         await store.found(founders())
         connection = await asyncpg.connect(database("auth"))
         await connection.execute("UPDATE signing_keys SET retired_from = to_timestamp(1000)")
@@ -179,7 +186,7 @@ async def test_a_cut_connection_is_replaced(database: Database) -> None:
     dsn = database("auth")
     async with (
         Severable.to(port_of(dsn)) as cable,
-        PostgresStore.opened(dsn.replace(f":{port_of(dsn)}/", f":{cable.port}/")) as store,
+        opened(dsn.replace(f":{port_of(dsn)}/", f":{cable.port}/")) as store,
     ):
         await store.found(founders())
         await cable.cut()

@@ -1,9 +1,8 @@
 """Identities and signing keys in PostgreSQL."""
 
 import datetime as dt
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
-from typing import Self
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 
 import asyncpg
 
@@ -50,17 +49,19 @@ _FOUND_KEY = """
 """
 
 
+def connected(database_url: str) -> AbstractAsyncContextManager[Database]:
+    """What the service's stores share. Connects when first used: PostgreSQL may come up later."""
+    return Database.connect(
+        database_url,
+        connections_max=CONNECTIONS_MAX,
+        connect_s_max=CONNECT_S_MAX,
+        command_s_max=COMMAND_S_MAX,
+    )
+
+
 class PostgresStore:
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    @classmethod
-    @asynccontextmanager
-    async def opened(cls, database_url: str) -> AsyncIterator[Self]:
-        """A store for as long as the block runs. Connects when first used: it may come up later."""
-        limits = {"connect_s_max": CONNECT_S_MAX, "command_s_max": COMMAND_S_MAX}
-        async with Database.connect(database_url, connections_max=CONNECTIONS_MAX, **limits) as database:
-            yield cls(database)
 
     async def found(self, founders: Founders) -> None:
         admin, service, key = founders.admin, founders.service, founders.key

@@ -1,0 +1,8 @@
+"""Reserved for quotas."""
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    pass

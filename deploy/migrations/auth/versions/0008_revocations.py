@@ -1,0 +1,8 @@
+"""Reserved for revocations."""
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    pass
