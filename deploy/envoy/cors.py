@@ -15,7 +15,7 @@ SENT = (
 )
 READ = (
     *("grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "www-authenticate"),
-    *("x-ollamesh-cache", "x-ollamesh-stream"),
+    *("x-ollamesh-cache", "x-ollamesh-flagged", "x-ollamesh-stream"),
 )
 
 

@@ -29,6 +29,7 @@ from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
 from services.common.postgres import Database
+from services.common.screening import Screen
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
@@ -87,6 +88,7 @@ async def run(
             runs,
             tools={name: tool.spec for name, tool in tools.items()},
             default_model=config.default_model,
+            screen=Screen(config.screening, registry),
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

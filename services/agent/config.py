@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
+from services.common.screening import ScreeningConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,7 @@ class Config:
     inference_target: str
     sandbox_target: str
     default_model: str
+    screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
     runs_max: int  # Runs that wait or work.
     runs_per_user_max: int
@@ -31,6 +33,7 @@ class Config:
             inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),
             sandbox_target=env.text("OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
+            screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
             runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),

@@ -25,6 +25,8 @@ from services.agent.wire import resources, values
 from services.common.errors import InvalidRequest, NotServed, Violation
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
+from services.common.grpc.validation import further
+from services.common.screening import FLAG_HEADER, Screen
 
 PAGE_SIZE = 20
 
@@ -38,9 +40,11 @@ class AgentServicer(AgentServiceServicer):
         *,
         tools: Mapping[str, ToolSpec],
         default_model: str,
+        screen: Screen,
     ) -> None:
         self._engine, self._threads, self._runs = engine, threads, runs
         self._tools, self._default_model = tools, default_model
+        self._screen = screen
 
     async def CreateThread(
         self, request: pb.CreateThreadRequest, context: Context
@@ -87,10 +91,13 @@ class AgentServicer(AgentServiceServicer):
         )
 
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
+        question = prompt.normalised(request.input)
+        if self._screen.flags([("input", question)]):
+            await context.send_initial_metadata((FLAG_HEADER,))
         new = NewRun(
             run_id=RunId(uuid4()),
             thread_id=values.thread_id(request.thread_id),
-            question=prompt.normalised(request.input),
+            question=question,
             config=self._config(request),
             reject_if_busy=request.busy_policy == BUSY_POLICY_REJECT,
         )
@@ -144,6 +151,9 @@ class AgentServicer(AgentServiceServicer):
         if config.first_tool and config.first_tool not in config.tools:
             raise InvalidRequest([Violation("config.first_tool", "must be one of config.tools")])
         return config
+
+
+further(pb.StartRunRequest, lambda request: prompt.broken_rules(request.input))
 
 
 def _owner() -> Owner:

@@ -58,6 +58,13 @@ class InvalidRequest(MeshError):
         self.violations = tuple(violations)
 
 
+class PromptBlocked(InvalidRequest):
+    """What is asked has phrases that policy blocks (services/common/screening.py)."""
+
+    reason = "PROMPT_BLOCKED"
+    message = "the prompt has a phrase that policy blocks"
+
+
 class TokenInvalid(MeshError):
     kind, reason = Kind.UNAUTHENTICATED, "TOKEN_INVALID"
     message = "the access token is missing or not valid here"

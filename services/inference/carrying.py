@@ -16,6 +16,7 @@ from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.postgres import Database
+from services.common.screening import Screen
 from services.common.telemetry import RpcMetrics, telemetry
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
@@ -136,6 +137,7 @@ async def carrying(
         record=outside.accounts.record,
         library=library,
         embeddings=Embeddings(batches, found.vectors if found else None),
+        screen=Screen(config.screening, registry),
         cache=found.answers if found else None,
         tenant_models=config.tenant_models,
     )

@@ -11,6 +11,7 @@ from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
 from services.common.process_ports import process_ports
 from services.common.restarts import RestartPolicy
+from services.common.screening import ScreeningConfig
 from services.inference.adapters.gpus import count_gpus
 from services.inference.adapters.ollama import Timeouts
 from services.inference.batches.config import BatchConfig
@@ -81,6 +82,7 @@ class Config:
     poll_every_s: float
     timeouts: Timeouts
     policies: Policies
+    screening: ScreeningConfig
     tenant_models: Mapping[str, Models]  # That each tenant may use; those not named may use all.
     catalog: Catalog
     reader_buffer_bytes_max: int
@@ -125,6 +127,7 @@ class Config:
                 listing_s=env.seconds("OLLAMESH_POLL_TIMEOUT_S", 5, low=0.01, high=60),
             ),
             policies=_policies(env),
+            screening=ScreeningConfig.read(env),
             tenant_models=_tenant_models(env),
             catalog=_catalog(env),
         )

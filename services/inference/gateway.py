@@ -1,15 +1,16 @@
 """What the service does, call by call: the order in which core, engine and instances are asked."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 
 from services.common.errors import MeshError
+from services.common.screening import Screen
 from services.inference.answer_cache import AnswerCache
 from services.inference.charging import Record, charged_embedding
 from services.inference.core.admission import Order, admit
 from services.inference.core.allowed import Allowed, Models
-from services.inference.core.asks import Ask, Chat, Embed, Generate
+from services.inference.core.asks import Ask, Chat, Embed, Generate, Role
 from services.inference.core.bounds import Bounds
 from services.inference.core.callers import CachePolicy, Principal, Wishes
 from services.inference.core.catalog import Catalog
@@ -50,6 +51,7 @@ class Gateway:
     record: Record  # Is given what each embedding used.
     library: Library
     embeddings: Embeddings
+    screen: Screen
     cache: AnswerCache | None  # None: every answer is generated.
     tenant_models: Mapping[str, Models] = field(default_factory=dict)
 
@@ -58,6 +60,7 @@ class Gateway:
     ) -> Stream:
         """Accept a completion, or raise why not. Its reader gets serialised responses (wire/frames.py)."""
         order = self._admit(ask, terms, bounds)
+        flagged = self.screen.flags(_prompts(ask))
         model = self.ledger.model(order.model)
         assert model is not None, "it was admitted"
         asked = Asked(
@@ -67,7 +70,8 @@ class Gateway:
             wishes=wishes,
             model_digest=model.card.digest,
         )
-        return await self.streams.open(asked)
+        stream = await self.streams.open(asked)
+        return replace(stream, flagged=True) if flagged else stream
 
     async def embed(
         self,
@@ -157,3 +161,13 @@ class Gateway:
             queues=standing.queues,
             now_s=asyncio.get_running_loop().time(),
         )
+
+
+def _prompts(ask: Chat | Generate) -> Iterator[tuple[str, str]]:
+    """What the user says, by field."""
+    if isinstance(ask, Generate):
+        yield "prompt", ask.prompt
+        return
+    for place, message in enumerate(ask.messages):
+        if message.role is Role.USER:
+            yield f"messages[{place}].content", message.content

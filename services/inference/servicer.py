@@ -44,6 +44,7 @@ from ollamesh.inference.v1.model_pb2 import (
 
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
+from services.common.screening import FLAG_HEADER
 from services.inference.accounts import Accounts, NoAccounts
 from services.inference.batches.servicer import BatchDesk, BatchMethods
 from services.inference.core import asks
@@ -216,6 +217,8 @@ class InferenceServicer(BatchMethods):
         )
         # Runs however the call ends: finished, refused, cancelled while waiting or during a write.
         context.add_done_callback(lambda _: stream.close())  # type: ignore[arg-type]
+        if stream.flagged:
+            await context.send_initial_metadata((FLAG_HEADER,))
         return stream
 
     async def _description(self, model: Model) -> Description:

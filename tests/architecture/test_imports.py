@@ -9,7 +9,12 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = ROOT / "services"
 NAMES = ("auth", "agent", "inference", "sandbox")
-PURE = {"services.common.errors", "services.common.prompts", "services.common.restarts"}
+PURE = {
+    "services.common.errors",
+    "services.common.patterns",
+    "services.common.prompts",
+    "services.common.restarts",
+}
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time"}
 # What a service must not load: each of these costs tens of megabytes or seconds.
 HEAVY = {"langchain": "agent", "langchain_core": "agent", "langchain_ollama": "agent", "langgraph": "agent"}

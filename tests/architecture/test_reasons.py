@@ -24,7 +24,10 @@ NAMES = [
 
 
 # What a service cannot meet: auth asks nobody for keys, the sandbox has no store.
-UNMET = {"auth": {"AUTH_UNAVAILABLE"}, "sandbox": {"STORE_UNAVAILABLE", "STORE_BUSY"}}
+UNMET = {
+    "auth": {"AUTH_UNAVAILABLE", "PROMPT_BLOCKED"},
+    "sandbox": {"STORE_UNAVAILABLE", "STORE_BUSY", "PROMPT_BLOCKED"},
+}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import grpc
 import grpc.aio
-from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
@@ -158,6 +158,20 @@ async def until(holds: Callable[[], bool], *, within_s: float = TIMEOUT_S) -> No
     async with asyncio.timeout(within_s):
         while not holds():
             await asyncio.sleep(0.005)
+
+
+async def broken_fields(call: Awaitable[object]) -> set[str]:
+    """The fields that a refusal complains of."""
+    try:
+        await call
+    except grpc.aio.AioRpcError as error:
+        trailing = dict(error.trailing_metadata() or ())
+        bad = BadRequest()
+        assert any(
+            detail.Unpack(bad) for detail in Status.FromString(trailing["grpc-status-details-bin"]).details
+        )
+        return {violation.field for violation in bad.field_violations}
+    raise AssertionError("the call was not refused")
 
 
 async def refusal(call: Awaitable[object]) -> tuple[grpc.StatusCode, str, dict[str, str]]:

@@ -362,7 +362,7 @@ async def test_the_wall_ends_a_run_that_hangs(app: App) -> None:
     app.inference.script = [Reply(texts=["a", "b"], hold=asyncio.Event())]
     user = app.user()
     config = RunConfig(model="tiny")
-    config.limits.wall.FromMilliseconds(300)
+    config.limits.wall.FromSeconds(5)  # The shortest there is.
     events = await user.watch((await user.start(await user.thread(), config=config)).run_id)
     run_grammar.check(events)
     assert events[-1].finished.failure_message == "the run met its limit wall"

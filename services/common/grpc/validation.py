@@ -8,6 +8,14 @@ from google.protobuf.message import DecodeError, Message
 
 from services.common.errors import InvalidRequest, Violation
 
+# By full name; filled when servicers are imported, and only read afterwards.
+_FURTHER: dict[str, Callable[[Any], list[Violation]]] = {}
+
+
+def further(message: type[Message], rule: Callable[[Any], list[Violation]]) -> None:
+    """Have `rule`, which a proto cannot say, hold of such messages; what breaks it is told with all the rest."""
+    _FURTHER[message.DESCRIPTOR.full_name] = rule
+
 
 def parse(deserializer: Callable[[bytes], Any], received: bytes) -> Any:
     """Parse and validate one request."""
@@ -23,8 +31,11 @@ def parse(deserializer: Callable[[bytes], Any], received: bytes) -> Any:
 
 def check(message: Message) -> None:
     """Raise InvalidRequest if `message` breaks rules of its proto."""
-    if violations := protovalidate.collect_violations(message):
-        raise InvalidRequest([_violation(violation.proto) for violation in violations])
+    broken = [_violation(violation.proto) for violation in protovalidate.collect_violations(message)]
+    if rule := _FURTHER.get(message.DESCRIPTOR.full_name):
+        broken += rule(message)
+    if broken:
+        raise InvalidRequest(broken)
 
 
 def _violation(broken: Any) -> Violation:

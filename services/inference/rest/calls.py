@@ -7,6 +7,7 @@ from services.common.errors import InvalidRequest
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.common.grpc.validation import check
+from services.common.screening import FLAG_HEADER
 from services.inference.core.allowed import Allowed
 from services.inference.core.asks import Chat, Generate
 from services.inference.core.bounds import Bounds, Policies
@@ -68,7 +69,8 @@ class Answer:
     async def send_headers(self) -> None:
         """Send what can only be said before the body. A failure that comes later has no status."""
         source = _SHARED.get(self._source, self._otherwise)
-        headers = ((STREAM_HEADER, self.stream_id), (CACHE_HEADER, source))
+        flags = (FLAG_HEADER,) if self._stream.flagged else ()
+        headers = ((STREAM_HEADER, self.stream_id), (CACHE_HEADER, source), *flags)
         await self._context.send_initial_metadata(headers)
 
     async def read(self) -> Event | None:

@@ -56,7 +56,7 @@ def decoded_image(text: str, *, field: str) -> bytes:
 
 def renamed(error: InvalidRequest, names: Names) -> InvalidRequest:
     """Return the same complaints, each about the field as the caller spells it."""
-    return InvalidRequest(
+    return type(error)(
         [
             Violation(_spelled(broken.field, names), broken.description, broken.rule)
             for broken in error.violations

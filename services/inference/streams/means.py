@@ -34,6 +34,7 @@ class Stream:
     stream_id: str
     live: Live
     _reader: Reader
+    flagged: bool = False  # Its prompt has a phrase that its caller is told of.
 
     async def read(self) -> bytes | None:
         """Return the next frame, None after the last; raise how it failed."""
