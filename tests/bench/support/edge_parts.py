@@ -1,0 +1,75 @@
+"""The edge before an echo, each part a process of its own: PostgreSQL, auth, the echo, Envoy."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+from cryptography.fernet import Fernet
+
+from deploy.local.ports import free_ports
+from tests.bench.support.report import ROOT
+from tests.service import edge_app
+from tests.service.auth_app import ADMIN_PASSWORD, CLIENT_SECRET, ISSUER
+from tests.service.edge_app import GET_FLEET, Stack, until_keys_are_known
+from tests.stack import running_postgres
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a benchmark talks to."""
+
+    stack: Stack
+    echo_port: int
+
+    @property
+    def edge_port(self) -> int:
+        return self.stack.port
+
+    async def token(self) -> str:
+        return await self.stack.token()
+
+
+@asynccontextmanager
+async def edge_parts(**more: str) -> AsyncIterator[Parts]:
+    """Run all of it until the block ends. `more` is for the edge's environment."""
+    async with AsyncExitStack() as opened:
+        database = opened.enter_context(opened.enter_context(running_postgres()).fresh())
+        auth_port, metrics_port, echo_port = free_ports(3)
+        auth = {
+            "DATABASE_URL": database("auth"),
+            "SECRET_KEY": "s" * 32,
+            "ENCRYPTION_KEY": Fernet.generate_key().decode(),
+            "OLLAMESH_ADMIN_PASSWORD": ADMIN_PASSWORD,
+            "OLLAMESH_SERVICE_CLIENT_SECRET": CLIENT_SECRET,
+            "OLLAMESH_ISSUER": ISSUER,
+            "OLLAMESH_AUTH_PORT": str(auth_port),
+            "OLLAMESH_AUTH_METRICS_PORT": str(metrics_port),
+        }
+        await opened.enter_async_context(_running("services.auth", env=auth))
+        await opened.enter_async_context(_running("tests.bench.support.echo", str(echo_port)))
+        settings = edge_app.settings(auth_port, {"inference": (echo_port,)}, **more)
+        stack = await opened.enter_async_context(edge_app.serving(settings))
+        await until_keys_are_known(stack, GET_FLEET, await stack.token())
+        yield Parts(stack=stack, echo_port=echo_port)
+
+
+@asynccontextmanager
+async def _running(module: str, *arguments: str, env: Mapping[str, str] | None = None) -> AsyncIterator[None]:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        module,
+        *arguments,
+        cwd=ROOT,
+        env={**os.environ, **(env or {})},
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.terminate()
+        await process.wait()
