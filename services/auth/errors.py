@@ -12,3 +12,28 @@ class RateLimited(MeshError):
     kind, reason = Kind.EXHAUSTED, "RATE_LIMITED"
     message = "too many attempts; wait before the next one"
     retry_after_s = 1.0
+
+
+class NotFound(MeshError):
+    kind, reason = Kind.MISSING, "NOT_FOUND"
+    message = "the organisation has no such object"
+
+
+class NameTaken(MeshError):
+    kind, reason = Kind.DUPLICATE, "NAME_TAKEN"
+    message = "the name is taken"
+
+
+class RequestIdReused(MeshError):
+    kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
+    message = "the request_id was used with another body"
+
+
+class LastAdmin(MeshError):
+    kind, reason = Kind.PRECONDITION, "LAST_ADMIN"
+    message = "the organisation would be left without an admin"
+
+
+class NoPassword(MeshError):
+    kind, reason = Kind.PRECONDITION, "NO_PASSWORD"
+    message = "the user has no local password; the identity provider keeps it"

@@ -91,14 +91,14 @@ class Grants:
         if not await self._hasher.matches(user.password_hash if user else None, password) or user is None:
             raise CredentialsInvalid
         self._throttle.succeeded(username)
-        if self._hasher.outdated(user.password_hash):
+        if user.password_hash is not None and self._hasher.outdated(user.password_hash):
             with suppress(MeshError):  # The next login will do.
-                await self._rehash(user, password)
+                await self._rehash(user.identity.user_id, user.password_hash, password)
         return user
 
-    async def _rehash(self, user: User, password: str) -> None:
+    async def _rehash(self, user_id: str, old: str, password: str) -> None:
         new = await self._hasher.hash(password)
-        await self._store.replace_password_hash(user.identity.user_id, old=user.password_hash, new=new)
+        await self._store.replace_password_hash(user_id, old=old, new=new)
 
     def _issue(self, identity: Identity, lifetime_s: float | None) -> Issued:
         valid = period(time.time(), lifetime_s)

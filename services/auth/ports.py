@@ -12,7 +12,7 @@ from services.auth.core.keys import Term
 @dataclass(frozen=True, slots=True)
 class User:
     identity: Identity
-    password_hash: str = field(repr=False)
+    password_hash: str | None = field(repr=False)  # None: an identity provider knows them.
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ POLICY: dict[str, Access] = {
     **_rows(
         _AUTH,
         Access.ADMIN,
-        "CreateUser ListUsers SetRole DisableUser CreateServiceAccount CreateOrganization CreateProject "
+        "CreateUser ListUsers SetRole SetProject DisableUser EnableUser CreateServiceAccount "
+        "ListServiceAccounts DisableServiceAccount CreateOrganization ListOrganizations CreateProject "
         "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
     ),
     **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota GetSecret RecordAuditEvents"),

@@ -5,6 +5,11 @@ raises the same TimeoutError for both, so the pool's places are counted here: wh
 and whatever fails from then on is the store's own.
 
 Connections are made when first needed, so that a service starts, unready, without its store.
+
+Whose rows a connection may see is said when it is taken. Tables of tenants have row-level security (deploy/migrations/
+roles.py): what is asked for one organisation sees that organisation's rows, even if its SQL forgets to ask whose they
+are; what says nothing sees none. Work that belongs to no tenant says `system=True`, in few places that a test lists.
+The word is given for one transaction and ends with it, so that no pool, ours or one between, can carry it on.
 """
 
 import asyncio
@@ -25,6 +30,10 @@ COMMAND_S_MAX = 5.0
 
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+
+# For the rest of the transaction. The names are those of the policies.
+_SEES_ONE = "SELECT set_config('ollamesh.organization', $1, true)"
+_SEES_ALL = "SELECT set_config('ollamesh.system', 'on', true)"
 
 # What a caller may try again. Any other failure of PostgreSQL is a bug of ours.
 AWAY = (
@@ -76,8 +85,34 @@ class Database:
             pool.terminate()  # A polite end would wait for a store that hangs.
 
     @asynccontextmanager
-    async def connection(self) -> AsyncIterator[Connection]:
-        """A connection of the pool. Raises StoreFailure, also for what fails inside."""
+    async def connection(
+        self, *, organization_id: str | None = None, system: bool = False
+    ) -> AsyncIterator[Connection]:
+        """A connection of the pool; in a transaction, if it may see rows of tenants.
+
+        Raises StoreFailure, also for what fails inside.
+        """
+        if organization_id is None and not system:
+            async with self._connection() as connection:
+                yield connection
+        else:
+            async with self.transaction(organization_id=organization_id, system=system) as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def transaction(
+        self, *, organization_id: str | None = None, system: bool = False
+    ) -> AsyncIterator[Connection]:
+        """Likewise; what is done in the block is done whole or not at all."""
+        async with self._connection() as connection, connection.transaction():
+            if system:
+                await connection.execute(_SEES_ALL)
+            elif organization_id is not None:
+                await connection.execute(_SEES_ONE, organization_id)
+            yield connection
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
         with _translated():
             async with self._place(), self._pool.acquire(timeout=self._connect_s_max) as connection:
                 self._in_use_count += 1
@@ -85,12 +120,6 @@ class Database:
                     yield connection
                 finally:
                     self._in_use_count -= 1
-
-    @asynccontextmanager
-    async def transaction(self) -> AsyncIterator[Connection]:
-        """Likewise; what is done in the block is done whole or not at all."""
-        async with self.connection() as connection, connection.transaction():
-            yield connection
 
     async def answers(self) -> bool:
         """Whether a call that needs the store would get an answer now."""

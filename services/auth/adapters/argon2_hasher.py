@@ -1,7 +1,8 @@
 """Password hashes by argon2id, at most two at a time and off the event loop.
 
 Each takes 19 MiB and tens of milliseconds of a core, so their number is a fence against floods: two
-work, a few wait, the rest are told to come again. Who leaves while waiting is not hashed for.
+work, a few wait, the rest are told to come again. Who leaves while waiting is not hashed for. What is hashed is the
+password's normal form, so that it does not matter on which keyboard it was typed.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from typing import Self, TypeVar
 
 import argon2
 
+from services.auth.core.passwords import normalised
 from services.auth.errors import RateLimited
 
 # OWASP's password storage cheat sheet, the choice with the least memory that it still recommends.
@@ -40,10 +42,10 @@ class Argon2Hasher:
             threads.shutdown(cancel_futures=True)
 
     async def hash(self, password: str) -> str:
-        return await self._off_loop(lambda: self._argon2.hash(password))
+        return await self._off_loop(lambda: self._argon2.hash(normalised(password)))
 
     async def matches(self, password_hash: str | None, password: str) -> bool:
-        fits = await self._off_loop(lambda: self._fits(password_hash or self._dummy, password))
+        fits = await self._off_loop(lambda: self._fits(password_hash or self._dummy, normalised(password)))
         return fits and password_hash is not None
 
     def outdated(self, password_hash: str) -> bool:

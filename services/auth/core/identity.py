@@ -49,9 +49,14 @@ def lowered(identity: Identity, role: Role | None) -> Identity:
     """The identity with a lesser or equal role. Raises RoleRequired for a greater one."""
     if role is None:
         return identity
-    if _RANKS.index(role) > _RANKS.index(identity.role):
+    if outranks(role, identity.role):
         raise RoleRequired(role=role.value)
     return replace(identity, role=role)
+
+
+def outranks(role: Role, other: Role) -> bool:
+    """Whether `role` may more than `other`."""
+    return _RANKS.index(role) > _RANKS.index(other)
 
 
 def narrowed(identity: Identity, scopes: frozenset[str]) -> Identity:
