@@ -11,7 +11,10 @@ from prometheus_client import CollectorRegistry
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
+from services.auth.adapters.postgres_api_keys import PostgresApiKeys
+from services.auth.api_keys import ApiKeys
 from services.auth.config import Config
+from services.auth.core.api_keys import KeyDigest
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
@@ -19,6 +22,7 @@ from services.auth.keyring import Keyring
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.servicer import AuthServicer
 from services.auth.telemetry import AuthMetrics
+from services.common.audit import LoggedTrail
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -47,6 +51,12 @@ async def run(
             issuer=config.issuer,
             metrics=AuthMetrics(registry),
         )
+        api_keys = ApiKeys(
+            store=PostgresApiKeys(database),
+            digest=KeyDigest(config.secret_key),
+            trail=LoggedTrail(),
+            environment=config.environment,
+        )
         verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
 
         server = Server(
@@ -54,8 +64,10 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
             [deadline(), authentication(verifier)],
         )
-        add_AuthServiceServicer_to_server(AuthServicer(grants=grants), server.grpc)
-        add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)
+        add_AuthServiceServicer_to_server(AuthServicer(grants=grants, api_keys=api_keys), server.grpc)
+        add_OAuthServiceServicer_to_server(
+            OAuthServicer(grants, keyring, api_keys, issuer=config.issuer), server.grpc
+        )
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 

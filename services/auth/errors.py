@@ -12,3 +12,30 @@ class RateLimited(MeshError):
     kind, reason = Kind.EXHAUSTED, "RATE_LIMITED"
     message = "too many attempts; wait before the next one"
     retry_after_s = 1.0
+
+
+class NotFound(MeshError):
+    """Also for what another tenant has."""
+
+    kind, reason = Kind.MISSING, "NOT_FOUND"
+    message = "there is no such object"
+
+
+class RequestIdReused(MeshError):
+    kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
+    message = "the request_id was used with another body"
+
+
+class KeyScopeNotHeld(MeshError):
+    kind, reason = Kind.DENIED, "SCOPE_NOT_HELD"
+    message = "a key cannot have a scope that its owner's token does not have"
+
+
+class TooManyApiKeys(MeshError):
+    kind, reason = Kind.PRECONDITION, "TOO_MANY_API_KEYS"
+    message = "there are as many keys as a user may have; revoke one first"
+
+
+class LoginRequired(MeshError):
+    kind, reason = Kind.DENIED, "LOGIN_REQUIRED"
+    message = "this takes a login of one's own; neither an API key nor a service that acts for a user will do"
