@@ -9,23 +9,19 @@ from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_
 from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.argon2_hasher import Argon2Hasher
-from services.auth.adapters.common_passwords import common_passwords
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
-from services.auth.adapters.postgres_people import PostgresPeople
-from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
-from services.auth.core.request_digest import RequestDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
-from services.auth.people import Passwords, People
+from services.auth.rpc.api_keys import ApiKeyMethods
+from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.servicer import AuthServicer
-from services.auth.sessions import ExpiringSessions
+from services.auth.subjects import Shared, administration, api_keys_of
 from services.auth.telemetry import AuthMetrics
-from services.auth.tenants import Tenants
 from services.common.audit import LoggedTrail
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
@@ -55,18 +51,16 @@ async def run(
             issuer=config.issuer,
             metrics=AuthMetrics(registry),
         )
-        passwords, sessions, trail = Passwords(hasher, common_passwords()), ExpiringSessions(), LoggedTrail()
-        people = People(store=PostgresPeople(database), passwords=passwords, sessions=sessions, trail=trail)
-        tenants = Tenants(
-            store=PostgresTenants(database),
-            passwords=passwords,
+        shared = Shared(
+            config=config,
+            database=database,
+            registry=registry,
+            hasher=hasher,
             digest=digest,
-            sessions=sessions,
-            trail=trail,
+            trail=LoggedTrail(),
         )
-        servicer = AuthServicer(
-            grants=grants, people=people, tenants=tenants, request_digest=RequestDigest(config.secret_key)
-        )
+        api_keys = api_keys_of(shared)
+        servicer = AuthServicer(LoginMethods(grants), ApiKeyMethods(api_keys), *administration(shared))
         verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
 
         server = Server(
@@ -75,7 +69,9 @@ async def run(
             [deadline(), authentication(verifier)],
         )
         add_AuthServiceServicer_to_server(servicer, server.grpc)
-        add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)
+        add_OAuthServiceServicer_to_server(
+            OAuthServicer(grants, keyring, api_keys, issuer=config.issuer), server.grpc
+        )
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 

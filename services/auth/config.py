@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Self
 
+from services.auth.core.api_keys import ENVIRONMENT
 from services.common.config import Environment
 from services.common.grpc.server import ServerConfig
 
@@ -18,6 +19,7 @@ class Config:
     encryption_keys: tuple[str, ...] = field(repr=False)  # The first seals, each opens.
     admin_password: str = field(repr=False)  # Only for the first start.
     service_client_secret: str = field(repr=False)  # Likewise.
+    environment: str = "live"  # Written into API keys: those of another one are not taken.
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -29,4 +31,12 @@ class Config:
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
             service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
+            environment=_environment(env),
         )
+
+
+def _environment(env: Environment) -> str:
+    name = env.text("OLLAMESH_ENVIRONMENT", "live")
+    if ENVIRONMENT.fullmatch(name) is None:
+        env.reject("OLLAMESH_ENVIRONMENT", "is not a word of up to 16 lower-case letters and digits")
+    return name

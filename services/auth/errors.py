@@ -15,8 +15,10 @@ class RateLimited(MeshError):
 
 
 class NotFound(MeshError):
+    """Also for what another tenant has."""
+
     kind, reason = Kind.MISSING, "NOT_FOUND"
-    message = "the organisation has no such object"
+    message = "there is no such object"
 
 
 class NameTaken(MeshError):
@@ -37,3 +39,18 @@ class LastAdmin(MeshError):
 class NoPassword(MeshError):
     kind, reason = Kind.PRECONDITION, "NO_PASSWORD"
     message = "the user has no local password; the identity provider keeps it"
+
+
+class KeyScopeNotHeld(MeshError):
+    kind, reason = Kind.DENIED, "SCOPE_NOT_HELD"
+    message = "a key cannot have a scope that its owner's token does not have"
+
+
+class TooManyApiKeys(MeshError):
+    kind, reason = Kind.PRECONDITION, "TOO_MANY_API_KEYS"
+    message = "there are as many keys as a user may have; revoke one first"
+
+
+class LoginRequired(MeshError):
+    kind, reason = Kind.DENIED, "LOGIN_REQUIRED"
+    message = "this takes a login of one's own; neither an API key nor a service that acts for a user will do"

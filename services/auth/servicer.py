@@ -1,20 +1,19 @@
 """AuthService, put together from what each subject serves (rpc/)."""
 
+from ollamesh.auth.v1 import auth_service_pb2
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceServicer
 
-from services.auth.core.request_digest import RequestDigest
-from services.auth.grants import Grants
-from services.auth.people import People
-from services.auth.rpc.login import LoginMethods
-from services.auth.rpc.people import PeopleMethods
-from services.auth.rpc.tenants import TenantMethods
-from services.auth.tenants import Tenants
+_METHODS = auth_service_pb2.DESCRIPTOR.services_by_name["AuthService"].methods
 
 
-class AuthServicer(LoginMethods, PeopleMethods, TenantMethods, AuthServiceServicer):
-    def __init__(
-        self, *, grants: Grants, people: People, tenants: Tenants, request_digest: RequestDigest
-    ) -> None:
-        LoginMethods.__init__(self, grants)
-        PeopleMethods.__init__(self, people, request_digest)
-        TenantMethods.__init__(self, tenants, request_digest)
+class AuthServicer(AuthServiceServicer):
+    """The generated base answers for what no subject serves."""
+
+    def __init__(self, *subjects: object) -> None:
+        """Each method is served by the first of `subjects` that has one of its name."""
+        for method in _METHODS:
+            served = next(
+                (own for own in (getattr(each, method.name, None) for each in subjects) if own), None
+            )
+            if served is not None:
+                setattr(self, method.name, served)

@@ -32,7 +32,11 @@ _OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
 POLICY: dict[str, Access] = {
     **_rows("grpc.health.v1.Health", Access.PUBLIC, "Check Watch List"),
     **_rows("grpc.reflection.v1alpha.ServerReflection", Access.PUBLIC, "ServerReflectionInfo"),
-    **_rows(_OAUTH, Access.PUBLIC, "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice"),
+    **_rows(
+        _OAUTH,
+        Access.PUBLIC,
+        "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice ReportLeakedKey",
+    ),
     **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
     **_rows(
         _AUTH,

@@ -46,6 +46,7 @@ def test_nothing_is_public_but_what_proves_itself() -> None:
         "/ollamesh.auth.v1.OAuthService/Revoke",
         "/ollamesh.auth.v1.OAuthService/Introspect",
         "/ollamesh.auth.v1.OAuthService/AuthorizeDevice",
+        "/ollamesh.auth.v1.OAuthService/ReportLeakedKey",
     }
 
 

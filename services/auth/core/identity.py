@@ -45,6 +45,10 @@ def service_user_id(client_id: str) -> str:
     return f"service:{client_id}"
 
 
+def lesser(one: Role, other: Role) -> Role:
+    return min(one, other, key=_RANKS.index)
+
+
 def lowered(identity: Identity, role: Role | None) -> Identity:
     """The identity with a lesser or equal role. Raises RoleRequired for a greater one."""
     if role is None:

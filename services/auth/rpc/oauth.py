@@ -4,10 +4,12 @@ from google.api.httpbody_pb2 import HttpBody
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest, GetServerMetadataRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceServicer
 
+from services.auth.api_keys import ApiKeys
 from services.auth.core import oauth
 from services.auth.core.identity import ScopeNotHeld
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
+from services.auth.rpc.api_keys import LeakMethods
 from services.common.errors import MeshError
 from services.common.grpc.around import Context
 
@@ -16,8 +18,9 @@ JSON = "application/json"
 STATUS_HEADER = "x-http-status"
 
 
-class OAuthServicer(OAuthServiceServicer):
-    def __init__(self, grants: Grants, keyring: Keyring, *, issuer: str) -> None:
+class OAuthServicer(LeakMethods, OAuthServiceServicer):
+    def __init__(self, grants: Grants, keyring: Keyring, api_keys: ApiKeys, *, issuer: str) -> None:
+        LeakMethods.__init__(self, api_keys)
         self._grants, self._keyring = grants, keyring
         self._metadata = oauth.server_metadata(issuer)
 
