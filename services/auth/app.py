@@ -11,14 +11,18 @@ from prometheus_client import CollectorRegistry
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
+from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
+from services.auth.quota_metrics import QuotaMetrics
+from services.auth.quotas import Quotas
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.servicer import AuthServicer
 from services.auth.telemetry import AuthMetrics
+from services.common.audit import LoggedTrail
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -49,12 +53,19 @@ async def run(
         )
         verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
 
+        quota_metrics = QuotaMetrics(registry)
+        ledger = PostgresQuotas(database, config.quotas.defaults)
+        subjects = {
+            "inference": Verifier(keyring.verification_keys, issuer=config.issuer, audience="inference")
+        }
+        quotas = Quotas(ledger, subjects, LoggedTrail(), quota_metrics)
+
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
             [deadline(), authentication(verifier)],
         )
-        add_AuthServiceServicer_to_server(AuthServicer(grants=grants), server.grpc)
+        add_AuthServiceServicer_to_server(AuthServicer(grants=grants, quotas=quotas), server.grpc)
         add_OAuthServiceServicer_to_server(OAuthServicer(grants, keyring, issuer=config.issuer), server.grpc)
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
@@ -68,6 +79,10 @@ async def run(
             return keyring.usable and await store.answers()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            keys = tasks.create_task(keep_keys(), name="keys")
+            background = [
+                tasks.create_task(keep_keys(), name="keys"),
+                tasks.create_task(quotas.run(), name="quotas"),
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            keys.cancel()
+            for task in background:
+                task.cancel()

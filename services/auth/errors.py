@@ -1,5 +1,8 @@
 """Everything for which the auth service turns a caller away, by name."""
 
+from typing import Self
+
+from services.auth.core.quotas import HELD_RETRY_S, Spent
 from services.common.errors import Kind, MeshError
 
 
@@ -12,3 +15,29 @@ class RateLimited(MeshError):
     kind, reason = Kind.EXHAUSTED, "RATE_LIMITED"
     message = "too many attempts; wait before the next one"
     retry_after_s = 1.0
+
+
+class QuotaExceeded(MeshError):
+    kind, reason = Kind.EXHAUSTED, "QUOTA_EXCEEDED"
+    message = "a budget is spent"
+
+    @classmethod
+    def of(cls, spent: Spent, *, reset_s: float) -> Self:
+        """`reset_s` is how long the day still lasts."""
+        retry_after_s = min(HELD_RETRY_S, reset_s) if spent.only_held else reset_s
+        return cls(quota=spent.quota, limit=f"{spent.limit:g}", retry_after_s=retry_after_s)
+
+
+class RequestIdReused(MeshError):
+    kind, reason = Kind.DUPLICATE, "REQUEST_ID_REUSED"
+    message = "the request_id was used with another body"
+
+
+class ReservationNotFound(MeshError):
+    kind, reason = Kind.MISSING, "RESERVATION_NOT_FOUND"
+    message = "there is no such reservation, or it is long over"
+
+
+class NotFound(MeshError):
+    kind, reason = Kind.MISSING, "NOT_FOUND"
+    message = "the organisation has no such object"
