@@ -19,8 +19,9 @@ from services.auth.keyring import Keyring
 from services.auth.rpc.api_keys import ApiKeyMethods
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
+from services.auth.rpc.quotas import QuotaMethods
 from services.auth.servicer import AuthServicer
-from services.auth.subjects import Shared, administration, api_keys_of
+from services.auth.subjects import Shared, administration, api_keys_of, quotas_of
 from services.auth.telemetry import AuthMetrics
 from services.common.audit import LoggedTrail
 from services.common.grpc.caller import Verifier, authentication, deadline
@@ -60,7 +61,10 @@ async def run(
             trail=LoggedTrail(),
         )
         api_keys = api_keys_of(shared)
-        servicer = AuthServicer(LoginMethods(grants), ApiKeyMethods(api_keys), *administration(shared))
+        quotas = quotas_of(shared, keyring)
+        servicer = AuthServicer(
+            LoginMethods(grants), ApiKeyMethods(api_keys), QuotaMethods(quotas), *administration(shared)
+        )
         verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
 
         server = Server(
@@ -84,6 +88,10 @@ async def run(
             return keyring.usable and await store.answers()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            keys = tasks.create_task(keep_keys(), name="keys")
+            background = [
+                tasks.create_task(keep_keys(), name="keys"),
+                tasks.create_task(quotas.run(), name="quotas"),
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            keys.cancel()
+            for task in background:
+                task.cancel()

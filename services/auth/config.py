@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from services.auth.core.api_keys import ENVIRONMENT
+from services.auth.quota_config import QuotaConfig
 from services.common.config import Environment
 from services.common.grpc.server import ServerConfig
 
@@ -14,6 +15,7 @@ PASSWORD_BYTES_MIN = 12
 class Config:
     server: ServerConfig
     issuer: str  # Clients compare it with the URL they use, so behind a name it should be the edge's.
+    quotas: QuotaConfig = field(default_factory=QuotaConfig)
     database_url: str = field(repr=False)
     secret_key: str = field(repr=False)
     encryption_keys: tuple[str, ...] = field(repr=False)  # The first seals, each opens.
@@ -26,6 +28,7 @@ class Config:
         return cls(
             server=ServerConfig.read(env, "auth", port=50051, metrics_port=9461),
             issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
+            quotas=QuotaConfig.read(env),
             database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
             secret_key=env.secret("SECRET_KEY"),
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),

@@ -1,5 +1,8 @@
 """Everything for which the auth service turns a caller away, by name."""
 
+from typing import Self
+
+from services.auth.core.quotas import HELD_RETRY_S, Spent
 from services.common.errors import Kind, MeshError
 
 
@@ -24,6 +27,17 @@ class NotFound(MeshError):
 class NameTaken(MeshError):
     kind, reason = Kind.DUPLICATE, "NAME_TAKEN"
     message = "the name is taken"
+
+
+class QuotaExceeded(MeshError):
+    kind, reason = Kind.EXHAUSTED, "QUOTA_EXCEEDED"
+    message = "a budget is spent"
+
+    @classmethod
+    def of(cls, spent: Spent, *, reset_s: float) -> Self:
+        """`reset_s` is how long the day still lasts."""
+        retry_after_s = min(HELD_RETRY_S, reset_s) if spent.only_held else reset_s
+        return cls(quota=spent.quota, limit=f"{spent.limit:g}", retry_after_s=retry_after_s)
 
 
 class RequestIdReused(MeshError):
@@ -54,3 +68,13 @@ class TooManyApiKeys(MeshError):
 class LoginRequired(MeshError):
     kind, reason = Kind.DENIED, "LOGIN_REQUIRED"
     message = "this takes a login of one's own; neither an API key nor a service that acts for a user will do"
+
+
+class ReservationNotFound(MeshError):
+    kind, reason = Kind.MISSING, "RESERVATION_NOT_FOUND"
+    message = "there is no such reservation, or it is long over"
+
+
+class NotFound(MeshError):
+    kind, reason = Kind.MISSING, "NOT_FOUND"
+    message = "the organisation has no such object"

@@ -12,7 +12,7 @@ class Access(Enum):
     PUBLIC = auto()  # Nothing: the request itself carries the proof, or the answer is no secret.
     USER = auto()  # A valid token of any role.
     ADMIN = auto()
-    SERVICE = auto()  # A token of a service account, never a person's.
+    SERVICE = auto()  # To be one of the mesh's services, known by its certificate; no token.
 
 
 def _rows(service: str, access: Access, methods: str) -> dict[str, Access]:
@@ -50,6 +50,8 @@ POLICY: dict[str, Access] = {
         "ListServiceAccounts DisableServiceAccount CreateOrganization ListOrganizations CreateProject "
         "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
     ),
+    # Envoy asks.
+    **_rows("envoy.service.ratelimit.v3.RateLimitService", Access.SERVICE, "ShouldRateLimit"),
     **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota GetSecret RecordAuditEvents"),
     **_rows(
         _AGENT,

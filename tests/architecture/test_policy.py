@@ -5,6 +5,7 @@ from pathlib import Path
 from google.protobuf.descriptor import ServiceDescriptor
 from ollamesh.agent.v1 import agent_service_pb2
 from ollamesh.auth.v1 import auth_service_pb2, oauth_service_pb2
+from ollamesh.compat.envoy.v3 import rls_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
 from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
 from ollamesh.inference.v1 import inference_service_pb2
@@ -22,6 +23,7 @@ SERVICES: list[ServiceDescriptor] = [
         ollama_service_pb2,
         openai_service_pb2,
         openai_batch_service_pb2,
+        rls_pb2,
         sandbox_service_pb2,
     )
     for service in module.DESCRIPTOR.services_by_name.values()
