@@ -73,8 +73,3 @@ class LoginRequired(MeshError):
 class ReservationNotFound(MeshError):
     kind, reason = Kind.MISSING, "RESERVATION_NOT_FOUND"
     message = "there is no such reservation, or it is long over"
-
-
-class NotFound(MeshError):
-    kind, reason = Kind.MISSING, "NOT_FOUND"
-    message = "the organisation has no such object"

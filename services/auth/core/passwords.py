@@ -38,7 +38,10 @@ def weakness(password: str, *, common: AbstractSet[str], username: str = "") -> 
     folded = whole.casefold()
     if username and folded in {username, username * 2, username[::-1]}:
         return "is the name of its user"
-    if _is_regular(folded) or any(_is_common(form, common) for form in (folded, folded.translate(_LEET))):
+    # Folding can make two characters of one, and so hide what is repeated.
+    if any(map(_is_regular, (whole, folded))) or any(
+        _is_common(form, common) for form in (folded, folded.translate(_LEET))
+    ):
         return "is one of the most common"
     return None
 
@@ -57,7 +60,9 @@ def _is_made_of(word: str, common: AbstractSet[str]) -> bool:
     )
 
 
-def _is_regular(folded: str) -> bool:
+def _is_regular(password: str) -> bool:
     """Whether it repeats a few characters, or runs along the alphabet or the keyboard."""
-    repeats = any(folded == (folded[:size] * len(folded))[: len(folded)] for size in range(1, _UNIT_MAX + 1))
-    return repeats or any(folded in run * 2 or folded[::-1] in run * 2 for run in _SEQUENCES)
+    repeats = any(
+        password == (password[:size] * len(password))[: len(password)] for size in range(1, _UNIT_MAX + 1)
+    )
+    return repeats or any(password in run * 2 or password[::-1] in run * 2 for run in _SEQUENCES)
