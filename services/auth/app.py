@@ -11,14 +11,17 @@ from prometheus_client import CollectorRegistry
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
+from services.auth.adapters.postgres_revocations import PostgresRevocations, listen
 from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
+from services.auth.revocations import Revocations
 from services.auth.rpc.api_keys import ApiKeyMethods
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
+from services.auth.rpc.revocations import RevocationMethods
 from services.auth.servicer import AuthServicer
 from services.auth.subjects import Shared, administration, api_keys_of
 from services.auth.telemetry import AuthMetrics
@@ -43,6 +46,7 @@ async def run(
         hasher = opened.enter_context(Argon2Hasher.started())
         locksmith, digest = Es256Locksmith(config.encryption_keys), SecretDigest(config.secret_key)
         keyring = Keyring(store, locksmith)
+        revocations = Revocations(PostgresRevocations(database))
         grants = Grants(
             store=store,
             hasher=hasher,
@@ -50,6 +54,10 @@ async def run(
             keyring=keyring,
             issuer=config.issuer,
             metrics=AuthMetrics(registry),
+            revocations=revocations,
+        )
+        verifier = Verifier(
+            keyring.verification_keys, issuer=config.issuer, audience="auth", denied=revocations.denied
         )
         shared = Shared(
             config=config,
@@ -58,15 +66,20 @@ async def run(
             hasher=hasher,
             digest=digest,
             trail=LoggedTrail(),
+            revocations=revocations,
         )
         api_keys = api_keys_of(shared)
-        servicer = AuthServicer(LoginMethods(grants), ApiKeyMethods(api_keys), *administration(shared))
-        verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
+        servicer = AuthServicer(
+            LoginMethods(grants),
+            RevocationMethods(revocations, verifier, shared.trail),
+            ApiKeyMethods(api_keys),
+            *administration(shared),
+        )
 
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
-            [deadline(), authentication(verifier)],
+            [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         add_AuthServiceServicer_to_server(servicer, server.grpc)
         add_OAuthServiceServicer_to_server(
@@ -77,13 +90,18 @@ async def run(
 
         async def keep_keys() -> None:
             made = await founders(config, hasher=hasher, digest=digest, locksmith=locksmith)
-            await founded(store, keyring, made)
+            await founded(store, keyring, revocations, made)
             await keyring.follow()
 
         async def ready() -> bool:
             return keyring.usable and await store.answers()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            keys = tasks.create_task(keep_keys(), name="keys")
+            background = [
+                tasks.create_task(keep_keys(), name="keys"),
+                tasks.create_task(revocations.follow(), name="revocations"),
+                tasks.create_task(listen(config.database_url, revocations.ring), name="bell"),
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            keys.cancel()
+            for task in background:
+                task.cancel()

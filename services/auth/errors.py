@@ -54,3 +54,9 @@ class TooManyApiKeys(MeshError):
 class LoginRequired(MeshError):
     kind, reason = Kind.DENIED, "LOGIN_REQUIRED"
     message = "this takes a login of one's own; neither an API key nor a service that acts for a user will do"
+
+
+class WatchEnded(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "WATCH_ENDED"
+    message = "this replica tells you no more; begin anew"
+    retry_after_s = 1.0

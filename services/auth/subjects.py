@@ -15,6 +15,7 @@ from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
 from services.auth.people import Passwords, People
 from services.auth.ports import Hasher
+from services.auth.revocations import Revocations
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.sessions import ExpiringSessions
@@ -33,6 +34,7 @@ class Shared:
     hasher: Hasher
     digest: SecretDigest = field(repr=False)
     trail: Trail
+    revocations: Revocations
 
 
 def administration(shared: Shared) -> tuple[object, ...]:
