@@ -46,11 +46,12 @@ KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
 
 def public(edge: Edge) -> RouteConfiguration:
     """The routes of the public listener, in the order in which they are tried."""
-    open_methods = [path for path, access in POLICY.items() if access is Access.PUBLIC and _is_ours(path)]
+    open_methods = [path for path, row in POLICY.items() if row.access is Access.PUBLIC and _is_ours(path)]
     return _configuration(
         "public",
         [
             *(_open(path) for path in open_methods),
+            *_inner(),
             *(route for name in SERVICES for route in _service(name)),
             *_compatible(),
             _answer(
@@ -112,6 +113,13 @@ def _service(name: str) -> list[Route]:
             metadata=tokens.refusals(name),
         )
         for title, match, deadline_s, retry_on in matches
+    ]
+
+
+def _inner() -> list[Route]:
+    """Methods that are for services alone: whoever comes this way finds that they are not there."""
+    return [
+        _unserved(path, RouteMatch(path=path)) for path, row in POLICY.items() if row.access is Access.SERVICE
     ]
 
 
@@ -181,9 +189,13 @@ def _answer(path: str, *, status: int, body: str, methods: str = ".*") -> Route:
 
 def _nothing() -> Route:
     """Reflection, health, and what does not exist: gRPC callers read UNIMPLEMENTED."""
+    return _unserved("nothing", RouteMatch(prefix="/"))
+
+
+def _unserved(name: str, match: RouteMatch) -> Route:
     return Route(
-        name="nothing",
-        match=RouteMatch(prefix="/"),
+        name=name,
+        match=match,
         direct_response=DirectResponseAction(status=404),
         typed_per_filter_config={tokens.FILTER: tokens.none_required()},
     )

@@ -80,7 +80,7 @@ async def run(
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("agent.ollamesh")],
-            [deadline(), authentication(verifier)],
+            [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         servicer = AgentServicer(
             engine,

@@ -1,30 +1,14 @@
-"""Composition root: the only module that knows every concrete class."""
+"""Composition root: what the service is made of (subjects.py), its server, its life."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
-from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
-from services.auth.adapters.argon2_hasher import Argon2Hasher
-from services.auth.adapters.es256 import Es256Locksmith
-from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.config import Config
-from services.auth.core.client_secret import SecretDigest
-from services.auth.founding import founded, founders
-from services.auth.grants import Grants
-from services.auth.keyring import Keyring
-from services.auth.rpc.api_keys import ApiKeyMethods
-from services.auth.rpc.login import LoginMethods
-from services.auth.rpc.oauth import OAuthServicer
-from services.auth.rpc.quotas import QuotaMethods
-from services.auth.servicer import AuthServicer
-from services.auth.subjects import Shared, administration, api_keys_of, quotas_of
-from services.auth.telemetry import AuthMetrics
-from services.common.audit import LoggedTrail
-from services.common.grpc.caller import Verifier, authentication, deadline
+from services.auth.subjects import serve_all, shared_by_all
+from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
@@ -39,59 +23,26 @@ async def run(
     """Serve until `stop`. `started` is told the port."""
     registry = CollectorRegistry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        database = await opened.enter_async_context(connected(config.database_url))
-        store = PostgresStore(database)
-        hasher = opened.enter_context(Argon2Hasher.started())
-        locksmith, digest = Es256Locksmith(config.encryption_keys), SecretDigest(config.secret_key)
-        keyring = Keyring(store, locksmith)
-        grants = Grants(
-            store=store,
-            hasher=hasher,
-            digest=digest,
-            keyring=keyring,
-            issuer=config.issuer,
-            metrics=AuthMetrics(registry),
-        )
-        shared = Shared(
-            config=config,
-            database=database,
-            registry=registry,
-            hasher=hasher,
-            digest=digest,
-            trail=LoggedTrail(),
-        )
-        api_keys = api_keys_of(shared)
-        quotas = quotas_of(shared, keyring)
-        servicer = AuthServicer(
-            LoginMethods(grants), ApiKeyMethods(api_keys), QuotaMethods(quotas), *administration(shared)
-        )
-        verifier = Verifier(keyring.verification_keys, issuer=config.issuer, audience="auth")
-
+        shared = await shared_by_all(config, registry, opened)
+        verifier = shared.verifier("auth")
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
-            [deadline(), authentication(verifier)],
+            [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
-        add_AuthServiceServicer_to_server(servicer, server.grpc)
-        add_OAuthServiceServicer_to_server(
-            OAuthServicer(grants, keyring, api_keys, issuer=config.issuer), server.grpc
-        )
+        background = serve_all(shared, server, verifier)
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
-        async def keep_keys() -> None:
-            made = await founders(config, hasher=hasher, digest=digest, locksmith=locksmith)
-            await founded(store, keyring, made)
-            await keyring.follow()
-
         async def ready() -> bool:
-            return keyring.usable and await store.answers()
+            return shared.keyring.usable and await shared.store.answers()
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            background = [
-                tasks.create_task(keep_keys(), name="keys"),
-                tasks.create_task(quotas.run(), name="quotas"),
-            ]
+            running = [tasks.create_task(_run(work), name=name) for name, work in background]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            for task in background:
+            for task in running:
                 task.cancel()
+
+
+async def _run(work: Callable[[], Awaitable[None]]) -> None:
+    await work()

@@ -73,3 +73,9 @@ class LoginRequired(MeshError):
 class ReservationNotFound(MeshError):
     kind, reason = Kind.MISSING, "RESERVATION_NOT_FOUND"
     message = "there is no such reservation, or it is long over"
+
+
+class WatchEnded(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "WATCH_ENDED"
+    message = "this replica tells you no more; begin anew"
+    retry_after_s = 1.0

@@ -14,6 +14,7 @@ from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import first_term
 from services.auth.keyring import Keyring
 from services.auth.ports import Founders, Hasher, Locksmith, SealedKey, ServiceAccount, Store, User
+from services.auth.revocations import Revocations
 from services.common.errors import StoreFailure
 
 log = structlog.get_logger(__name__)
@@ -24,11 +25,12 @@ HOME = "default"  # Organisation and project of the founders.
 RETRY_AFTER_S = 0.5
 
 
-async def founded(store: Store, keyring: Keyring, founders: Founders) -> None:
-    """Return once the founders exist and the keys are loaded, however long the store takes to come up."""
+async def founded(store: Store, keyring: Keyring, revocations: Revocations, founders: Founders) -> None:
+    """Return once the founders exist, and what is revoked and the keys are loaded, however long the store takes to come up."""
     while True:
         try:
             await store.found(founders)
+            await revocations.load()  # Before the keys: without those nobody is let in.
             await keyring.load()
         except StoreFailure:
             await asyncio.sleep(RETRY_AFTER_S)

@@ -15,6 +15,7 @@ from services.auth.core.throttle import Throttle
 from services.auth.errors import CredentialsInvalid
 from services.auth.keyring import Keyring
 from services.auth.ports import Hasher, Store, User
+from services.auth.revocations import Revocations
 from services.auth.telemetry import AuthMetrics
 from services.common.errors import MeshError
 
@@ -34,7 +35,7 @@ class Issued:
 class Grants:
     """The event loop is the lock: the throttle is asked and told without awaiting in between."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
         *,
         store: Store,
@@ -43,9 +44,11 @@ class Grants:
         keyring: Keyring,
         issuer: str,
         metrics: AuthMetrics,
+        revocations: Revocations,
     ) -> None:
         self._store, self._hasher, self._digest, self._keyring = store, hasher, digest, keyring
         self._issuer, self._metrics = issuer, metrics
+        self._revocations = revocations
         self._throttle = Throttle()
 
     async def login(
@@ -57,7 +60,7 @@ class Grants:
         """
         with self._metrics.grant("password"):
             user = await self._authenticated(username, password)
-            return self._issue(lowered(user.identity, role), lifetime_s)
+            return await self._issue(lowered(user.identity, role), lifetime_s)
 
     async def client_credentials(
         self,
@@ -79,7 +82,7 @@ class Grants:
                 or account is None
             ):
                 raise CredentialsInvalid
-            return self._issue(narrowed(account.identity, scopes), lifetime_s)
+            return await self._issue(narrowed(account.identity, scopes), lifetime_s)
 
     async def _authenticated(self, username: str, password: str) -> User:
         # Nothing here may take longer, or read otherwise, for a name that exists than for one that does
@@ -100,7 +103,8 @@ class Grants:
         new = await self._hasher.hash(password)
         await self._store.replace_password_hash(user_id, old=old, new=new)
 
-    def _issue(self, identity: Identity, lifetime_s: float | None) -> Issued:
+    async def _issue(self, identity: Identity, lifetime_s: float | None) -> Issued:
+        await self._revocations.settled(identity.user_id, identity.client_id)
         valid = period(time.time(), lifetime_s)
         token_id = uuid.uuid4().hex
         claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id)

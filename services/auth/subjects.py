@@ -1,31 +1,52 @@
 """What the service serves, subject by subject, built from what all of them share. A part of the composition root."""
 
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
+from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.common_passwords import common_passwords
+from services.auth.adapters.es256 import Es256Locksmith
+from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.adapters.postgres_api_keys import PostgresApiKeys
 from services.auth.adapters.postgres_people import PostgresPeople
 from services.auth.adapters.postgres_quotas import PostgresQuotas
+from services.auth.adapters.postgres_revocations import PostgresRevocations, listen
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.config import Config
 from services.auth.core.api_keys import KeyDigest
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
+from services.auth.founding import founded, founders
+from services.auth.grants import Grants
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
-from services.auth.ports import Hasher
+from services.auth.ports import Hasher, Locksmith
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
+from services.auth.revocations import Revocations
+from services.auth.rpc.api_keys import ApiKeyMethods
+from services.auth.rpc.login import LoginMethods
+from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.people import PeopleMethods
+from services.auth.rpc.quotas import QuotaMethods
+from services.auth.rpc.revocations import RevocationMethods
 from services.auth.rpc.tenants import TenantMethods
+from services.auth.servicer import AuthServicer
 from services.auth.sessions import ExpiringSessions
+from services.auth.telemetry import AuthMetrics
 from services.auth.tenants import Tenants
-from services.common.audit import Trail
+from services.common.audit import LoggedTrail, Trail
 from services.common.grpc.caller import Verifier
+from services.common.grpc.server import Server
 from services.common.postgres import Database
+
+Background = tuple[str, Callable[[], Awaitable[None]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,14 +54,103 @@ class Shared:
     """What several subjects need."""
 
     config: Config
-    database: Database
     registry: CollectorRegistry
+    database: Database
+    store: PostgresStore
     hasher: Hasher
+    locksmith: Locksmith
     digest: SecretDigest = field(repr=False)
+    keyring: Keyring
+    revocations: Revocations
     trail: Trail
 
+    def verifier(self, audience: str) -> Verifier:
+        """One that asks this service's own keyring and revocations."""
+        return Verifier(
+            self.keyring.verification_keys,
+            issuer=self.config.issuer,
+            audience=audience,
+            denied=self.revocations.denied,
+        )
 
-def administration(shared: Shared) -> tuple[object, ...]:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What one serves, and what must run for it."""
+
+    methods: Sequence[object] = ()
+    background: Sequence[Background] = ()
+
+
+async def shared_by_all(config: Config, registry: CollectorRegistry, opened: AsyncExitStack) -> Shared:
+    """Reach for what is outside. None of it need be there yet."""
+    database = await opened.enter_async_context(connected(config.database_url))
+    store = PostgresStore(database)
+    locksmith = Es256Locksmith(config.encryption_keys)
+    return Shared(
+        config=config,
+        registry=registry,
+        database=database,
+        store=store,
+        hasher=opened.enter_context(Argon2Hasher.started()),
+        locksmith=locksmith,
+        digest=SecretDigest(config.secret_key),
+        keyring=Keyring(store, locksmith),
+        revocations=Revocations(PostgresRevocations(database)),
+        trail=LoggedTrail(),
+    )
+
+
+def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Background]:
+    """Have the server serve every subject; return what must run for them."""
+    grants, api_keys = _grants(shared), _api_keys(shared)
+    subjects = [
+        Subject(methods=[LoginMethods(grants)], background=[("keys", lambda: _keep_keys(shared))]),
+        _revocations(shared, verifier),
+        Subject(methods=[ApiKeyMethods(api_keys)]),
+        _quotas(shared),
+        _administration(shared),
+    ]
+    servicer = AuthServicer(*(methods for subject in subjects for methods in subject.methods))
+    oauth = OAuthServicer(grants, shared.keyring, api_keys, issuer=shared.config.issuer)
+    add_AuthServiceServicer_to_server(servicer, server.grpc)
+    add_OAuthServiceServicer_to_server(oauth, server.grpc)
+    return [each for subject in subjects for each in subject.background]
+
+
+async def _keep_keys(shared: Shared) -> None:
+    """Make what must exist before anybody can log in, then follow the keys."""
+    made = await founders(
+        shared.config, hasher=shared.hasher, digest=shared.digest, locksmith=shared.locksmith
+    )
+    await founded(shared.store, shared.keyring, shared.revocations, made)
+    await shared.keyring.follow()
+
+
+def _grants(shared: Shared) -> Grants:
+    return Grants(
+        store=shared.store,
+        hasher=shared.hasher,
+        digest=shared.digest,
+        keyring=shared.keyring,
+        issuer=shared.config.issuer,
+        metrics=AuthMetrics(shared.registry),
+        revocations=shared.revocations,
+    )
+
+
+def _revocations(shared: Shared, verifier: Verifier) -> Subject:
+    revocations = shared.revocations
+    return Subject(
+        methods=[RevocationMethods(revocations, verifier, shared.trail)],
+        background=[
+            ("revocations", revocations.follow),
+            ("bell", lambda: listen(shared.config.database_url, revocations.ring)),
+        ],
+    )
+
+
+def _administration(shared: Shared) -> Subject:
     """Users, service accounts, organisations and projects."""
     passwords, sessions = Passwords(shared.hasher, common_passwords()), ExpiringSessions()
     people = People(
@@ -54,10 +164,10 @@ def administration(shared: Shared) -> tuple[object, ...]:
         trail=shared.trail,
     )
     request_digest = RequestDigest(shared.config.secret_key)
-    return PeopleMethods(people, request_digest), TenantMethods(tenants, request_digest)
+    return Subject(methods=[PeopleMethods(people, request_digest), TenantMethods(tenants, request_digest)])
 
 
-def api_keys_of(shared: Shared) -> ApiKeys:
+def _api_keys(shared: Shared) -> ApiKeys:
     return ApiKeys(
         store=PostgresApiKeys(shared.database),
         digest=KeyDigest(shared.config.secret_key),
@@ -66,8 +176,11 @@ def api_keys_of(shared: Shared) -> ApiKeys:
     )
 
 
-def quotas_of(shared: Shared, keyring: Keyring) -> Quotas:
-    issuer = shared.config.issuer
-    subjects = {"inference": Verifier(keyring.verification_keys, issuer=issuer, audience="inference")}
-    ledger = PostgresQuotas(shared.database, shared.config.quotas.defaults)
-    return Quotas(ledger, subjects, shared.trail, QuotaMetrics(shared.registry))
+def _quotas(shared: Shared) -> Subject:
+    quotas = Quotas(
+        PostgresQuotas(shared.database, shared.config.quotas.defaults),
+        {"inference": shared.verifier("inference")},
+        shared.trail,
+        QuotaMetrics(shared.registry),
+    )
+    return Subject(methods=[QuotaMethods(quotas)], background=[("quotas", quotas.run)])

@@ -80,6 +80,11 @@ class RoleRequired(MeshError):
     message = "the method needs another role"
 
 
+class ScopeRequired(MeshError):
+    kind, reason = Kind.DENIED, "SCOPE_REQUIRED"
+    message = "the method needs a scope that the access token does not hold"
+
+
 class AuthUnavailable(MeshError):
     kind, reason = Kind.UNAVAILABLE, "AUTH_UNAVAILABLE"
     message = "the access token cannot be verified just now"

@@ -3,20 +3,34 @@
 tests/architecture/test_policy.py fails when a method of a proto has no row here, or a row no method.
 """
 
+from dataclasses import dataclass
 from enum import Enum, auto
 
 
 class Access(Enum):
-    """What a caller needs. The audience is always the method's own service."""
+    """What a caller needs. The audience and the scope are always the method's own service."""
 
     PUBLIC = auto()  # Nothing: the request itself carries the proof, or the answer is no secret.
     USER = auto()  # A valid token of any role.
     ADMIN = auto()
-    SERVICE = auto()  # To be one of the mesh's services, known by its certificate; no token.
+    SERVICE = auto()  # To be one of the services that the row names, known by its certificate; no token.
 
 
-def _rows(service: str, access: Access, methods: str) -> dict[str, Access]:
-    return {f"/{service}/{method}": access for method in methods.split()}
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """What one method asks of its caller: all of it, and nothing else counts."""
+
+    access: Access
+    audience: str | None  # That the token must name; None where no token is asked for.
+    scope: str | None  # That the token must hold. A scope names a service, for now.
+    callers: frozenset[str] = frozenset()  # Of a SERVICE method: the services that may call it.
+
+
+def _rows(service: str, access: Access, methods: str, *, callers: str = "") -> dict[str, Row]:
+    wants_token = access in {Access.USER, Access.ADMIN}
+    name = (_SERVED_BY.get(service) or service.split(".")[1]) if wants_token else None
+    row = Row(access=access, audience=name, scope=name, callers=frozenset(callers.split()))
+    return {f"/{service}/{method}": row for method in methods.split()}
 
 
 _AUTH = "ollamesh.auth.v1.AuthService"
@@ -28,8 +42,9 @@ _SANDBOX = "ollamesh.sandbox.v1.SandboxService"
 _OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
 _OPENAI = "ollamesh.compat.openai.v1.OpenAIService"
 _OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
+_SERVED_BY = dict.fromkeys((_OLLAMA, _OPENAI, _OPENAI_BATCH), "inference")
 
-POLICY: dict[str, Access] = {
+POLICY: dict[str, Row] = {
     **_rows("grpc.health.v1.Health", Access.PUBLIC, "Check Watch List"),
     **_rows("grpc.reflection.v1alpha.ServerReflection", Access.PUBLIC, "ServerReflectionInfo"),
     **_rows(
@@ -51,8 +66,11 @@ POLICY: dict[str, Access] = {
         "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
     ),
     # Envoy asks.
-    **_rows("envoy.service.ratelimit.v3.RateLimitService", Access.SERVICE, "ShouldRateLimit"),
-    **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota GetSecret RecordAuditEvents"),
+    **_rows("envoy.service.ratelimit.v3.RateLimitService", Access.SERVICE, "ShouldRateLimit", callers="edge"),
+    **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota", callers="agent inference sandbox"),
+    **_rows(_AUTH, Access.SERVICE, "GetSecret", callers="agent inference sandbox"),
+    **_rows(_AUTH, Access.SERVICE, "RecordAuditEvents", callers="auth agent inference sandbox edge"),
+    **_rows(_AUTH, Access.SERVICE, "WatchRevocations", callers="auth agent inference sandbox"),
     **_rows(
         _AGENT,
         Access.USER,

@@ -60,14 +60,18 @@ class Caller:
     api_key_id: str | None = None  # `api_key`: the key that the edge changed for this token.
     actor: str | None = None  # `act.sub` (RFC 8693): the service that acts for the user.
     key_thumbprint: str | None = None  # `cnf.jkt` (RFC 9449): the bearer must prove to hold this key.
+    issued_at_s: int = 0
+    key_id: str = ""  # Of the key that signed the token.
 
     @property
     def is_service(self) -> bool:
         return self.user_id == f"service:{self.client_id}"
 
 
-def verify(token: str, keys: Mapping[str, jwt.PyJWK], *, issuer: str, audience: str, now_s: float) -> Caller:
-    """Return who the token speaks for.
+def verify(
+    token: str, keys: Mapping[str, jwt.PyJWK], *, issuer: str, audience: str | None, now_s: float
+) -> Caller:
+    """Return who the token speaks for. `audience` None: whatever service it is for.
 
     `keys` maps `kid` to a public key. Raises TokenExpired when only its time is over, else TokenInvalid.
     """
@@ -90,12 +94,13 @@ def verify(token: str, keys: Mapping[str, jwt.PyJWK], *, issuer: str, audience: 
                 "verify_nbf": False,
                 "verify_iat": False,
                 "strict_aud": False,
+                "verify_aud": audience is not None,
             },
         )
     except (jwt.PyJWTError, KeyError, TypeError, ValueError):
         raise TokenInvalid from None
     _check_times(claims, now_s)
-    return _caller(claims, token)
+    return _caller(claims, token, key_id=header["kid"])
 
 
 def _check_times(claims: Mapping[str, Any], now_s: float) -> None:
@@ -109,7 +114,7 @@ def _check_times(claims: Mapping[str, Any], now_s: float) -> None:
         raise TokenExpired
 
 
-def _caller(claims: Mapping[str, Any], token: str) -> Caller:
+def _caller(claims: Mapping[str, Any], token: str, *, key_id: str) -> Caller:
     names = {name: claims[name] for name in ("sub", "user_id", "org", "project", "client_id", "jti")}
     scope, audiences = claims.get("scope", ""), claims["aud"]
     if (
@@ -143,6 +148,8 @@ def _caller(claims: Mapping[str, Any], token: str) -> Caller:
         api_key_id=optional["api_key"],
         actor=optional["act"],
         key_thumbprint=optional["cnf"],
+        issued_at_s=claims["iat"],
+        key_id=key_id,
     )
 
 

@@ -209,7 +209,7 @@ def _server(
     server = Server(
         config.server,
         [telemetry(RpcMetrics(registry)), errors("inference.ollamesh"), rest.refused()],
-        [deadline(), authentication(outside.verifier)],
+        [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(
         gateway, config.policies, fleet_watch, outside.accounts, desk, linger_s=config.linger_s

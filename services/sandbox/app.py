@@ -42,7 +42,7 @@ async def run(
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh")],
-            [deadline(), authentication(verifier)],
+            [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
         opened.enter_context(loop_watched(registry))

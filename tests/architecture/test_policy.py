@@ -38,7 +38,7 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 
 
 def test_nothing_is_public_but_what_proves_itself() -> None:
-    public = {method for method in METHODS if POLICY[method] is Access.PUBLIC}
+    public = {method for method in METHODS if POLICY[method].access is Access.PUBLIC}
     assert public == {
         "/ollamesh.auth.v1.AuthService/Login",
         "/ollamesh.auth.v1.AuthService/ExchangeToken",
@@ -57,10 +57,25 @@ def test_what_the_protos_call_admin_needs_an_admin() -> None:
     for service in SERVICES:
         source = _comments(service)
         for method in service.methods:
-            access = POLICY[f"/{service.full_name}/{method.name}"]
+            access = POLICY[f"/{service.full_name}/{method.name}"].access
             comment = source[method.name]
             assert ("Role: admin" in comment) == (access is Access.ADMIN), method.name
             assert ("Callers: services" in comment) == (access is Access.SERVICE), method.name
+
+
+MESH = {"auth", "agent", "inference", "sandbox", "edge"}
+
+
+def test_every_row_is_whole() -> None:
+    """A token is asked for with its audience and its scope; services are named; and never both."""
+    for method, row in POLICY.items():
+        wants_token = row.access in {Access.USER, Access.ADMIN}
+        assert (row.audience is not None) == (row.scope is not None) == wants_token, method
+        assert bool(row.callers) == (row.access is Access.SERVICE), method
+        assert row.callers <= MESH, method
+        if wants_token:
+            served_by = "inference" if method.startswith("/ollamesh.compat.") else method.split(".")[1]
+            assert row.audience == row.scope == served_by, method
 
 
 def _comments(service: ServiceDescriptor) -> dict[str, str]:

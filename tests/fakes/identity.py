@@ -7,6 +7,7 @@
 What a strict reader must refuse is made by overriding claims or the header, or with another Identity's key.
 """
 
+import asyncio
 import json
 import time
 import uuid
@@ -17,6 +18,8 @@ import grpc.aio
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.api.httpbody_pb2 import HttpBody
+from ollamesh.auth.v1 import auth_service_pb2 as pb
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import (
     OAuthServiceServicer,
@@ -24,6 +27,8 @@ from ollamesh.auth.v1.oauth_service_pb2_grpc import (
 )
 
 from services.common.grpc.around import Context
+from services.common.grpc.revocations import HEARTBEAT_EVERY_S, to_message
+from services.common.revoked import Revocation
 
 ISSUER = "http://ollamesh"
 AUDIENCES = ("auth", "agent", "inference", "sandbox")
@@ -34,6 +39,7 @@ class Identity:
 
     def __init__(self, *, issuer: str = ISSUER, key_id: str = "test-key") -> None:
         self.issuer, self.key_id = issuer, key_id
+        self.revoked: list[Revocation] = []  # Told within a heartbeat.
         self._key = ec.generate_private_key(ec.SECP256R1())
 
     def token(
@@ -60,7 +66,7 @@ class Identity:
             "role": role,
             "org": org,
             "project": project,
-            "scope": "",
+            "scope": " ".join(aud),
             "client_id": client_id,
             "iat": issued_s,
             "nbf": issued_s,
@@ -84,6 +90,7 @@ class Identity:
         """Serve the keys as the auth service does, and yield the address."""
         server = grpc.aio.server()
         add_OAuthServiceServicer_to_server(_Keys(self.jwks()), server)
+        add_AuthServiceServicer_to_server(_Revocations(self.revoked), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -98,3 +105,25 @@ class _Keys(OAuthServiceServicer):
 
     async def GetJwks(self, request: GetJwksRequest, context: Context) -> HttpBody:
         return HttpBody(content_type="application/jwk-set+json", data=self._document)
+
+
+class _Revocations(AuthServiceServicer):
+    def __init__(self, revoked: Sequence[Revocation]) -> None:
+        self._revoked = revoked
+
+    async def WatchRevocations(
+        self, request: pb.WatchRevocationsRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRevocationsResponse]:
+        told_count = len(self._revoked)
+        known = map(to_message, self._revoked[:told_count])
+        yield pb.WatchRevocationsResponse(snapshot=pb.RevocationSnapshot(revocations=known, complete=True))
+        while True:
+            await asyncio.sleep(HEARTBEAT_EVERY_S)
+            new = self._revoked[told_count:]
+            told_count += len(new)
+            if new:
+                yield pb.WatchRevocationsResponse(
+                    changes=pb.RevocationChanges(revocations=map(to_message, new))
+                )
+            else:
+                yield pb.WatchRevocationsResponse(heartbeat=pb.RevocationHeartbeat())

@@ -36,7 +36,13 @@ def config(
 ) -> Config:
     return Config(
         server=ServerConfig(
-            bind="127.0.0.1", port=port, metrics_port=0, reflection=False, lame_duck_s=0, grace_s=1
+            bind="127.0.0.1",
+            port=port,
+            metrics_port=0,
+            reflection=False,
+            lame_duck_s=0,
+            grace_s=1,
+            insecure_inside=True,
         ),
         issuer=ISSUER,
         database_url=database_url,

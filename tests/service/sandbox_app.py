@@ -26,6 +26,13 @@ from google.api.httpbody_pb2 import HttpBody
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from ollamesh.auth.v1.auth_service_pb2 import (
+    RevocationHeartbeat,
+    RevocationSnapshot,
+    WatchRevocationsRequest,
+    WatchRevocationsResponse,
+)
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceServicer, add_OAuthServiceServicer_to_server
 from ollamesh.sandbox.v1 import execution_pb2 as pb
@@ -37,6 +44,7 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import (
 )
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
+from services.common.grpc.revocations import HEARTBEAT_EVERY_S
 from services.sandbox import rootfs
 
 Call = grpc.aio.UnaryStreamCall[ExecuteRequest, ExecuteResponse]
@@ -48,7 +56,7 @@ TIMEOUT_S = 30
 SECRET = "must-not-be-seen-inside"
 
 
-class Authority(OAuthServiceServicer):
+class Authority(OAuthServiceServicer, AuthServiceServicer):
     """Signs tokens, and serves the key that proves them."""
 
     def __init__(self) -> None:
@@ -59,10 +67,19 @@ class Authority(OAuthServiceServicer):
     def GetJwks(self, request: GetJwksRequest, context: grpc.ServicerContext) -> HttpBody:
         return HttpBody(content_type="application/json", data=self._jwks)
 
+    def WatchRevocations(
+        self, request: WatchRevocationsRequest, context: grpc.ServicerContext
+    ) -> Iterator[WatchRevocationsResponse]:
+        """Nothing is revoked here, and the service has to hear it."""
+        yield WatchRevocationsResponse(snapshot=RevocationSnapshot(complete=True))
+        while context.is_active():
+            time.sleep(HEARTBEAT_EVERY_S)
+            yield WatchRevocationsResponse(heartbeat=RevocationHeartbeat())
+
     def token(self) -> str:
         now_s = int(time.time())
         claims: dict[str, object] = {"iss": ISSUER, "aud": ["sandbox"], "sub": "ada", "user_id": "ada"}
-        claims |= {"role": "user", "org": "o", "project": "p", "client_id": "c", "scope": ""}
+        claims |= {"role": "user", "org": "o", "project": "p", "client_id": "c", "scope": "sandbox"}
         claims |= {"iat": now_s, "nbf": now_s, "exp": now_s + 600, "jti": secrets.token_hex(8)}
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": "1", "typ": "at+jwt"})
 
@@ -71,7 +88,8 @@ class Authority(OAuthServiceServicer):
 def authority() -> Iterator[tuple[Authority, str]]:
     """An authority and where it is reached."""
     made = Authority()
-    server = grpc.server(ThreadPoolExecutor(2))
+    server = grpc.server(ThreadPoolExecutor(4))
+    add_AuthServiceServicer_to_server(made, server)
     add_OAuthServiceServicer_to_server(made, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

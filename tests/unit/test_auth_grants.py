@@ -19,9 +19,11 @@ from services.auth.errors import CredentialsInvalid, RateLimited
 from services.auth.grants import Grants
 from services.auth.keyring import Keyring
 from services.auth.ports import SealedKey, ServiceAccount, User
+from services.auth.revocations import Revocations
 from services.auth.telemetry import AuthMetrics
 from services.common.errors import StoreUnavailable
 from tests.fakes.auth_store import FakeStore
+from tests.fakes.revocation_store import FakeRevocationStore
 
 SECRET = "s" * 32
 
@@ -58,6 +60,7 @@ class Setup:
         self.store.service_accounts["svc"] = account
         self.store.keys.append(SealedKey(first_term(key_id), sealed))
         self.keyring = Keyring(self.store, locksmith)
+        self.revocations = Revocations(FakeRevocationStore())
         self.grants = Grants(
             store=self.store,
             hasher=self.hasher,
@@ -65,6 +68,7 @@ class Setup:
             keyring=self.keyring,
             issuer="i",
             metrics=AuthMetrics(self.registry),
+            revocations=self.revocations,
         )
 
     def counted(self, name: str, **labels: str) -> float:

@@ -83,7 +83,8 @@ def summary(route: Json) -> tuple[str, str, str, str | None]:
     return action["cluster"], deadline, action["retry_policy"]["retry_on"], requirement(route)
 
 
-OURS = [path for path in POLICY if path.startswith("/ollamesh.")]
+INNER = [path for path, row in POLICY.items() if row.access is Access.SERVICE]
+OURS = [path for path in POLICY if path.startswith("/ollamesh.") and path not in INNER]
 SAFE = "connect-failure,refused-stream"
 
 
@@ -98,8 +99,13 @@ def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
         cluster,
         "3600S" if watches or rest else "300S",
         f"{SAFE},unavailable" if watches or reads else SAFE,
-        None if POLICY[path] is Access.PUBLIC else service,
+        None if POLICY[path].access is Access.PUBLIC else service,
     )
+
+
+@pytest.mark.parametrize("path", INNER)
+def test_what_is_for_services_alone_is_not_there(path: str, routes: list[Json]) -> None:
+    assert route_of(path, routes)["direct_response"] == {"status": 404}
 
 
 @pytest.mark.parametrize(
@@ -121,7 +127,7 @@ def test_what_is_forwarded_without_a_token_is_exactly_what_the_policy_calls_publ
     routes: list[Json],
 ) -> None:
     free = {route["match"]["path"] for route in routes if "route" in route and requirement(route) is None}
-    assert free == {path for path in OURS if POLICY[path] is Access.PUBLIC}
+    assert free == {path for path in OURS if POLICY[path].access is Access.PUBLIC}
 
 
 def test_a_route_that_says_nothing_needs_a_token(public: Json) -> None:

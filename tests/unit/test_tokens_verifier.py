@@ -3,13 +3,14 @@
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from services.common.errors import AuthUnavailable, RoleRequired, TokenExpired, TokenInvalid
+from services.common.errors import AuthUnavailable, RoleRequired, ScopeRequired, TokenExpired, TokenInvalid
 from services.common.grpc import caller as caller_module
 from services.common.grpc.caller import Keys, Verifier, authentication, caller
 
@@ -51,6 +52,7 @@ class Issuer:
             "role": "user",
             "org": "o",
             "project": "p",
+            "scope": "inference",
             "iat": issued_s,
             "nbf": issued_s,
             "exp": issued_s + lifetime_s,
@@ -161,18 +163,47 @@ async def enter(verifier: Verifier, method: str, *authorization: str) -> str:
 async def test_the_policy_decides_by_the_token(issuer: Issuer, verifier: Verifier) -> None:
     user, admin = issuer.token(), issuer.token(role="admin", jti="a")
     service = issuer.token(sub="service:login", user_id="service:login", jti="s")
+    scopeless, elsewhere = issuer.token(scope="", jti="n"), issuer.token(scope="auth inferences", jti="e")
     assert await enter(verifier, USER_METHOD, f"Bearer {user}") == "user:ann"
     assert await enter(verifier, ADMIN_METHOD, f"bearer {admin}") == "user:ann"
-    assert await enter(verifier, SERVICE_METHOD, f"Bearer {service}") == "service:login"
+    for token in (scopeless, elsewhere):
+        with pytest.raises(ScopeRequired):
+            await enter(verifier, USER_METHOD, f"Bearer {token}")
     for method, token in (
         (ADMIN_METHOD, user),
         (ADMIN_METHOD, service),
         (SERVICE_METHOD, user),
         (SERVICE_METHOD, admin),
+        (SERVICE_METHOD, service),
         ("/ollamesh.inference.v1.InferenceService/Unheard", admin),
     ):
         with pytest.raises(RoleRequired):
             await enter(verifier, method, f"Bearer {token}")
+
+
+@pytest.mark.parametrize(
+    ("peer", "insecure_inside", "enters"),
+    [
+        ("inference", False, True),
+        ("inference", True, True),
+        ("auth", False, False),
+        ("edge", True, False),  # One that is known is never taken for another.
+        ("", True, False),
+        (None, True, True),
+        (None, False, False),
+    ],
+)
+async def test_a_method_for_services_is_for_those_that_its_row_names(
+    verifier: Verifier,
+    monkeypatch: pytest.MonkeyPatch,
+    peer: str | None,
+    insecure_inside: bool,  # noqa: FBT001
+    enters: bool,  # noqa: FBT001
+) -> None:
+    monkeypatch.setattr(caller_module, "peer_service", lambda _: peer)
+    check = authentication(verifier, insecure_inside=insecure_inside)
+    with nullcontext() if enters else pytest.raises(RoleRequired):
+        await check(SERVICE_METHOD, Call())  # type: ignore[arg-type]
 
 
 async def test_a_public_method_needs_no_token(verifier: Verifier) -> None:

@@ -9,9 +9,17 @@ from typing import assert_never
 
 import jwt
 
-from services.common.errors import AuthUnavailable, DeadlineRequired, RoleRequired, TokenInvalid
+from services.common.errors import (
+    AuthUnavailable,
+    DeadlineRequired,
+    RoleRequired,
+    ScopeRequired,
+    TokenInvalid,
+)
 from services.common.grpc.around import Check, Context
-from services.common.policy import POLICY, Access
+from services.common.grpc.peer import peer_service
+from services.common.policy import POLICY, Access, Row
+from services.common.revoked import DenyList
 from services.common.tokens import Caller, Role, verify
 
 CACHE_SIZE_MAX = 4096
@@ -32,12 +40,21 @@ class Verifier:
     """Checks tokens for one audience with keys that it fetches itself.
 
     `fetch_keys` raises AuthUnavailable when it cannot. Keys once fetched stay good while the auth service is away. A
-    verified token is remembered by its hash until it expires, so that a busy caller costs one signature check.
+    verified token is remembered by its hash until it expires, so that a busy caller costs one signature check. Whether
+    it was revoked is looked up each time.
     """
 
-    def __init__(self, fetch_keys: Callable[[], Awaitable[Keys]], *, issuer: str, audience: str) -> None:
+    def __init__(
+        self,
+        fetch_keys: Callable[[], Awaitable[Keys]],
+        *,
+        issuer: str,
+        audience: str,
+        denied: DenyList | None = None,
+    ) -> None:
         self._fetch_keys = fetch_keys
         self._issuer, self._audience = issuer, audience
+        self._denied = DenyList() if denied is None else denied
         self._keys: Keys = {}
         self._fetched_at_s = self._failed_at_s = float("-inf")
         self._refreshing = asyncio.Lock()
@@ -48,7 +65,7 @@ class Verifier:
         digest = hashlib.sha256(token.encode()).digest()
         if (known := self._verified.get(digest)) is not None:
             if known.expires_at_s > now_s:
-                return known
+                return self._unless_revoked(known)
             del self._verified[digest]
         if (key_id := _key_id(token)) not in self._keys:
             await self._refresh(key_id)
@@ -56,6 +73,18 @@ class Verifier:
         if len(self._verified) >= CACHE_SIZE_MAX:
             self._verified.pop(next(iter(self._verified)))
         self._verified[digest] = found
+        return self._unless_revoked(found)
+
+    async def verify_any(self, token: str) -> Caller:
+        """Likewise, for whatever service the token is: to be told of it, not to let it in."""
+        if (key_id := _key_id(token)) not in self._keys:
+            await self._refresh(key_id)
+        found = verify(token, self._keys, issuer=self._issuer, audience=None, now_s=time.time())
+        return self._unless_revoked(found)
+
+    def _unless_revoked(self, found: Caller) -> Caller:
+        if self._denied.denies(found):
+            raise TokenInvalid
         return found
 
     async def _refresh(self, key_id: str | None) -> None:
@@ -78,20 +107,40 @@ class Verifier:
             self._fetched_at_s = now_s()
 
 
-def authentication(verifier: Verifier) -> Check:
-    """Let a call through if its row in the policy table allows it, and remember who is calling."""
+def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Check:
+    """Let a call through if its row in the policy table allows it, and remember who is calling.
+
+    `insecure_inside`: services are not told apart, for development over plain text. Then only the edge, which has no
+    routes to their methods, keeps strangers from those.
+    """
 
     async def check(method: str, context: Context) -> None:
-        access = POLICY.get(method)
-        if access is None:
+        row = POLICY.get(method)
+        if row is None:
             raise RoleRequired(role="none")
-        # Services know each other by their certificates (and the edge routes nobody there).
-        if access not in {Access.PUBLIC, Access.SERVICE}:
-            found = await verifier.verify(_bearer(context))
-            _check_role(access, found)
-            _caller.set(found)
+        match row.access:
+            case Access.PUBLIC:
+                return
+            case Access.USER | Access.ADMIN:
+                found = await verifier.verify(_bearer(context))
+                permit(row, found)
+                _caller.set(found)
+            case Access.SERVICE:
+                peer = peer_service(context)
+                if peer not in row.callers and not (peer is None and insecure_inside):
+                    raise RoleRequired(role="service")
+            case _:
+                assert_never(row.access)
 
     return check
+
+
+def permit(row: Row, found: Caller) -> None:
+    """Raise RoleRequired or ScopeRequired unless a row for tokens allows what this one says."""
+    if row.access is Access.ADMIN and found.role is not Role.ADMIN:
+        raise RoleRequired(role=Role.ADMIN.value)
+    if row.scope not in found.scopes:
+        raise ScopeRequired(scope=row.scope)
 
 
 def deadline() -> Check:
@@ -102,17 +151,6 @@ def deadline() -> Check:
             raise DeadlineRequired
 
     return check
-
-
-def _check_role(access: Access, found: Caller) -> None:
-    match access:
-        case Access.PUBLIC | Access.SERVICE | Access.USER:
-            return
-        case Access.ADMIN:
-            if found.role is not Role.ADMIN:
-                raise RoleRequired(role=Role.ADMIN.value)
-        case _:
-            assert_never(access)
 
 
 def _bearer(context: Context) -> str:

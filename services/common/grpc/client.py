@@ -40,6 +40,7 @@ def channel(target: str, *, service: str = "", idempotent: Iterable[str] = ()) -
         options=[
             ("grpc.service_config", json.dumps(service_config)),
             ("grpc.keepalive_time_ms", 30_000),
+            ("grpc.max_reconnect_backoff_ms", 1_000),  # By default minutes, after a longer outage.
             ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
         ],
     )

@@ -1,5 +1,6 @@
 """Whom a service trusts: the auth service's public keys, fetched when a token needs them."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,13 +8,17 @@ from dataclasses import dataclass
 
 import grpc.aio
 import jwt
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceStub
 
+from services.common.beside import beside
 from services.common.config import Environment
 from services.common.errors import AuthUnavailable
 from services.common.grpc.caller import Keys, Verifier
 from services.common.grpc.client import channel
+from services.common.grpc.revocations import Follower
+from services.common.revoked import DenyList
 
 FETCH_TIMEOUT_S = 2.0
 
@@ -33,18 +38,25 @@ class TrustConfig:
 
 @asynccontextmanager
 async def trust(config: TrustConfig, *, audience: str) -> AsyncIterator[Verifier]:
-    """A verifier of tokens for `audience`, for as long as the service runs."""
+    """A verifier of tokens for `audience`, for as long as the service runs.
+
+    It has no keys before it knows what was revoked: a service that has just started lets nobody in by mistake.
+    """
     async with channel(config.auth_target) as auth:
-        stub = OAuthServiceStub(auth)
+        stub, denied = OAuthServiceStub(auth), DenyList()
+        follower = Follower(AuthServiceStub(auth), denied)
 
         async def fetch() -> Keys:
             try:
-                body = await stub.GetJwks(GetJwksRequest(), timeout=FETCH_TIMEOUT_S)
-            except grpc.aio.AioRpcError as error:
+                async with asyncio.timeout(FETCH_TIMEOUT_S):
+                    await follower.known()
+                    body = await stub.GetJwks(GetJwksRequest(), timeout=FETCH_TIMEOUT_S)
+            except (grpc.aio.AioRpcError, TimeoutError) as error:
                 raise AuthUnavailable from error
             return parse_keys(body.data)
 
-        yield Verifier(fetch, issuer=config.issuer, audience=audience)
+        async with beside(follower.run(), name="revocations"):
+            yield Verifier(fetch, issuer=config.issuer, audience=audience, denied=denied)
 
 
 def parse_keys(document: bytes) -> Keys:

@@ -29,6 +29,7 @@ class ServerConfig:
     reflection: bool
     lame_duck_s: float  # Not ready but still serving, so that balancers look away first.
     grace_s: float  # Longest wait for calls in flight; should exceed one completion.
+    insecure_inside: bool = False  # For development: whoever reaches the port passes for a service.
 
     @classmethod
     def read(cls, env: Environment, name: str, *, port: int, metrics_port: int) -> "ServerConfig":
@@ -40,6 +41,7 @@ class ServerConfig:
             reflection=env.flag("OLLAMESH_REFLECTION", default=False),
             lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 0.5, high=60),
             grace_s=env.seconds("OLLAMESH_GRACE_S", 10, high=3600),
+            insecure_inside=env.flag("OLLAMESH_INSECURE_INSIDE", default=False),
         )
 
 
