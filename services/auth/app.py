@@ -15,13 +15,15 @@ from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
+from services.auth.key_checks import NothingDenied
 from services.auth.keyring import Keyring
 from services.auth.rpc.api_keys import ApiKeyMethods
+from services.auth.rpc.ext_authz import ExtAuthz
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.quotas import QuotaMethods
 from services.auth.servicer import AuthServicer
-from services.auth.subjects import Shared, administration, api_keys_of, quotas_of
+from services.auth.subjects import Shared, administration, api_keys_of, key_checks_of, quotas_of
 from services.auth.telemetry import AuthMetrics
 from services.common.audit import LoggedTrail
 from services.common.grpc.caller import Verifier, authentication, deadline
@@ -61,6 +63,7 @@ async def run(
             trail=LoggedTrail(),
         )
         api_keys = api_keys_of(shared)
+        key_checks = key_checks_of(shared, keyring, NothingDenied())
         quotas = quotas_of(shared, keyring)
         servicer = AuthServicer(
             LoginMethods(grants), ApiKeyMethods(api_keys), QuotaMethods(quotas), *administration(shared)
@@ -76,6 +79,7 @@ async def run(
         add_OAuthServiceServicer_to_server(
             OAuthServicer(grants, keyring, api_keys, issuer=config.issuer), server.grpc
         )
+        server.grpc.add_generic_rpc_handlers((ExtAuthz(key_checks).handler(),))
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
@@ -91,6 +95,7 @@ async def run(
             background = [
                 tasks.create_task(keep_keys(), name="keys"),
                 tasks.create_task(quotas.run(), name="quotas"),
+                tasks.create_task(key_checks.run(), name="key checks"),
             ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in background:

@@ -11,17 +11,22 @@ from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.config import Config
-from services.auth.core.api_keys import KeyDigest
+from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
+from services.auth.key_checks import Denials, KeyChecks
+from services.auth.key_swaps import Signer, Swaps
+from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
 from services.auth.ports import Hasher
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
+from services.auth.rpc.ext_authz import passed
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.sessions import ExpiringSessions
+from services.auth.telemetry import KeyMetrics
 from services.auth.tenants import Tenants
 from services.common.audit import Trail
 from services.common.grpc.caller import Verifier
@@ -58,12 +63,25 @@ def administration(shared: Shared) -> tuple[object, ...]:
 
 
 def api_keys_of(shared: Shared) -> ApiKeys:
-    return ApiKeys(
-        store=PostgresApiKeys(shared.database),
-        digest=KeyDigest(shared.config.secret_key),
-        trail=shared.trail,
-        environment=shared.config.environment,
+    store = PostgresApiKeys(shared.database)
+    return ApiKeys(store=store, form=_key_form(shared.config), trail=shared.trail)
+
+
+def key_checks_of(shared: Shared, signer: Signer, denied: Denials) -> KeyChecks:
+    """What the edge asks about keys. Its `run` must be running."""
+    store = PostgresApiKeys(shared.database)
+    return KeyChecks(
+        store=store,
+        form=_key_form(shared.config),
+        swaps=Swaps(signer, issuer=shared.config.issuer, passed=passed),
+        uses=KeyUses(store, shared.trail),
+        denied=denied,
+        metrics=KeyMetrics(shared.registry),
     )
+
+
+def _key_form(config: Config) -> KeyForm:
+    return KeyForm(config.environment, config.secret_key)
 
 
 def quotas_of(shared: Shared, keyring: Keyring) -> Quotas:
