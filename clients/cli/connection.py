@@ -19,7 +19,7 @@ DENIALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 
 def credentials(settings: Settings) -> Credentials:
     """Who is calling: the given token, who logged in, or the local stack's admin."""
-    if settings.token_given:
+    if settings.token_given:  # Or an API key: both are sent as they are.
         return StaticToken(settings.token_given)
     if (login := settings.saved_login()) is not None:
         return StaticToken(login.token)

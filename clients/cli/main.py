@@ -31,6 +31,7 @@ COMMANDS = {
     "models": ("clients.cli.models", "List and manage models."),
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
     "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),
+    "keys": ("clients.cli.keys", "Make, list and revoke API keys."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",
@@ -79,7 +80,7 @@ class LazyGroup(click.Group):
 def ollamesh(ctx: click.Context, home: Path, edge: str | None) -> None:
     """Ollamesh: identities, a fair queue, agents and a sandbox for a fleet of Ollama servers.
 
-    You are who OLLAMESH_TOKEN says, or who logged in last, or the local stack's admin.
+    You are who OLLAMESH_TOKEN (a token or an API key) says, or who logged in last, or the local stack's admin.
 
     Exit codes: 0 done, 1 the work failed, 2 usage, 3 not reachable, 4 not allowed.
     """

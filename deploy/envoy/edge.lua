@@ -1,10 +1,12 @@
 -- The first filter to see a request and the last to see its response.
 --
--- Two things that no other filter does:
+-- Three things that no other filter does:
+--   An API key is taken out of its header before anything else can see it, and kept where only the filter that asks
+--   auth about it looks (api_keys.py).
 --   A service that speaks OAuth answers 401 with a body. gRPC cannot, so it says `x-http-status`, and here
 --   that becomes the status; for gRPC callers the header just goes.
---   jwt_authn refuses in its own words. Its verdict becomes our reason, with the details that the service
---   would have sent, and UNAUTHENTICATED whatever was wrong with the token. REST callers read it in the shape
+--   jwt_authn refuses in its own words, and auth, asked about a key, with a reason. Either becomes our reason, with the
+--   details that the service would have sent, and UNAUTHENTICATED whatever was wrong. REST callers read it in the shape
 --   that their vendor's clients know.
 
 local REASONS = {
@@ -51,16 +53,54 @@ local function body_of(vendor, reason)
     .. '","param":null,"code":"' .. answer.code .. '"}}'
 end
 
+-- A bearer token has no space in it, so what follows one is a key. Whatever looks like one is taken out, also where it
+-- is not what it should be: then auth is asked about nothing, and refuses that.
+local function take_key(headers, known)
+  local value = headers:get("authorization")
+  if value == nil then
+    return
+  end
+  local at = value:sub(1, 4) == "omk_" and 0 or value:find(" omk_", 1, true)
+  if at == nil then
+    return
+  end
+  headers:remove("authorization")
+  local is_bearer = value:sub(1, at):lower():match("^bearer *$")
+  known:set("ollamesh.edge", "api_key", true)
+  known:set("ollamesh.api_key", "key", is_bearer and value:sub(at + 1) or "")
+end
+
 function envoy_on_request(handle)
   local headers = handle:headers()
   local known = handle:streamInfo():dynamicMetadata()
+  take_key(headers, known)
   known:set("ollamesh.edge", "grpc", starts_with_grpc(headers))
   known:set("ollamesh.edge", "vendor", vendor_of(headers:get(":path") or ""))
   known:set("ollamesh.edge", "head", headers:get(":method") == "HEAD")
 end
 
-local function tell_refusal(handle, verdict, asked_in_grpc, vendor, asks_for_head)
-  local reason = REASONS[verdict["message"]] or "TOKEN_INVALID"
+-- Why the edge refused the caller, if it did.
+local function refusal_of(handle, known, seen)
+  if seen ~= nil and seen["api_key"] then
+    local keys = known:get("envoy.filters.http.ext_authz")
+    if keys ~= nil and keys["refusal"] then
+      return keys["refusal"]
+    elseif keys == nil and handle:metadata():get("AUTH_UNAVAILABLE") ~= nil then
+      -- Auth did not answer. (Or something before it failed, which has another status.)
+      local headers = handle:headers()
+      if headers:get(":status") == "503" or headers:get("grpc-status") == "14" then
+        return "AUTH_UNAVAILABLE"
+      end
+    end
+  end
+  local tokens = known:get("envoy.filters.http.jwt_authn")
+  if tokens and tokens["refusal"] then
+    return REASONS[tokens["refusal"]["message"]] or "TOKEN_INVALID"
+  end
+  return nil
+end
+
+local function tell_refusal(handle, reason, asked_in_grpc, vendor, asks_for_head)
   local answer, headers = ANSWERS[reason], handle:headers()
   if not starts_with_grpc(headers) then
     headers:replace(":status", answer.http)
@@ -99,8 +139,8 @@ function envoy_on_response(handle)
     headers:remove("grpc-status")
     headers:remove("grpc-message")
   end
-  local tokens = known:get("envoy.filters.http.jwt_authn")
-  if tokens and tokens["refusal"] then
-    tell_refusal(handle, tokens["refusal"], asked_in_grpc, seen and seen["vendor"] or "", seen and seen["head"])
+  local reason = refusal_of(handle, known, seen)
+  if reason ~= nil then
+    tell_refusal(handle, reason, asked_in_grpc, seen and seen["vendor"] or "", seen and seen["head"])
   end
 end

@@ -36,7 +36,7 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import access_log, clusters, cors, local_replies, routes, tokens, transcoding
+from deploy.envoy import access_log, api_keys, clusters, cors, local_replies, routes, tokens, transcoding
 from deploy.envoy.config import Edge
 
 LUA = Path(__file__).with_name("edge.lua")
@@ -59,7 +59,9 @@ STRIPPED_PREFIXES = (
     "x-tenant",
 )
 STRIPPED = (
+    "api-key",  # Keys come in `authorization`; in another header they would reach a service.
     "remote-user",
+    "x-api-key",
     "x-client-id",
     "x-email",
     "x-user",
@@ -143,6 +145,7 @@ def _filters(edge: Edge) -> list[HttpFilter]:
         _filter("envoy.filters.http.lua", script),
         _filter("envoy.filters.http.grpc_json_transcoder", transcoding.oauth()),
         _filter("envoy.filters.http.grpc_json_transcoder.models", transcoding.models()),
+        _filter(api_keys.FILTER, api_keys.exchange()),
         _filter(tokens.FILTER, tokens.authentication(edge)),
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]

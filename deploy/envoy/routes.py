@@ -29,7 +29,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import cors, tokens
+from deploy.envoy import api_keys, cors, tokens
 from deploy.envoy.clusters import KEYS
 from deploy.envoy.config import SERVICES, Edge
 from services.common.policy import POLICY, Access
@@ -91,7 +91,7 @@ def _open(path: str) -> Route:
         match=RouteMatch(path=path),
         route=_action(cluster, DEADLINE_S, retry_on=READ if read else NOT_PROCESSED),
         request_headers_to_add=[_deadline(DEADLINE_S)],
-        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+        typed_per_filter_config=_nobody(),
     )
 
 
@@ -109,7 +109,7 @@ def _service(name: str) -> list[Route]:
             match=match,
             route=_action(name, deadline_s, retry_on=retry_on),
             request_headers_to_add=[_deadline(deadline_s)],
-            typed_per_filter_config={tokens.FILTER: tokens.required(name)},
+            typed_per_filter_config=_somebody(name),
             metadata=tokens.refusals(name),
         )
         for title, match, deadline_s, retry_on in matches
@@ -135,7 +135,7 @@ def _compatible() -> list[Route]:
             match=match,
             route=_action("inference", LONG_DEADLINE_S, retry_on=retry_on),
             request_headers_to_add=[_deadline(LONG_DEADLINE_S)],
-            typed_per_filter_config={tokens.FILTER: tokens.required("inference")},
+            typed_per_filter_config=_somebody("inference"),
             metadata=tokens.refusals("inference"),
         )
         for title, match, retry_on in (
@@ -143,6 +143,15 @@ def _compatible() -> list[Route]:
             ("rest: other", RouteMatch(prefix="/ollamesh.compat."), NOT_PROCESSED),
         )
     ]
+
+
+def _somebody(service: str) -> dict[str, Any]:
+    """The route needs a token for that service, or a key that is changed for one."""
+    return {api_keys.FILTER: api_keys.exchanged_for(service), tokens.FILTER: tokens.required(service)}
+
+
+def _nobody() -> dict[str, Any]:
+    return {api_keys.FILTER: api_keys.none_needed(), tokens.FILTER: tokens.none_required()}
 
 
 def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
@@ -183,7 +192,7 @@ def _answer(path: str, *, status: int, body: str, methods: str = ".*") -> Route:
         name=path,
         match=RouteMatch(path=path, headers=[asked]),
         direct_response=DirectResponseAction(status=status, body=DataSource(inline_string=body)),
-        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+        typed_per_filter_config=_nobody(),
     )
 
 
@@ -197,7 +206,7 @@ def _unserved(name: str, match: RouteMatch) -> Route:
         name=name,
         match=match,
         direct_response=DirectResponseAction(status=404),
-        typed_per_filter_config={tokens.FILTER: tokens.none_required()},
+        typed_per_filter_config=_nobody(),
     )
 
 

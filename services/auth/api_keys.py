@@ -18,13 +18,10 @@ from services.auth.core.api_keys import (
     ApiKey,
     Asker,
     Kept,
-    KeyDigest,
+    KeyForm,
     Wish,
     check_may_end,
-    found_in,
     granted,
-    prefix_of,
-    written,
 )
 from services.auth.core.bucket import Bucket
 from services.auth.core.identity import Role
@@ -60,7 +57,7 @@ class ApiKeyStore(Protocol):
         """
         ...
 
-    async def made_by(self, user_id: str, request: Request) -> ApiKey | None:
+    async def made_by(self, organization_id: str, user_id: str, request: Request) -> ApiKey | None:
         """What the same request made before. Raises RequestIdReused."""
         ...
 
@@ -72,7 +69,7 @@ class ApiKeyStore(Protocol):
         """Keys of one user or of all, newest first, from after `before`, which is (created_at_s, key_id)."""
         ...
 
-    async def end(self, key_id: str) -> ApiKey:
+    async def end(self, key: ApiKey) -> ApiKey:
         """Have the key let in nobody any more, at any replica within a second. Idempotent. Raises NotFound."""
         ...
 
@@ -86,25 +83,26 @@ class ApiKeys:
         self,
         *,
         store: ApiKeyStore,
-        digest: KeyDigest,
+        form: KeyForm,
         trail: Trail,
-        environment: str,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._digest, self._trail = store, digest, trail
-        self._environment, self._clock = environment, clock
+        self._store, self._form, self._trail, self._clock = store, form, trail, clock
         self._reports = Bucket(per_s=REPORTS_PER_S, burst=REPORTS_BURST)
 
     async def make(self, asker: Asker, wish: Wish, request: Request | None) -> Made:
         """Raises LoginRequired, RoleRequired, KeyScopeNotHeld, RequestIdReused, TooManyApiKeys, NotFound."""
         identity = granted(asker, wish)
-        if request and (known := await self._store.made_by(identity.user_id, request)):
+        owner = identity.organization_id, identity.user_id
+        if request and (known := await self._store.made_by(*owner, request)):
             return Made(key=known)
         now_s, key_id = self._clock(), _drawn(ID_LENGTH)
-        text = written(self._environment, key_id, _drawn(SECRET_LENGTH))
+        text = self._form.written(key_id, _drawn(SECRET_LENGTH))
+        presented = self._form.read(text)
+        assert presented
         key = ApiKey(
             key_id=key_id,
-            prefix=prefix_of(self._environment, key_id),
+            prefix=self._form.prefix(key_id),
             display_name=wish.display_name,
             user_id=identity.user_id,
             organization_id=identity.organization_id,
@@ -117,7 +115,7 @@ class ApiKeys:
         happened = _happened(Action.API_KEY_CREATED, asker, key)
         await self._trail.assure(happened)
         try:
-            made = await self._store.make(key, self._digest.of(text), request)
+            made = await self._store.make(key, presented.digest, request)
         except MeshError as error:
             self._trail.note(_happened(Action.API_KEY_CREATED, asker, key, failed=error))
             raise
@@ -141,15 +139,15 @@ class ApiKeys:
         if kept.key.revoked_at_s is not None:
             return kept.key
         await self._trail.assure(_happened(Action.API_KEY_REVOKED, asker, kept.key))
-        return await self._store.end(key_id)
+        return await self._store.end(kept.key)
 
     async def leaked(self, text: str) -> None:
         """End every key that is in `text` whole: whoever holds one may end it. Raises RateLimited."""
         if (wait_s := self._reports.take(self._clock())) is not None:
             raise RateLimited(retry_after_s=wait_s)
-        for key_id, whole in found_in(text, environment=self._environment, count_max=LEAKED_MAX).items():
-            kept = await self._store.find(key_id)
-            if kept is None or kept.key.revoked_at_s is not None or not self._digest.fits(kept.digest, whole):
+        for presented in self._form.found_in(text, count_max=LEAKED_MAX):
+            kept = await self._store.find(presented.key_id)
+            if kept is None or kept.key.revoked_at_s is not None or not presented.fits(kept):
                 continue
             key = kept.key
             await self._trail.assure(
@@ -161,7 +159,7 @@ class ApiKeys:
                     details={"owner": key.user_id, "by": "leak report"},
                 )
             )
-            await self._store.end(key_id)
+            await self._store.end(key)
 
 
 def _drawn(length: int) -> str:

@@ -19,11 +19,14 @@ from services.auth.adapters.postgres_revocations import PostgresRevocations, lis
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.config import Config
-from services.auth.core.api_keys import KeyDigest
+from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
+from services.auth.key_checks import KeyChecks
+from services.auth.key_swaps import Swaps
+from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
 from services.auth.ports import Hasher, Locksmith
@@ -31,6 +34,7 @@ from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.revocations import Revocations
 from services.auth.rpc.api_keys import ApiKeyMethods
+from services.auth.rpc.ext_authz import ExtAuthz, passed
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.people import PeopleMethods
@@ -39,7 +43,7 @@ from services.auth.rpc.revocations import RevocationMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.servicer import AuthServicer
 from services.auth.sessions import ExpiringSessions
-from services.auth.telemetry import AuthMetrics
+from services.auth.telemetry import AuthMetrics, KeyMetrics
 from services.auth.tenants import Tenants
 from services.common.audit import LoggedTrail, Trail
 from services.common.grpc.caller import Verifier
@@ -103,11 +107,11 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
 
 def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Background]:
     """Have the server serve every subject; return what must run for them."""
-    grants, api_keys = _grants(shared), _api_keys(shared)
+    grants, api_keys, key_checks = _grants(shared), _api_keys(shared), _key_checks(shared)
     subjects = [
         Subject(methods=[LoginMethods(grants)], background=[("keys", lambda: _keep_keys(shared))]),
         _revocations(shared, verifier),
-        Subject(methods=[ApiKeyMethods(api_keys)]),
+        Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared),
         _administration(shared),
     ]
@@ -115,6 +119,7 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
     oauth = OAuthServicer(grants, shared.keyring, api_keys, issuer=shared.config.issuer)
     add_AuthServiceServicer_to_server(servicer, server.grpc)
     add_OAuthServiceServicer_to_server(oauth, server.grpc)
+    server.grpc.add_generic_rpc_handlers((ExtAuthz(key_checks).handler(),))
     return [each for subject in subjects for each in subject.background]
 
 
@@ -168,12 +173,24 @@ def _administration(shared: Shared) -> Subject:
 
 
 def _api_keys(shared: Shared) -> ApiKeys:
-    return ApiKeys(
-        store=PostgresApiKeys(shared.database),
-        digest=KeyDigest(shared.config.secret_key),
-        trail=shared.trail,
-        environment=shared.config.environment,
+    return ApiKeys(store=PostgresApiKeys(shared.database), form=_key_form(shared.config), trail=shared.trail)
+
+
+def _key_checks(shared: Shared) -> KeyChecks:
+    """What the edge asks about keys."""
+    store = PostgresApiKeys(shared.database)
+    return KeyChecks(
+        store=store,
+        form=_key_form(shared.config),
+        swaps=Swaps(shared.keyring, issuer=shared.config.issuer, passed=passed),
+        uses=KeyUses(store, shared.trail),
+        denied=shared.revocations.denied,
+        metrics=KeyMetrics(shared.registry),
     )
+
+
+def _key_form(config: Config) -> KeyForm:
+    return KeyForm(config.environment, config.secret_key)
 
 
 def _quotas(shared: Shared) -> Subject:

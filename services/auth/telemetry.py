@@ -26,3 +26,16 @@ class AuthMetrics:
             self._refused.labels(grant, error.reason).inc()
             raise
         self._issued.labels(grant).inc()
+
+
+class KeyMetrics:
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._checks = Counter(
+            "ollamesh_auth_api_key_checks_total",
+            "Requests that came with a key",
+            ("outcome",),
+            registry=registry,
+        )
+
+    def checked(self, outcome: str) -> None:
+        self._checks.labels(outcome).inc()

@@ -34,6 +34,7 @@ def _rows(service: str, access: Access, methods: str, *, callers: str = "") -> d
 
 
 _AUTH = "ollamesh.auth.v1.AuthService"
+_EXT_AUTHZ = "envoy.service.auth.v3.Authorization"
 _OAUTH = "ollamesh.auth.v1.OAuthService"
 _AGENT = "ollamesh.agent.v1.AgentService"
 _INFERENCE = "ollamesh.inference.v1.InferenceService"
@@ -53,6 +54,7 @@ POLICY: dict[str, Row] = {
         "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice ReportLeakedKey",
     ),
     **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
+    **_rows(_EXT_AUTHZ, Access.PUBLIC, "Check"),  # The key in it is the proof. The edge leads nobody there.
     **_rows(
         _AUTH,
         Access.USER,

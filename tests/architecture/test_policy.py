@@ -5,7 +5,7 @@ from pathlib import Path
 from google.protobuf.descriptor import ServiceDescriptor
 from ollamesh.agent.v1 import agent_service_pb2
 from ollamesh.auth.v1 import auth_service_pb2, oauth_service_pb2
-from ollamesh.compat.envoy.v3 import rls_pb2
+from ollamesh.compat.envoy.v3 import ext_authz_pb2, rls_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
 from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
 from ollamesh.inference.v1 import inference_service_pb2
@@ -18,6 +18,7 @@ SERVICES: list[ServiceDescriptor] = [
     for module in (
         agent_service_pb2,
         auth_service_pb2,
+        ext_authz_pb2,
         oauth_service_pb2,
         inference_service_pb2,
         ollama_service_pb2,
@@ -40,6 +41,7 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 def test_nothing_is_public_but_what_proves_itself() -> None:
     public = {method for method in METHODS if POLICY[method].access is Access.PUBLIC}
     assert public == {
+        "/envoy.service.auth.v3.Authorization/Check",
         "/ollamesh.auth.v1.AuthService/Login",
         "/ollamesh.auth.v1.AuthService/ExchangeToken",
         "/ollamesh.auth.v1.OAuthService/GetServerMetadata",

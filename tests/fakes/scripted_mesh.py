@@ -47,7 +47,7 @@ USERNAME, PASSWORD = "admin", "correct horse"
 CLIENT_ID, CLIENT_SECRET = "robot", "battery staple"
 PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
-    "AuthService": ("GetCaller",),
+    "AuthService": ("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey"),
     "InferenceService": (
         "Embed",
         "ListModels",

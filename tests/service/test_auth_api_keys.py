@@ -12,7 +12,7 @@ from ollamesh.auth.v1 import auth_service_pb2 as pb
 from ollamesh.auth.v1.identity_pb2 import ROLE_ADMIN, ROLE_USER, ApiKey
 
 from services.auth.api_keys import REPORTS_BURST
-from services.auth.core.api_keys import KEYS_MAX, LIFETIME_S, read
+from services.auth.core.api_keys import KEYS_MAX, LIFETIME_S, KeyForm
 from tests.service.auth_app import TIMEOUT_S, Auth, config, failure, info, serving
 from tests.service.key_owners import Metadata, add_user, login, make_key, run_sql
 from tests.stack import Database
@@ -56,7 +56,9 @@ async def test_a_key_is_shown_once_and_kept_as_a_digest(auth: Auth, module_datab
     ann = await login(auth, "ann")
     made = await make_key(auth, ann, display_name="laptop")
     key = made.api_key
-    assert read(made.secret, environment="live") == key.api_key_id
+    presented = KeyForm("live", "s" * 32).read(made.secret)
+    assert presented
+    assert presented.key_id == key.api_key_id
     assert made.secret.startswith(key.prefix)
     assert (key.display_name, key.user_id, key.project_id, key.role) == (
         "laptop",

@@ -16,16 +16,13 @@ from services.auth.core.api_keys import (
     ApiKey,
     Asker,
     Kept,
-    KeyDigest,
+    KeyForm,
     Owner,
     Wish,
     check_may_end,
     for_service,
-    found_in,
     granted,
     identity_of,
-    read,
-    written,
 )
 from services.auth.core.bucket import Bucket
 from services.auth.core.identity import SCOPES, Identity, Role
@@ -37,7 +34,8 @@ ids = st.text(ALPHABET, min_size=ID_LENGTH, max_size=ID_LENGTH)
 drawn = st.text(ALPHABET, min_size=SECRET_LENGTH, max_size=SECRET_LENGTH)
 roles = st.sampled_from(Role)
 scopes = st.frozensets(st.sampled_from(sorted(SCOPES)))
-KEY = written("live", "a" * ID_LENGTH, "b" * SECRET_LENGTH)
+LIVE = KeyForm("live", "s" * 32)
+KEY = LIVE.written("a" * ID_LENGTH, "b" * SECRET_LENGTH)
 
 
 def identity(role: Role = Role.USER, **other: object) -> Identity:
@@ -66,27 +64,32 @@ def key(**other: object) -> ApiKey:
 
 @given(environments, ids, drawn)
 def test_what_is_written_is_read_and_detected(environment: str, key_id: str, secret: str) -> None:
-    text = written(environment, key_id, secret)
-    assert read(text, environment=environment) == key_id
+    form = KeyForm(environment, "s" * 32)
+    text = form.written(key_id, secret)
+    presented = form.read(text)
+    assert presented
+    assert presented.key_id == key_id
+    assert text.startswith(form.prefix(key_id))
     assert re.fullmatch(DETECTOR, text)
     assert len(text) <= KEY_LENGTH_MAX
-    assert found_in(f"key='{text}'\n", environment=environment, count_max=5) == {key_id: text}
+    assert form.found_in(f"key='{text}'\n", count_max=5) == [presented]
 
 
 @given(environments, ids, drawn, st.data())
 def test_a_typo_is_noticed_without_asking_anybody(
     environment: str, key_id: str, secret: str, data: st.DataObject
 ) -> None:
-    text = written(environment, key_id, secret)
+    form = KeyForm(environment, "s" * 32)
+    text = form.written(key_id, secret)
     place = data.draw(st.integers(0, len(text) - 1))
     other = data.draw(st.characters(codec="utf-8").filter(lambda found: found != text[place]))
-    assert read(text[:place] + other + text[place + 1 :], environment=environment) is None
+    assert form.read(text[:place] + other + text[place + 1 :]) is None
 
 
 @given(st.text() | st.binary().map(lambda found: found.decode("latin-1")))
 def test_nothing_else_is_a_key(text: str) -> None:
-    assert read(text, environment="live") is None
-    assert found_in(text, environment="live", count_max=5) == {}
+    assert LIVE.read(text) is None
+    assert LIVE.found_in(text, count_max=5) == []
 
 
 @pytest.mark.parametrize(
@@ -104,11 +107,11 @@ def test_nothing_else_is_a_key(text: str) -> None:
     ],
 )
 def test_nearly_a_key_is_none(text: str) -> None:
-    assert read(text, environment="live") is None
+    assert LIVE.read(text) is None
 
 
 def test_a_key_of_another_environment_is_none_here() -> None:
-    assert read(written("test", "a" * ID_LENGTH, "b" * SECRET_LENGTH), environment="live") is None
+    assert LIVE.read(KeyForm("test", "s" * 32).written("a" * ID_LENGTH, "b" * SECRET_LENGTH)) is None
 
 
 def test_a_secret_has_more_than_128_bits() -> None:
@@ -122,15 +125,20 @@ def test_a_known_key_keeps_its_checksum() -> None:
 
 
 def test_at_most_so_many_are_found() -> None:
-    found = [written("live", f"{n:012d}", "b" * SECRET_LENGTH) for n in range(9)]
-    assert list(found_in(" ".join(found), environment="live", count_max=4).values()) == found[:4]
+    texts = [LIVE.written(f"{n:012d}", "b" * SECRET_LENGTH) for n in range(9)]
+    found = LIVE.found_in(" ".join(texts), count_max=4)
+    assert [presented.key_id for presented in found] == [f"{n:012d}" for n in range(4)]
 
 
 def test_digests_differ_by_key_and_by_pepper() -> None:
-    digest = KeyDigest("s" * 32)
-    assert digest.fits(digest.of(KEY), KEY)
-    assert not digest.fits(digest.of(KEY), KEY[:-1])
-    assert digest.of(KEY) != KeyDigest("t" * 32).of(KEY)
+    presented, other = LIVE.read(KEY), LIVE.read(LIVE.written("a" * ID_LENGTH, "c" * SECRET_LENGTH))
+    elsewhere = KeyForm("live", "t" * 32).read(KEY)
+    assert presented
+    assert other
+    assert elsewhere
+    assert presented.fits(Kept(key=key(), digest=presented.digest, owner=None))
+    assert len({presented.digest, other.digest, elsewhere.digest}) == 3
+    assert "digest" not in repr(presented)
 
 
 # ---- Rights ----------------------------------------------------------------------------------------

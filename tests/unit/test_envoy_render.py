@@ -162,7 +162,8 @@ def test_nothing_that_may_be_missing_is_allowed(text: str) -> None:
 
 def test_filters_in_their_order(public: Json) -> None:
     assert [one["name"].removeprefix("envoy.filters.http.") for one in public["http_filters"]] == [
-        "grpc_web", "cors", "lua", "grpc_json_transcoder", "grpc_json_transcoder.models", "jwt_authn", "router",
+        "grpc_web", "cors", "lua", "grpc_json_transcoder", "grpc_json_transcoder.models",
+        "ext_authz", "jwt_authn", "router",
     ]  # fmt: skip
 
 

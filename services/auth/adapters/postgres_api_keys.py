@@ -68,7 +68,7 @@ class PostgresApiKeys:
         self._database = database
 
     async def make(self, key: ApiKey, digest: bytes, request: Request | None) -> ApiKey:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=key.organization_id) as connection:
             await connection.execute(_ONE_AT_A_TIME, key.user_id)
             if request:
                 if known := await _made_by(connection, key.user_id, request):
@@ -79,12 +79,12 @@ class PostgresApiKeys:
             await connection.execute(_FORGET_DEAD, key.user_id)
             return _key(await _inserted(connection, key, digest, request))
 
-    async def made_by(self, user_id: str, request: Request) -> ApiKey | None:
-        async with self._database.connection() as connection:
+    async def made_by(self, organization_id: str, user_id: str, request: Request) -> ApiKey | None:
+        async with self._database.connection(organization_id=organization_id) as connection:
             return await _made_by(connection, user_id, request)
 
     async def find(self, key_id: str) -> Kept | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:  # Whose it is, is what is asked.
             row = await connection.fetchrow(_FIND, key_id)
         if row is None:
             return None
@@ -95,22 +95,22 @@ class PostgresApiKeys:
     ) -> Sequence[ApiKey]:
         at, key_id = (None, None) if before is None else (_time(before[0]), before[1])
         asked = (organization_id, count, at, key_id)
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=organization_id) as connection:
             if user_id is None:
                 rows = await connection.fetch(_PAGE, *asked)
             else:
                 rows = await connection.fetch(_PAGE_OF_USER, *asked, user_id)
         return [_key(row) for row in rows]
 
-    async def end(self, key_id: str) -> ApiKey:
-        async with self._database.transaction() as connection:
-            row = await connection.fetchrow(_END, key_id)
+    async def end(self, key: ApiKey) -> ApiKey:
+        async with self._database.transaction(organization_id=key.organization_id) as connection:
+            row = await connection.fetchrow(_END, key.key_id)
         if row is None:
             raise NotFound(kind="api_key")
         return _key(row)
 
     async def used(self, times: Sequence[tuple[str, float]]) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:  # Of whatever organisations.
             await connection.execute(
                 _USED, [key_id for key_id, _ in times], [_time(at_s) for _, at_s in times]
             )

@@ -17,6 +17,7 @@ import re
 import string
 import zlib
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from services.auth.core.identity import SCOPES, Identity, Role, lesser, lowered
 from services.auth.errors import KeyScopeNotHeld, LoginRequired, NotFound
@@ -24,7 +25,7 @@ from services.common.errors import RoleRequired
 
 ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
 ID_LENGTH, SECRET_LENGTH, CHECKSUM_LENGTH = 12, 30, 6
-# No look-around, so that every scanner's dialect knows it. Whatever it finds, `read` or `found_in` judges.
+# No look-around, so that every scanner's dialect knows it. What it finds, `KeyForm.read` judges.
 DETECTOR = r"omk_[a-z][a-z0-9]{0,15}_[0-9A-Za-z]{12}_[0-9A-Za-z]{36}"
 KEY_LENGTH_MAX = len("omk___") + 16 + ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGTH
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9]{0,15}")
@@ -32,7 +33,7 @@ LIFETIME_S = 90 * 86_400
 KEYS_MAX = 50  # That work, for each user.
 
 _KEY = re.compile(DETECTOR)
-_SPECIFIC = re.compile(rf"(?<![0-9A-Za-z]){DETECTOR}(?![0-9A-Za-z])")
+_WHOLE = re.compile(rf"(?<![0-9A-Za-z]){DETECTOR}(?![0-9A-Za-z])")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,47 +74,49 @@ class Kept:
     owner: Owner | None  # None: disabled, or gone.
 
 
-class KeyDigest:
-    """What is kept of a key. Its own key is derived, so that SECRET_KEY itself digests nothing."""
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """What can be a key: whether it is one, the store knows."""
 
-    def __init__(self, secret_key: str) -> None:
+    key_id: str
+    digest: bytes = field(repr=False)
+
+    def fits(self, kept: Kept) -> bool:
+        return hmac.compare_digest(self.digest, kept.digest)
+
+
+class KeyForm:
+    """How keys of one environment are written, read, and digested.
+
+    The digest's key is derived, so that SECRET_KEY itself digests nothing.
+    """
+
+    def __init__(self, environment: str, secret_key: str) -> None:
+        self._environment = environment
         self._pepper = hmac.digest(secret_key.encode(), b"ollamesh api key 1", "sha256")
 
-    def of(self, text: str) -> bytes:
-        return hmac.digest(self._pepper, text.encode(), "sha256")
+    def prefix(self, key_id: str) -> str:
+        return f"omk_{self._environment}_{key_id}"
 
-    def fits(self, digest: bytes, text: str) -> bool:
-        return hmac.compare_digest(digest, self.of(text))
+    def written(self, key_id: str, secret: str) -> str:
+        """The whole key, from parts that were drawn at random."""
+        body = f"{self.prefix(key_id)}_{secret}"
+        return body + _checksum(body)
 
+    def read(self, text: str) -> Presented | None:
+        """None for what cannot be a key of this environment."""
+        if len(text) > KEY_LENGTH_MAX or _KEY.fullmatch(text) is None:
+            return None
+        body, checksum = text[:-CHECKSUM_LENGTH], text[-CHECKSUM_LENGTH:]
+        _, environment, key_id, _ = body.split("_")
+        if environment != self._environment or checksum != _checksum(body):
+            return None
+        return Presented(key_id, hmac.digest(self._pepper, text.encode(), "sha256"))
 
-def prefix_of(environment: str, key_id: str) -> str:
-    return f"omk_{environment}_{key_id}"
-
-
-def written(environment: str, key_id: str, secret: str) -> str:
-    """The whole key, from parts that were drawn at random."""
-    body = f"{prefix_of(environment, key_id)}_{secret}"
-    return body + _checksum(body)
-
-
-def read(text: str, *, environment: str) -> str | None:
-    """The id of what can be a key of this environment; None for anything else."""
-    if len(text) > KEY_LENGTH_MAX or _KEY.fullmatch(text) is None:
-        return None
-    body, checksum = text[:-CHECKSUM_LENGTH], text[-CHECKSUM_LENGTH:]
-    _, said, key_id, _ = body.split("_")
-    return key_id if said == environment and checksum == _checksum(body) else None
-
-
-def found_in(text: str, *, environment: str, count_max: int) -> dict[str, str]:
-    """The keys that a text holds whole, by their ids; the first `count_max` of them."""
-    found: dict[str, str] = {}
-    for match in _SPECIFIC.finditer(text):
-        if (key_id := read(match[0], environment=environment)) is not None:
-            found[key_id] = match[0]
-            if len(found) == count_max:
-                break
-    return found
+    def found_in(self, text: str, *, count_max: int) -> list[Presented]:
+        """The keys that a text holds whole; the first `count_max` of them."""
+        candidates = map(self.read, (match[0] for match in _WHOLE.finditer(text)))
+        return list(islice((found for found in candidates if found is not None), count_max))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

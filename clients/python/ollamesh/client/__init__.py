@@ -12,13 +12,21 @@ client are left out instead of half understood. What this client has no method f
 generated stubs with the same tokens, deadlines and errors: Client.stub, Client.call, Client.stream.
 """
 
-from ollamesh.client import batches, chats, executions, fleet, library, runs
+from ollamesh.client import batches, chats, executions, fleet, keys, library, runs
 from ollamesh.client.client import Client
-from ollamesh.client.credentials import AccessToken, ClientCredentials, Credentials, Password, StaticToken
+from ollamesh.client.credentials import (
+    AccessToken,
+    ApiKey,
+    ClientCredentials,
+    Credentials,
+    Password,
+    StaticToken,
+)
 from ollamesh.client.errors import CallError, Violation
 
 __all__ = [
     "AccessToken",
+    "ApiKey",
     "CallError",
     "Client",
     "ClientCredentials",
@@ -30,6 +38,7 @@ __all__ = [
     "chats",
     "executions",
     "fleet",
+    "keys",
     "library",
     "runs",
 ]

@@ -13,7 +13,7 @@ import grpc.aio
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 IDEMPOTENT = {
-    "ollamesh.auth.v1.AuthService": ("Login", "ExchangeToken", "GetCaller"),
+    "ollamesh.auth.v1.AuthService": ("Login", "ExchangeToken", "GetCaller", "ListApiKeys", "RevokeApiKey"),
     "ollamesh.agent.v1.AgentService": ("CreateThread", "StartRun", "GetThread", "GetRun", "ListTools"),
     "ollamesh.inference.v1.InferenceService": ("Embed", "ListModels", "GetModel", "GetFleet"),
     "ollamesh.sandbox.v1.SandboxService": ("GetCapabilities",),

@@ -16,11 +16,13 @@ from ollamesh.agent.v1.agent_service_pb2 import (
     WatchRunResponse,
 )
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
-from ollamesh.client import batches, chats, executions, library, runs
+from ollamesh.auth.v1.auth_service_pb2 import ListApiKeysRequest, RevokeApiKeyRequest
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+from ollamesh.client import batches, chats, executions, keys, library, runs
 from ollamesh.client.answers import Answers
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
-from ollamesh.client.credentials import AccessToken, Credentials
+from ollamesh.client.credentials import AccessToken, Credentials, Role
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.resuming import resumed
 from ollamesh.client.runs_wire import config_of, event_of, run_of
@@ -80,6 +82,7 @@ class Client:
         self._channel = open_channel(target)
         self._tokens = Tokens(credentials, self._channel)
         self._calls = Calls(self._tokens)
+        self._auth = AuthServiceStub(self._channel)
         self._agent = AgentServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
         self._sandbox = SandboxServiceStub(self._channel)
@@ -325,6 +328,46 @@ class Client:
             async for response in responses:
                 if (event := executions.event_of(response.event)) is not None:
                     yield event
+
+    # ---- API keys ----------------------------------------------------------------------------------
+
+    async def create_api_key(
+        self,
+        display_name: str,
+        *,
+        scopes: Sequence[str] = (),
+        lifetime_s: float | None = None,
+        project_id: str = "",
+        role: Role | None = None,
+        request_id: str = "",
+    ) -> tuple[keys.Key, str]:
+        """Make a key; return what is known of it, and the key itself, which is shown this once."""
+        request = keys.request_of(
+            display_name,
+            request_id=request_id or str(uuid.uuid4()),
+            scopes=scopes,
+            lifetime_s=lifetime_s,
+            project_id=project_id,
+            role=role,
+        )
+        response = await self.call(self._auth.CreateApiKey, request)
+        return keys.key_of(response.api_key), response.secret
+
+    async def list_api_keys(self) -> AsyncGenerator[keys.Key, None]:
+        """List the caller's keys or, for an admin, the organisation's; newest first."""
+        request = ListApiKeysRequest()
+        while True:
+            response = await self.call(self._auth.ListApiKeys, request)
+            for key in response.api_keys:
+                yield keys.key_of(key)
+            if not response.next_page_token:
+                return
+            request = ListApiKeysRequest(page_token=response.next_page_token)
+
+    async def revoke_api_key(self, api_key_id: str) -> keys.Key:
+        """Make a key useless, everywhere within a second."""
+        request = RevokeApiKeyRequest(api_key_id=api_key_id)
+        return keys.key_of((await self.call(self._auth.RevokeApiKey, request)).api_key)
 
     # ---- Everything else ---------------------------------------------------------------------------
 

@@ -33,7 +33,14 @@ class StaticToken:
     token: str = field(repr=False)
 
 
-Credentials = Password | ClientCredentials | StaticToken
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key, as `create_api_key` or `ollamesh keys create` gave it. It is sent as it is, and lasts until it ends."""
+
+    key: str = field(repr=False)
+
+
+Credentials = Password | ClientCredentials | StaticToken | ApiKey
 
 
 @dataclass(frozen=True, slots=True)

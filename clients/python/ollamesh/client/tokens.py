@@ -21,7 +21,14 @@ from ollamesh.auth.v1.auth_service_pb2 import Tokens as TokensMessage
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.auth.v1.identity_pb2 import Role
 from ollamesh.client import values
-from ollamesh.client.credentials import AccessToken, ClientCredentials, Credentials, Password, StaticToken
+from ollamesh.client.credentials import (
+    AccessToken,
+    ApiKey,
+    ClientCredentials,
+    Credentials,
+    Password,
+    StaticToken,
+)
 from ollamesh.client.errors import error_of
 
 LOGIN_DEADLINE_S = 10.0
@@ -62,6 +69,8 @@ class Tokens:
         """Return an access token. Raises CallError if none can be had."""
         if isinstance(self._credentials, StaticToken):
             return AccessToken(self._credentials.token, None)
+        if isinstance(self._credentials, ApiKey):
+            return AccessToken(self._credentials.key, None)
         held, now_s = self._held, self._now_s()
         if self._login is None and (held is None or held.age(now_s) >= RENEW_AT):
             self._login = asyncio.create_task(self._renew(self._credentials))

@@ -1,0 +1,78 @@
+"""The short token that services are shown in the place of an API key."""
+
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import jwt
+
+from services.auth.core.api_keys import ApiKey
+from services.auth.core.claims import Claims, Descent, access_claims, period
+from services.auth.core.identity import Identity
+from services.common.errors import AuthUnavailable, StoreFailure
+
+LIFETIME_S = 60
+USED_S = 30.0  # Then a new one is signed, so that half of its life is left for whoever goes on with it.
+
+
+class Signer(Protocol):
+    """Raises StoreFailure while it has no key."""
+
+    def sign(self, claims: Claims) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swapped:
+    """A token that stands for a key, ready to be sent, and what it says of itself."""
+
+    answer: bytes = field(repr=False)
+    used_until_s: float  # By the steady clock.
+    token_id: str
+    user_id: str
+    client_id: str
+    api_key_id: str | None
+    issued_at_s: int
+    key_id: str  # Of the key that signed it.
+    session_id: str | None = None
+    actor: str | None = None
+
+
+class Swaps:
+    """`passed` makes, of a token, the answer that lets a request pass."""
+
+    def __init__(
+        self,
+        signer: Signer,
+        *,
+        issuer: str,
+        passed: Callable[[str], bytes],
+        issue_from_s: Callable[[str, str, float], float] = lambda _user, _client, now_s: now_s,
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._signer, self._issuer, self._passed = signer, issuer, passed
+        self._issue_from_s, self._steady = issue_from_s, steady
+
+    def swapped(self, key: ApiKey, identity: Identity, now_s: float) -> Swapped:
+        """A token for that identity, which is what the key comes to. Raises AuthUnavailable."""
+        valid = period(
+            self._issue_from_s(identity.user_id, identity.client_id, now_s),
+            min(LIFETIME_S, key.expires_at_s - now_s),
+        )
+        token_id, descent = uuid.uuid4().hex, Descent(api_key_id=key.key_id)
+        claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id, descent=descent)
+        try:
+            token = self._signer.sign(claims)
+        except StoreFailure:
+            raise AuthUnavailable from None
+        return Swapped(
+            answer=self._passed(token),
+            used_until_s=self._steady() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
+            token_id=token_id,
+            user_id=identity.user_id,
+            client_id=identity.client_id,
+            api_key_id=key.key_id,
+            issued_at_s=valid.issued_at_s,
+            key_id=str(jwt.get_unverified_header(token)["kid"]),
+        )
