@@ -31,6 +31,10 @@ COMMANDS = {
     "models": ("clients.cli.models", "List and manage models."),
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
     "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),
+    "users": ("clients.cli.users", "Manage the users of your organisation."),
+    "orgs": ("clients.cli.tenants", "Manage organisations."),
+    "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
+    "accounts": ("clients.cli.tenants", "Manage service accounts."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

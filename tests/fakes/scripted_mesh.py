@@ -47,7 +47,12 @@ USERNAME, PASSWORD = "admin", "correct horse"
 CLIENT_ID, CLIENT_SECRET = "robot", "battery staple"
 PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
-    "AuthService": ("GetCaller",),
+    "AuthService": (
+        "GetCaller",
+        *("CreateUser", "ListUsers", "SetRole", "SetProject", "SetPassword", "DisableUser", "EnableUser"),
+        *("CreateOrganization", "ListOrganizations", "CreateProject", "ListProjects"),
+        *("CreateServiceAccount", "ListServiceAccounts", "DisableServiceAccount"),
+    ),
     "InferenceService": (
         "Embed",
         "ListModels",
