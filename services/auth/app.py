@@ -1,6 +1,7 @@
 """Composition root: the only module that knows every concrete class."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 
@@ -11,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
+from services.auth.attempts import Attempts
 from services.auth.config import Config
 from services.auth.core.client_secret import SecretDigest
 from services.auth.founding import founded, founders
@@ -24,6 +26,7 @@ from services.auth.servicer import AuthServicer
 from services.auth.subjects import Shared, administration, api_keys_of, quotas_of
 from services.auth.telemetry import AuthMetrics
 from services.common.audit import LoggedTrail
+from services.common.grpc.address import addressed, client_network
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -44,6 +47,7 @@ async def run(
         hasher = opened.enter_context(Argon2Hasher.started())
         locksmith, digest = Es256Locksmith(config.encryption_keys), SecretDigest(config.secret_key)
         keyring = Keyring(store, locksmith)
+        attempts = Attempts(clock=time.monotonic, where=client_network)
         grants = Grants(
             store=store,
             hasher=hasher,
@@ -51,12 +55,14 @@ async def run(
             keyring=keyring,
             issuer=config.issuer,
             metrics=AuthMetrics(registry),
+            attempts=attempts,
         )
         shared = Shared(
             config=config,
             database=database,
             registry=registry,
             hasher=hasher,
+            attempts=attempts,
             digest=digest,
             trail=LoggedTrail(),
         )
@@ -70,7 +76,7 @@ async def run(
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
-            [deadline(), authentication(verifier)],
+            [deadline(), addressed(), authentication(verifier)],
         )
         add_AuthServiceServicer_to_server(servicer, server.grpc)
         add_OAuthServiceServicer_to_server(

@@ -10,10 +10,12 @@ from services.auth.adapters.postgres_people import PostgresPeople
 from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
+from services.auth.attempts import Attempts
 from services.auth.config import Config
 from services.auth.core.api_keys import KeyDigest
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
+from services.auth.ending import ExpiringSessions
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
 from services.auth.ports import Hasher
@@ -21,7 +23,6 @@ from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.tenants import TenantMethods
-from services.auth.sessions import ExpiringSessions
 from services.auth.tenants import Tenants
 from services.common.audit import Trail
 from services.common.grpc.caller import Verifier
@@ -36,6 +37,7 @@ class Shared:
     database: Database
     registry: CollectorRegistry
     hasher: Hasher
+    attempts: Attempts
     digest: SecretDigest = field(repr=False)
     trail: Trail
 
@@ -44,7 +46,11 @@ def administration(shared: Shared) -> tuple[object, ...]:
     """Users, service accounts, organisations and projects."""
     passwords, sessions = Passwords(shared.hasher, common_passwords()), ExpiringSessions()
     people = People(
-        store=PostgresPeople(shared.database), passwords=passwords, sessions=sessions, trail=shared.trail
+        store=PostgresPeople(shared.database),
+        passwords=passwords,
+        attempts=shared.attempts,
+        sessions=sessions,
+        trail=shared.trail,
     )
     tenants = Tenants(
         store=PostgresTenants(shared.database),
