@@ -32,6 +32,10 @@ COMMANDS = {
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
     "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),
     "keys": ("clients.cli.keys", "Make, list and revoke API keys."),
+    "users": ("clients.cli.users", "Manage the users of your organisation."),
+    "orgs": ("clients.cli.tenants", "Manage organisations."),
+    "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
+    "accounts": ("clients.cli.tenants", "Manage service accounts."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",
