@@ -41,14 +41,15 @@ RETRIES_MAX = 2
 NOT_PROCESSED = "connect-failure,refused-stream"
 READ = f"{NOT_PROCESSED},unavailable"
 READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume|StreamBatch)"
+TLS = "tls"  # The listener.
 KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
 
 
-def public(edge: Edge) -> RouteConfiguration:
-    """The routes of the public listener, in the order in which they are tried."""
+def public(edge: Edge, listener: str) -> RouteConfiguration:
+    """The routes of a listener for strangers, in the order in which they are tried."""
     open_methods = [path for path, row in POLICY.items() if row.access is Access.PUBLIC and _is_ours(path)]
     return _configuration(
-        "public",
+        listener,
         [
             *(_open(path) for path in open_methods),
             *_inner(),
@@ -61,6 +62,7 @@ def public(edge: Edge) -> RouteConfiguration:
             _nothing(),
         ],
         cors={cors.FILTER: cors.policy(edge.cors_origins)},
+        hsts_s=edge.tls.hsts_s if edge.tls is not None and listener == TLS else 0,
     )
 
 
@@ -69,12 +71,22 @@ def keys() -> RouteConfiguration:
     return _configuration("keys", [_open(KEYS_PATH), _nothing()], cors={})
 
 
-def _configuration(name: str, routes: list[Route], *, cors: dict[str, Any]) -> RouteConfiguration:
+def _configuration(
+    name: str, routes: list[Route], *, cors: dict[str, Any], hsts_s: int = 0
+) -> RouteConfiguration:
     host = VirtualHost(name=name, domains=["*"], routes=routes, typed_per_filter_config=cors)
     return RouteConfiguration(
         name=name,
         virtual_hosts=[host],
+        response_headers_to_add=[_strict_transport(hsts_s)] if hsts_s else [],
         response_headers_to_remove=["grpc-accept-encoding", "x-envoy-upstream-service-time"],
+    )
+
+
+def _strict_transport(hsts_s: int) -> HeaderValueOption:
+    return HeaderValueOption(
+        header=HeaderValue(key="strict-transport-security", value=f"max-age={hsts_s}"),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 

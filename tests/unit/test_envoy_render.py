@@ -21,6 +21,15 @@ Json = dict[str, Any]
 SERVICES = ("auth", "agent", "inference", "sandbox")
 
 
+# Where others than this machine reach it. Envoy looks at the files when it starts, not when it reads of them.
+TLS = {
+    "OLLAMESH_BIND": "10.0.0.5",
+    "OLLAMESH_EDGE_CERT_FILE": "/tls/edge.pem",
+    "OLLAMESH_EDGE_KEY_FILE": "/tls/edge.key",
+    "OLLAMESH_EDGE_FOLDER": "/edge",
+}
+
+
 def printed(**variables: str) -> str:
     env = {"PATH": os.environ["PATH"], **variables}
     done = subprocess.run(
@@ -31,7 +40,7 @@ def printed(**variables: str) -> str:
 
 @pytest.fixture(scope="module")
 def text() -> str:
-    return printed(OLLAMESH_BIND="10.0.0.5")
+    return printed(**TLS)
 
 
 @pytest.fixture(scope="module")
@@ -197,29 +206,42 @@ def test_the_admin_port_is_on_loopback_wherever_the_edge_listens(config: Json) -
     assert [path for paths in config["admin"]["allow_paths"] for path in paths.values()] == [
         "/ready", "/stats", "/stats?", "/stats/prometheus",
     ]  # fmt: skip
-    assert config["static_resources"]["listeners"][0]["address"]["socket_address"]["address"] == "10.0.0.5"
+    assert [listener["address"]["socket_address"]["address"] for listener in strangers(config)] == [
+        "127.0.0.1", "10.0.0.5",
+    ]  # fmt: skip
+
+
+def strangers(config: Json) -> list[Json]:
+    """The listeners that are for others than Envoy itself."""
+    found: list[Json] = config["static_resources"]["listeners"][:-1]
+    return found
 
 
 def test_no_listener_shares_its_address_with_another_process(config: Json) -> None:
-    assert [one["enable_reuse_port"] for one in config["static_resources"]["listeners"]] == [False, False]
+    assert [one["enable_reuse_port"] for one in config["static_resources"]["listeners"]] == [
+        False, False, False,
+    ]  # fmt: skip
 
 
 def test_the_keys_socket_is_nobody_elses(config: Json) -> None:
-    path = config["static_resources"]["listeners"][1]["address"]["pipe"]["path"]
-    assert path == "@ollamesh-jwks-10.0.0.5-8080"
+    path = config["static_resources"]["listeners"][-1]["address"]["pipe"]["path"]
+    assert path == "@ollamesh-jwks-127.0.0.1-8080"
     (jwks,) = [found for found in config["static_resources"]["clusters"] if found["name"] == "jwks"]
     assert path in json.dumps(jwks)
 
 
 def test_the_same_settings_print_the_same_bytes(text: str) -> None:
-    assert printed(OLLAMESH_BIND="10.0.0.5") == text
+    assert printed(**TLS) == text
 
 
 @pytest.mark.parametrize(
     "variables",
     [
         {},
-        {"OLLAMESH_BIND": "::", "OLLAMESH_CORS_ORIGINS": "https://app.example,http://[::1]:*"},
+        {
+            **{"OLLAMESH_BIND": "::", "OLLAMESH_INSECURE_EDGE": "true"},
+            "OLLAMESH_CORS_ORIGINS": "https://app.example,http://[::1]:*",
+        },
         {"OLLAMESH_INFERENCE_REPLICAS": "inference-0.inference:50053,inference-1.inference:50053"},
     ],
     ids=["defaults", "everywhere", "names"],
