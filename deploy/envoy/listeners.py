@@ -28,7 +28,18 @@ from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutatio
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import api_keys, clusters, connection, cors, routes, tls, tokens, transcoding
+from deploy.envoy import (
+    api_keys,
+    clusters,
+    compression,
+    connection,
+    cors,
+    routes,
+    statistics,
+    tls,
+    tokens,
+    transcoding,
+)
 from deploy.envoy.config import Edge
 
 LUA = Path(__file__).with_name("edge.lua")
@@ -107,6 +118,7 @@ def _filters(edge: Edge) -> list[HttpFilter]:
     """In the order in which a request meets them. Tokens come after the transcoder: see tokens.py."""
     script = Lua(default_source_code=DataSource(inline_string=LUA.read_text()))
     return [
+        *(_filter(name, compression.compressor(library)) for name, library in compression.FILTERS.items()),
         _filter("envoy.filters.http.grpc_web", GrpcWeb()),
         _filter(cors.FILTER, Cors()),
         _filter("envoy.filters.http.lua", script),
@@ -114,6 +126,7 @@ def _filters(edge: Edge) -> list[HttpFilter]:
         _filter("envoy.filters.http.grpc_json_transcoder.models", transcoding.models()),
         _filter(api_keys.FILTER, api_keys.exchange()),
         _filter(tokens.FILTER, tokens.authentication(edge)),
+        _filter(statistics.FILTER, statistics.methods()),
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
 

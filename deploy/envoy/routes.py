@@ -29,7 +29,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import api_keys, cors, tokens
+from deploy.envoy import api_keys, compression, cors, tokens
 from deploy.envoy.clusters import KEYS
 from deploy.envoy.config import SERVICES, Edge
 from services.common.policy import POLICY, Access
@@ -48,13 +48,16 @@ KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
 def public(edge: Edge, listener: str) -> RouteConfiguration:
     """The routes of a listener for strangers, in the order in which they are tried."""
     open_methods = [path for path, row in POLICY.items() if row.access is Access.PUBLIC and _is_ours(path)]
+    forwarded = [
+        *(_open(path) for path in open_methods),
+        *_inner(),
+        *(route for name in SERVICES for route in _service(name)),
+        *_compatible(),
+    ]
     return _configuration(
         listener,
         [
-            *(_open(path) for path in open_methods),
-            *_inner(),
-            *(route for name in SERVICES for route in _service(name)),
-            *_compatible(),
+            *compression.with_compressed(forwarded),
             _answer(
                 "/", status=200, body="Ollama is running", methods="GET|HEAD"
             ),  # What its clients look for.

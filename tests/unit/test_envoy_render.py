@@ -30,10 +30,14 @@ TLS = {
 }
 
 
-def printed(**variables: str) -> str:
+def printed(*arguments: str, **variables: str) -> str:
     env = {"PATH": os.environ["PATH"], **variables}
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.envoy"], env=env, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "deploy.envoy", *arguments],
+        env=env,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return done.stdout
 
@@ -135,7 +139,7 @@ def test_the_root_says_what_the_clients_of_ollama_look_for(routes: list[Json]) -
 def test_what_is_forwarded_without_a_token_is_exactly_what_the_policy_calls_public(
     routes: list[Json],
 ) -> None:
-    free = {route["match"]["path"] for route in routes if "route" in route and requirement(route) is None}
+    free = {route["match"].get("path") for route in routes if "route" in route and requirement(route) is None}
     assert free == {path for path in OURS if POLICY[path].access is Access.PUBLIC}
 
 
@@ -171,9 +175,22 @@ def test_nothing_that_may_be_missing_is_allowed(text: str) -> None:
 
 def test_filters_in_their_order(public: Json) -> None:
     assert [one["name"].removeprefix("envoy.filters.http.") for one in public["http_filters"]] == [
-        "grpc_web", "cors", "lua", "grpc_json_transcoder", "grpc_json_transcoder.models",
-        "ext_authz", "jwt_authn", "router",
+        "compressor.zstd", "compressor.gzip", "grpc_web", "cors", "lua",
+        "grpc_json_transcoder", "grpc_json_transcoder.models", "ext_authz", "jwt_authn",
+        "grpc_stats", "router",
     ]  # fmt: skip
+
+
+def test_what_is_compressed_is_a_short_list_without_streams_and_secrets(routes: list[Json]) -> None:
+    compressed = {
+        route["match"]["path"].rpartition(".")[2]
+        for route in routes
+        if any("compressor" in name for name in route["typed_per_filter_config"])
+    }
+    assert compressed == {
+        "OAuthService/GetServerMetadata", "OAuthService/GetJwks", "OllamaService/GetVersion", "OllamaService/ListRunning",
+        "OllamaService/ListTags", "OllamaService/Show", "OpenAIService/GetModel", "OpenAIService/ListModels",
+    }  # fmt: skip
 
 
 def test_streams_are_bounded_by_their_deadline_not_by_a_default(routes: list[Json]) -> None:
@@ -239,15 +256,23 @@ def test_the_same_settings_print_the_same_bytes(text: str) -> None:
     [
         {},
         {
-            **{"OLLAMESH_BIND": "::", "OLLAMESH_INSECURE_EDGE": "true"},
+            "OLLAMESH_BIND": "::",
+            "OLLAMESH_INSECURE_EDGE": "true",
             "OLLAMESH_CORS_ORIGINS": "https://app.example,http://[::1]:*",
         },
         {"OLLAMESH_INFERENCE_REPLICAS": "inference-0.inference:50053,inference-1.inference:50053"},
+        TLS
+        | {
+            "OLLAMESH_EDGE_CLIENT_CA": "/tls/clients.pem",
+            "OLLAMESH_EDGE_DISCOVERY": "files",
+            "OLLAMESH_OTLP_TARGET": "collector:4317",
+        },
     ],
-    ids=["defaults", "everywhere", "names"],
+    ids=["defaults", "everywhere", "names", "everything"],
 )
 def test_envoy_accepts_it(variables: Mapping[str, str], tmp_path: Path) -> None:
-    (tmp_path / "envoy.json").write_text(printed(**variables))
+    folder = {"OLLAMESH_EDGE_FOLDER": str(tmp_path / "edge")}
+    (tmp_path / "envoy.json").write_text(printed("--write", **{**variables, **folder}))
     argv = [str(envoy()), "--mode", "validate", "--disable-hot-restart", "-c", str(tmp_path / "envoy.json")]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
