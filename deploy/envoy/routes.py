@@ -42,7 +42,10 @@ NOT_PROCESSED = "connect-failure,refused-stream"
 READ = f"{NOT_PROCESSED},unavailable"
 READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume|StreamBatch)"
 TLS = "tls"  # The listener.
+HEALTH_PATH, HEALTH_DEADLINE_S = "/ollamesh.inference.v1.HealthService/GetHealth", 2
 KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
+
+NOT_STORED = HeaderValueOption(header=HeaderValue(key="cache-control", value="no-store"))
 
 
 def public(edge: Edge, listener: str) -> RouteConfiguration:
@@ -61,7 +64,6 @@ def public(edge: Edge, listener: str) -> RouteConfiguration:
             _answer(
                 "/", status=200, body="Ollama is running", methods="GET|HEAD"
             ),  # What its clients look for.
-            _answer("/healthz", status=200, body="ok\n"),
             _nothing(),
         ],
         cors={cors.FILTER: cors.policy(edge.cors_origins)},
@@ -99,13 +101,15 @@ def _is_ours(path: str) -> bool:
 
 def _open(path: str) -> Route:
     """A method that needs no token."""
-    cluster = KEYS if path == KEYS_PATH else "auth"
+    cluster = KEYS if path == KEYS_PATH else path.split(".")[1]
     read = path.rpartition("/")[2].startswith("Get")
+    deadline_s = HEALTH_DEADLINE_S if path == HEALTH_PATH else DEADLINE_S
     return Route(
         name=path,
         match=RouteMatch(path=path),
-        route=_action(cluster, DEADLINE_S, retry_on=READ if read else NOT_PROCESSED),
-        request_headers_to_add=[_deadline(DEADLINE_S)],
+        route=_action(cluster, deadline_s, retry_on=READ if read else NOT_PROCESSED),
+        request_headers_to_add=[_deadline(deadline_s)],
+        response_headers_to_add=[NOT_STORED] if path == HEALTH_PATH else [],
         typed_per_filter_config=_nobody(),
     )
 

@@ -3,11 +3,26 @@
 from collections import defaultdict
 
 from envoy_data_plane.envoy.config.core.v3 import GrpcMethodList, GrpcMethodListService
+from envoy_data_plane.envoy.config.metrics.v3 import StatsConfig, TagSpecifier
 from envoy_data_plane.envoy.extensions.filters.http.grpc_stats.v3 import FilterConfig
 
 from services.common.policy import POLICY
 
 FILTER = "envoy.filters.http.grpc_stats"
+
+# What is taken out of a counter's name, and what of that is the label's value. Envoy's own labels expect names without
+# dots, and make `envoy_grpc_bridge_method="inference"` of ours.
+SERVICE = r"^cluster\.[^.]+\.grpc\.(((?:\w+\.)*\w+Service)\.)"
+METHOD = r"^cluster\.[^.]+\.grpc\.(?:\w+\.)*\w+Service\.((\w+)\.)"
+
+
+def labels() -> StatsConfig:
+    return StatsConfig(
+        stats_tags=[
+            TagSpecifier(tag_name="grpc_service", regex=SERVICE),
+            TagSpecifier(tag_name="grpc_method", regex=METHOD),
+        ]
+    )
 
 
 def methods() -> FilterConfig:
@@ -23,5 +38,4 @@ def methods() -> FilterConfig:
                 for service, names in sorted(by_service.items())
             ]
         ),
-        replace_dots_in_grpc_service_name=True,  # Else Prometheus could not tell service from method.
     )

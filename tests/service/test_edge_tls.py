@@ -15,6 +15,7 @@ from ollamesh.client import Client, Password
 
 from deploy.local import certificate
 from deploy.local.certificate import CertificateFiles
+from deploy.local.ports import free_ports
 from tests.service import auth_app, edge_app
 from tests.service.auth_app import TIMEOUT_S
 from tests.service.edge_app import Stack, stat
@@ -33,7 +34,7 @@ class Secured:
 
 def settings(files: CertificateFiles, **more: str) -> dict[str, str]:
     """An edge with nobody behind it: what is asked here, it answers by itself."""
-    (nobody,) = edge_app.free_ports(1)
+    (nobody,) = free_ports(1)
     return edge_app.settings(
         nobody,
         {},

@@ -110,7 +110,7 @@ def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
     watches, reads = method.startswith(("Watch", "Resume", "StreamBatch")), method.startswith(("Get", "List"))
     assert summary(route_of(path, routes)) == (
         cluster,
-        "3600S" if watches or rest else "300S",
+        "2S" if method == "GetHealth" else "3600S" if watches or rest else "300S",
         f"{SAFE},unavailable" if watches or reads else SAFE,
         None if POLICY[path].access is Access.PUBLIC else service,
     )
@@ -198,7 +198,7 @@ def test_streams_are_bounded_by_their_deadline_not_by_a_default(routes: list[Jso
         if "route" in route:
             assert route["route"]["timeout"] == "0s"
             assert route["route"]["max_stream_duration"]["grpc_timeout_header_max"] == "3600s"
-            assert route["route"]["idle_timeout"] in {"300s", "3600s"}
+            assert route["route"]["idle_timeout"] in {"2s", "300s", "3600s"}
             assert route["request_headers_to_add"][0]["append_action"] == "ADD_IF_ABSENT"
 
 
