@@ -80,8 +80,15 @@ class LazyGroup(click.Group):
     show_envvar=True,
     help="The mesh to talk to, such as https://mesh.example; the local stack if not given.",
 )
+@click.option(
+    "--ca",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="OLLAMESH_EDGE_CA",
+    show_envvar=True,
+    help="The certificates of those who sign the mesh's own, if this system does not know them.",
+)
 @click.pass_context
-def ollamesh(ctx: click.Context, home: Path, edge: str | None) -> None:
+def ollamesh(ctx: click.Context, home: Path, edge: str | None, ca: Path | None) -> None:
     """Ollamesh: identities, a fair queue, agents and a sandbox for a fleet of Ollama servers.
 
     You are who OLLAMESH_TOKEN (a token or an API key) says, or who logged in last, or the local stack's admin.
@@ -90,7 +97,7 @@ def ollamesh(ctx: click.Context, home: Path, edge: str | None) -> None:
     """
     # Not an option: every user of the machine can read the arguments of a program.
     token = os.environ.get("OLLAMESH_TOKEN") or None
-    ctx.obj = Settings(home=home.absolute(), edge_given=edge or None, token_given=token)
+    ctx.obj = Settings(home=home.absolute(), edge_given=edge or None, token_given=token, ca_given=ca)
 
 
 def main() -> None:

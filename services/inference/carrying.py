@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from ollamesh.inference.v1 import fleet_pb2 as pb
+from ollamesh.inference.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
@@ -28,6 +29,7 @@ from services.inference.adapters.seals import Seals
 from services.inference.batches.app import batch_desk
 from services.inference.batches.servicer import BatchDesk
 from services.inference.cache_parts import Caches, caches, shared_redis
+from services.inference.checkup import Checkup
 from services.inference.config import Config
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Chat, Generate
@@ -39,6 +41,7 @@ from services.inference.desk import Desk
 from services.inference.embeddings import Embeddings
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
+from services.inference.health_servicer import HealthServicer
 from services.inference.keeper import Keeper
 from services.inference.library import Library
 from services.inference.micro_batches import MicroBatches
@@ -150,6 +153,8 @@ async def carrying(
     ]
     if found is not None:
         background.append(("cache", found.keeper.run))
+    checkup = Checkup(has_instance=fleet.ledger.any_ready, database=outside.database, redis=outside.redis)
+    background += checkup.background()
     desk = None
     if outside.database is not None:
         desk = batch_desk(
@@ -158,6 +163,7 @@ async def carrying(
         background.append(("batches", partial(desk.worker.run, stop)))
     try:
         server = _server(config, registry, outside, gateway, fleet_watch, desk)
+        add_HealthServiceServicer_to_server(HealthServicer(checkup), server.grpc)
         yield Carried(server=server, background=background)
     finally:
         await streams.close()
