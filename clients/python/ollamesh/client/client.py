@@ -4,6 +4,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
@@ -17,7 +18,7 @@ from ollamesh.agent.v1.agent_service_pb2 import (
     WatchRunResponse,
 )
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
-from ollamesh.auth.v1.auth_service_pb2 import ListApiKeysRequest, RevokeApiKeyRequest
+from ollamesh.auth.v1.auth_service_pb2 import RevokeApiKeyRequest
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.client import batches, chats, executions, keys, library, runs
 from ollamesh.client.answers import Answers
@@ -360,14 +361,8 @@ class Client:
 
     async def list_api_keys(self) -> AsyncGenerator[keys.Key, None]:
         """List the caller's keys or, for an admin, the organisation's; newest first."""
-        request = ListApiKeysRequest()
-        while True:
-            response = await self.call(self._auth.ListApiKeys, request)
-            for key in response.api_keys:
-                yield keys.key_of(key)
-            if not response.next_page_token:
-                return
-            request = ListApiKeysRequest(page_token=response.next_page_token)
+        async for key in keys.listed(partial(self.call, self._auth.ListApiKeys)):
+            yield key
 
     async def revoke_api_key(self, api_key_id: str) -> keys.Key:
         """Make a key useless, everywhere within a second."""

@@ -5,7 +5,7 @@
 `text` is what the program sends, as `ApiKey(text)` or as the `api_key` of OpenAI's client. It is shown this once.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -72,3 +72,17 @@ def key_of(message: identity_pb2.ApiKey) -> Key:
         last_used_time=time(message.last_used_time),
         revoke_time=time(message.revoke_time),
     )
+
+
+async def listed(
+    call: Callable[[pb.ListApiKeysRequest], Awaitable[pb.ListApiKeysResponse]],
+) -> AsyncGenerator[Key, None]:
+    """Every page of them, one after the other."""
+    request = pb.ListApiKeysRequest()
+    while True:
+        response = await call(request)
+        for key in response.api_keys:
+            yield key_of(key)
+        if not response.next_page_token:
+            return
+        request = pb.ListApiKeysRequest(page_token=response.next_page_token)
