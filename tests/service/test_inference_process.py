@@ -37,6 +37,7 @@ async def started(url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, S
     async with identity.served() as auth_target:
         settings = {
             "OLLAMA_HOSTS": url,
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": str(port),
             "OLLAMESH_INFERENCE_METRICS_PORT": "0",
