@@ -111,6 +111,18 @@ def test_an_authority_is_replaced_in_steps(local: Stack) -> None:
     assert len(list((local.home / "tls" / "authorities").iterdir())) == 1
 
 
+def test_an_authority_whose_file_is_removed_is_trusted_no_more(local: Stack) -> None:
+    local.identities.renew()
+    (stolen,) = (local.home / "tls" / "authorities").iterdir()
+    (_, (old,)) = local.held("auth")
+    local.now_s += 1
+    local.identities.begin_rotation()
+    stolen.unlink()
+    assert local.identities.renew() == list(SERVICES)
+    leaf, (new,) = local.held("auth")
+    assert leaf.issuer == new.subject != old.subject
+
+
 def test_whoever_is_late_still_believes_the_others(local: Stack, tmp_path: Path) -> None:
     """One that reads its files `announced_s` late, or holds on to an old certificate, is never shut out."""
     local.identities.renew()
