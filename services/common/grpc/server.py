@@ -21,6 +21,7 @@ from services.common.inside import Inside
 
 READINESS, LIVENESS = "", "liveness"
 READINESS_CHECK_EVERY_S = 1.0
+CALL_S_MAX = 3600  # No call inside is given longer; what an old connection still has is cut after it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ class Server:
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
                 ("grpc.max_connection_age_ms", int(config.connection_age_s * 1000)),
+                ("grpc.max_connection_age_grace_ms", CALL_S_MAX * 1000),
             ],
         )
         self._health = health.HealthServicer()
