@@ -6,7 +6,7 @@ still asks whose work it does.
 
 EDGE, OPERATOR = "edge", "operator"
 PEERS: dict[str, frozenset[str]] = {
-    "auth": frozenset({EDGE, "agent", "inference", "sandbox"}),
+    "auth": frozenset({EDGE, "auth", "agent", "inference", "sandbox"}),
     "agent": frozenset({EDGE}),
     "inference": frozenset({EDGE, "agent"}),
     "sandbox": frozenset({EDGE, "agent"}),

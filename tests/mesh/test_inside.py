@@ -51,7 +51,7 @@ def test_only_who_is_on_the_list_gets_in(mesh: Settings, service: str, tmp_path:
     ours = read(operator).authorities
     assert asked(target, name, channel_credentials(read(operator))) is grpc.StatusCode.OK
     assert asked(target, "edge.default.ollamesh", channel_credentials(read(operator))) is UNAVAILABLE
-    if service != "auth":  # Nobody's own certificate is a ticket to itself.
+    if service != "auth":  # Its own certificate is no ticket to another service.
         own = channel_credentials(read(files_of(mesh.home, service)))
         assert asked(target, name, own) is grpc.StatusCode.PERMISSION_DENIED
     forged = Authority().issue("edge", tmp_path / "forged")

@@ -89,7 +89,11 @@ async def test_it_serves_cancels_fails_and_drains() -> None:
 
 
 def test_it_says_what_is_wrong_with_its_environment_and_starts_nothing() -> None:
-    settings = {"OLLAMA_HOSTS": "ftp://secret", "OLLAMESH_INSTANCE_SLOTS": "many"}
+    settings = {
+        "OLLAMA_HOSTS": "ftp://secret",
+        "OLLAMESH_INSTANCE_SLOTS": "many",
+        "OLLAMESH_INSECURE_INSIDE": "true",
+    }
     done = subprocess.run(
         COMMAND, cwd=REPOSITORY, env={**os.environ, **settings}, capture_output=True, check=False, timeout=60
     )

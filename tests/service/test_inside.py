@@ -44,7 +44,7 @@ class Servicer(InferenceServiceServicer):
     def __init__(self) -> None:
         self.peers: list[str | None] = []
         self.certificate = b""  # Of the last caller.
-        self.stop = asyncio.Event()
+        self.stop, self.sent_count = asyncio.Event(), 0
 
     async def GetFleet(self, request: GetFleetRequest, context: Context) -> GetFleetResponse:
         self.peers.append(peer_service(context))
@@ -53,6 +53,7 @@ class Servicer(InferenceServiceServicer):
 
     async def Chat(self, request: ChatRequest, context: Context) -> AsyncIterator[ChatResponse]:
         while not self.stop.is_set():
+            self.sent_count += 1
             yield ChatResponse()
             await asyncio.sleep(0.01)
 
@@ -173,7 +174,7 @@ async def test_a_server_that_is_not_who_it_should_be_gets_no_call(
 @pytest.mark.parametrize("service", SERVICES)
 async def test_the_list_of_callers_is_kept(service: str, authority: Authority, tmp_path: Path) -> None:
     allowed = {
-        "auth": {"agent", "inference", "sandbox", "edge"},
+        "auth": {"auth", "agent", "inference", "sandbox", "edge"},
         "agent": {"edge"},
         "inference": {"agent", "edge"},
         "sandbox": {"agent", "edge"},
@@ -320,11 +321,13 @@ async def test_a_slow_reader_gets_all_of_a_stream_whose_channel_was_left(
             await anext(first)
             authority.issue("agent", tmp_path / "agent")
             await _until_known_by(asked, servicer, tmp_path / "agent")
+            while servicer.sent_count < 20:
+                await ask(asked)
             servicer.stop.set()
             for _ in range(50):  # The stream ends meanwhile, unread.
                 await ask(asked)
             rest = [message async for message in stream]
-            assert rest
+            assert len(rest) == servicer.sent_count - 1
             assert await stream.code() is grpc.StatusCode.OK
 
 
