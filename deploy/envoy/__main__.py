@@ -6,7 +6,7 @@ With `--write`, the files that it refers to are written as well, into OLLAMESH_E
 import os
 import sys
 
-from deploy.envoy import endpoints, tls
+from deploy.envoy import endpoints, inside, tls
 from deploy.envoy.config import Edge
 from deploy.envoy.render import render
 from services.common.config import ConfigError, Environment
@@ -35,6 +35,8 @@ def write_files(edge: Edge) -> None:
     endpoints.write_all(edge, edge.folder)
     if edge.tls is not None:
         tls.write_secrets(edge.tls, edge.folder)
+    if edge.inside.files is not None:
+        inside.write_secrets(edge.inside.files, edge.folder)
 
 
 if __name__ == "__main__":

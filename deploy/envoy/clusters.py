@@ -38,6 +38,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from deploy.envoy import config, files
 from deploy.envoy.config import Edge
+from deploy.envoy.inside import upstream_tls
 from deploy.envoy.tracing import COLLECTOR
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
@@ -80,6 +81,7 @@ def service(edge: Edge, name: str, of: str, *, health: str = "") -> Cluster:
         ignore_health_on_host_removal=True,
         outlier_detection=_outlier_detection(),
         circuit_breakers=_circuit_breakers(),
+        transport_socket=upstream_tls(edge, of),
     )
     if edge.watches_endpoints and edge.folder is not None:
         cluster.type = ClusterDiscoveryType.EDS

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Self
 
 from services.common.config import Environment
+from services.common.inside import Inside, is_loopback
 from services.common.process_ports import process_ports
 
 SERVICES = ("auth", "agent", "inference", "sandbox")
@@ -49,6 +49,7 @@ class Edge:
     issuer: str
     upstreams: Mapping[str, tuple[Endpoint, ...]]  # Replicas, by service.
     cors_origins: tuple[str, ...]  # `*` in the place of a port stands for any.
+    inside: Inside  # Who the edge is to the services.
     folder: Path | None = None  # Of the files that Envoy watches: files.py. Without it there are none.
     watches_endpoints: bool = False  # Replicas come from such files; else from the settings, by DNS.
     otlp: Endpoint | None = None  # Who collects traces.
@@ -60,6 +61,10 @@ class Edge:
         bind = env.text("OLLAMESH_BIND", "127.0.0.1").strip("[]")
         folder = env.optional("OLLAMESH_EDGE_FOLDER")
         tls = _tls(env, bind, has_folder=folder is not None)
+        upstreams = {
+            name: _replicas(env, name, Endpoint(LOOPBACK.get(bind, bind), FIRST_PORT + n))
+            for n, name in enumerate(SERVICES)
+        }
         return cls(
             listen=Endpoint(
                 _plain_host(env, bind, has_tls=tls is not None),
@@ -68,13 +73,11 @@ class Edge:
             tls=tls,
             admin_port=env.integer("OLLAMESH_ADMIN_PORT", 9901, high=65_535),
             issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
-            upstreams={
-                name: _replicas(env, name, Endpoint(LOOPBACK.get(bind, bind), FIRST_PORT + n))
-                for n, name in enumerate(SERVICES)
-            },
+            upstreams=upstreams,
             cors_origins=tuple(
                 env.text("OLLAMESH_CORS_ORIGINS", "http://localhost:*,http://127.0.0.1:*").split(",")
             ),
+            inside=_inside(env, upstreams, has_folder=folder is not None),
             folder=Path(folder).absolute() if folder is not None else None,
             watches_endpoints=_watches_endpoints(env, has_folder=folder is not None),
             otlp=_otlp(env),
@@ -98,7 +101,7 @@ def parse_endpoint(text: str) -> Endpoint | None:
 
 def _plain_host(env: Environment, bind: str, *, has_tls: bool) -> str:
     """Where plain text is spoken. Others than this machine get it only from who said that it is insecure."""
-    if _is_loopback(bind) or env.flag("OLLAMESH_INSECURE_EDGE", default=False):
+    if is_loopback(bind) or env.flag("OLLAMESH_INSECURE_EDGE", default=False):
         return bind
     if not has_tls:
         env.reject(
@@ -107,13 +110,6 @@ def _plain_host(env: Environment, bind: str, *, has_tls: bool) -> str:
             "give OLLAMESH_EDGE_CERT_FILE and OLLAMESH_EDGE_KEY_FILE, or say OLLAMESH_INSECURE_EDGE=true",
         )
     return "::1" if ":" in bind else "127.0.0.1"
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _tls(env: Environment, bind: str, *, has_folder: bool) -> Tls | None:
@@ -155,6 +151,16 @@ def _otlp(env: Environment) -> Endpoint | None:
     if (found := parse_endpoint(given)) is None:
         env.reject("OLLAMESH_OTLP_TARGET", "is not host:port")
     return found
+
+
+def _inside(env: Environment, upstreams: Mapping[str, tuple[Endpoint, ...]], *, has_folder: bool) -> Inside:
+    hosts = {replica.host for replicas in upstreams.values() for replica in replicas}
+    inside = Inside.read(env, "edge", plain_hosts=hosts, look=False)  # Where Envoy runs, perhaps not here.
+    if inside.files is not None and not has_folder:
+        env.reject(
+            "OLLAMESH_EDGE_FOLDER", "is not set: Envoy watches files there to learn of new certificates"
+        )
+    return inside
 
 
 def _replicas(env: Environment, service: str, default: Endpoint) -> tuple[Endpoint, ...]:

@@ -12,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -42,6 +42,9 @@ class Prepared:
     edge: str = ""
     edge_tls: str = ""
     model_source: str = ""
+    keep: Callable[[], Coroutine[None, None, None]] | None = (
+        None  # Runs beside the parts until they are stopped.
+    )
 
 
 def serve(home: Path, prepare: Callable[[], Prepared], sender: Sender) -> None:
@@ -87,7 +90,12 @@ async def _run(home: Path, prepared: Prepared, sender: Sender) -> None:
     sender.on_lost = stop  # Whoever wanted the stack has gone before it was ready.
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
-    if (failure := await supervisor.run()) is not None:
+    async with asyncio.TaskGroup() as tasks:
+        kept = tasks.create_task(prepared.keep()) if prepared.keep is not None else None
+        failure = await supervisor.run()
+        if kept is not None:
+            kept.cancel()
+    if failure is not None:
         raise PartFailedError(failure.name, failure.reason, home / "logs" / f"{failure.name}.log")
 
 

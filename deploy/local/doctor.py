@@ -9,12 +9,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 
 import psutil
 from msgspec import Struct
 
-from deploy.local import board, ports, servers, stack
+from deploy.local import board, identities, ports, servers, stack
 from deploy.local.diagnosis import diagnose
 from deploy.local.errors import StackError
 from deploy.local.model_source import find_models
@@ -28,6 +29,7 @@ PYTHON_MIN = (3, 11)
 # The services and stores need 0.9 GB, the embedded models 0.5.
 MEMORY_MIN_BYTES = 1_500_000_000
 PROGRAM_WITHIN_S = 20.0
+HOUR_S = 3600
 # Root in a user namespace made by root is the host's root, so the sandbox becomes another uid first.
 JAIL_UID = 65001
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
@@ -56,6 +58,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield from _programs()
     yield _namespaces()
     yield _secrets(settings)
+    yield _certificates(settings)
     yield _stale(settings)
     if board.of_running(settings.home) is None:
         yield from _ports(settings)
@@ -151,6 +154,20 @@ def _secrets(settings: Settings) -> Check:
         mend = f"chmod -R u=rwX,go= {shlex.quote(str(secrets.folder))}"
         return _ill("secrets", f"other users of this machine can reach {names}", mend)
     return _well("secrets", "only their owner can read them")
+
+
+def _certificates(settings: Settings) -> Check:
+    """What the parts prove with who they are. The next start makes what is missing, so nothing is no fault."""
+    if settings.insecure_inside:
+        return _well("identity", "OLLAMESH_INSECURE_INSIDE: the parts talk in plain text")
+    if not (found := identities.expiries(settings.home)):
+        return _well("identity", "no certificates yet")
+    first = min(found, key=lambda service: found[service])
+    if (left_s := found[first] - time.time()) > 0:
+        return _well("identity", f"certificates are good for {left_s / HOUR_S:.1f} h, and renewed before")
+    return _ill(
+        "identity", f"the certificate of {first} expired {-left_s / HOUR_S:.1f} h ago", "make down up"
+    )
 
 
 def _stale(settings: Settings) -> Check:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from deploy.local import postgres, redis, servers
+from deploy.local import identities, postgres, redis, servers
 from deploy.local.core.graph import Node
 from deploy.local.environments import FOR_SERVERS, for_programs
 from deploy.local.model_source import RUNTIME_MODULE, SourceKind
@@ -14,7 +14,9 @@ from deploy.local.plan import Plan
 from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
 from deploy.local.settings import ROOT, port_variable, process_variables
 from deploy.migrations.config import SERVICES as MIGRATED
+from services.common.inside import Inside
 from services.common.launch import Guard
+from services.common.peers import OPERATOR
 
 # Whom a service calls; and which secrets it is given, by the names it reads them under.
 CALLS = {
@@ -130,7 +132,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
-        "OLLAMESH_INSECURE_INSIDE": "true",  # Plain text, on loopback.
+        **identities.variables(plan.settings, name),
         **_ports(plan, name, f"{name}_metrics"),
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.target(called) for called in CALLS[name]},
     }
@@ -149,11 +151,24 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         ),
         prepare=prepare,
         run=_python(plan, f"services.{name}", settings=settings, secrets=SECRETS[name]),
-        probe=GrpcProbe(plan.ports[name], plan.host),
+        probe=_grpc_probe(plan, name),
         port=plan.ports[name],
         port_variable=port_variable(name),
         may_be_unfit=name == "sandbox",  # Some machines allow no jail; the rest works there too.
     )
+
+
+def _grpc_probe(plan: Plan, name: str) -> GrpcProbe:
+    if plan.settings.insecure_inside:
+        return GrpcProbe(plan.ports[name], plan.host)
+    as_operator = str(identities.files_of(plan.settings.home, OPERATOR).certificate.parent)
+    trust = Inside(
+        service=OPERATOR,
+        files=None,
+        trust_domain=plan.settings.trust_domain,
+        namespace=plan.settings.namespace,
+    )
+    return GrpcProbe(plan.ports[name], plan.host, as_operator, trust.dns_name(name))
 
 
 def _edge(plan: Plan) -> Part:
@@ -161,6 +176,7 @@ def _edge(plan: Plan) -> Part:
     settings = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
+        **identities.variables(plan.settings, "edge"),
         **_ports(plan, "edge", "edge_tls", "admin", *CALLS),
         **process_variables(plan.ports),
         "OLLAMESH_INSECURE_EDGE": str(plan.settings.insecure_edge).lower(),

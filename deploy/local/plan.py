@@ -10,6 +10,7 @@ from pathlib import Path
 from deploy.local import certificate, postgres, redis
 from deploy.local.certificate import CertificateFiles
 from deploy.local.errors import DiskFullError, FolderError, RuntimePortTakenError
+from deploy.local.identities import identities_of
 from deploy.local.model_source import ModelSource, find_models
 from deploy.local.ports import holder, is_free, resolve
 from deploy.local.secret_files import SecretFiles
@@ -109,6 +110,7 @@ def make_plan(settings: Settings) -> Plan:
     plan = Plan(settings=replace(settings, ports=ports), source=source, secrets=SecretFiles(settings.home))
     plan.secrets.create()
     certificate.ensure(plan.certificate, ("localhost", "127.0.0.1", "::1", *_named(plan.host)))
+    identities_of(settings).renew()
     _write_derived(plan)
     return plan
 

@@ -4,9 +4,12 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
-from typing import assert_never
+from typing import TYPE_CHECKING, assert_never
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    import grpc
 
 PROBE_WITHIN_S = 1.0
 BODY_MAX_BYTES = 4096
@@ -31,6 +34,8 @@ class HttpProbe(Struct, frozen=True, tag=True):
 class GrpcProbe(Struct, frozen=True, tag=True):
     port: int
     host: str
+    tls: str = ""  # The folder of the certificate to ask with; without it in plain text.
+    name: str = ""  # Whose certificate the part must have.
 
 
 Probe = PostgresProbe | RedisProbe | HttpProbe | GrpcProbe
@@ -122,10 +127,7 @@ async def _ask_grpc(probe: GrpcProbe) -> None:
     import grpc
     from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-    # A pool of its own: otherwise a refused attempt makes the next one wait. And no proxy for loopback.
-    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
-    target = f"[{probe.host}]:{probe.port}" if ":" in probe.host else f"{probe.host}:{probe.port}"
-    async with grpc.aio.insecure_channel(target, options=options) as channel:
+    async with _grpc_channel(probe) as channel:
         check_health = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=HealthCheckRequest.SerializeToString,
@@ -137,6 +139,29 @@ async def _ask_grpc(probe: GrpcProbe) -> None:
             raise ProbeError(f"its health check ends with {error.code().name}") from error
     if reply.status != HealthCheckResponse.SERVING:
         raise NotServingError
+
+
+def _grpc_channel(probe: GrpcProbe) -> "grpc.aio.Channel":
+    import grpc
+
+    from services.common.certificates import CertificateError, Files, read
+    from services.common.grpc.tls import channel_credentials, must_be
+
+    # A pool of its own: otherwise a refused attempt makes the next one wait. And no proxy for loopback.
+    options: list[tuple[str, str | int]] = [
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    target = f"[{probe.host}]:{probe.port}" if ":" in probe.host else f"{probe.host}:{probe.port}"
+    if not probe.tls:
+        return grpc.aio.insecure_channel(target, options=options)
+    try:
+        material = read(Files.of(Path(probe.tls)))
+    except CertificateError as error:
+        raise ProbeError(f"it cannot be asked: the certificate in {probe.tls} {error}") from error
+    return grpc.aio.secure_channel(
+        target, channel_credentials(material), options=[*options, must_be(probe.name)]
+    )
 
 
 def _read(secret: str) -> str:

@@ -22,6 +22,9 @@ def status_table(status: Status, *, now: float | None = None) -> Iterable[str]:
     yield ""
     edges = " and ".join(filter(None, (status.edge, status.edge_tls)))
     yield f"{'ready' if status.ready else 'NOT READY'} at {edges}, models: {status.model_source}"
+    if status.certificates_until is not None:
+        left_s = status.certificates_until - (time.time() if now is None else now)
+        yield f"certificates: good for {_duration(left_s)}" if left_s > 0 else "certificates: EXPIRED"
     yield (
         f"memory: {_megabytes(status.total_rss_bytes)} MB ({status.memory_measure}), with the supervisor "
         f"(pid {status.supervisor_pid}); home: {status.home}"

@@ -8,6 +8,7 @@ from typing import Self
 
 from deploy.local.errors import SettingsError
 from services.common.config import ConfigError, Environment
+from services.common.inside import INSECURE, NAMESPACE, TRUST_DOMAIN, is_loopback
 from services.common.process_ports import PROCESSES_MAX, process_ports
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -29,6 +30,7 @@ DEFAULT_PORTS = {
     "runtime": 11434,
 }
 PORT_MAX = 65535
+CERTIFICATE_LIFE_S = 86_400.0  # Renewed at half of it.
 # The processes of the inference service, each with a port: the first has its usual name.
 PROCESSES = ("inference", *(f"inference_{number}" for number in range(2, PROCESSES_MAX + 1)))
 PROCESS_PORTS, PROCESS_COUNT = "OLLAMESH_INFERENCE_PORTS", "OLLAMESH_INFERENCE_PROCESSES"
@@ -54,6 +56,10 @@ class Settings:
     ollama_gpus: str = ""  # As given; the inference service reads it.
     look_for_ollama: bool = True
     insecure_edge: bool = False  # Plain text wherever `bind` is, not on loopback only.
+    insecure_inside: bool = False  # Plain text between the parts, for development.
+    certificate_life_s: float = CERTIFICATE_LIFE_S
+    trust_domain: str = TRUST_DOMAIN
+    namespace: str = NAMESPACE
     inherited: Mapping[str, str] = field(default_factory=dict, repr=False)  # What parts may need of it.
 
     @classmethod
@@ -69,8 +75,16 @@ class Settings:
             ollama_gpus=env.optional("OLLAMA_GPUS") or "",
             insecure_edge=env.flag("OLLAMESH_INSECURE_EDGE", default=False),
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
+            insecure_inside=env.flag(INSECURE, default=False),
+            certificate_life_s=env.seconds(
+                "OLLAMESH_CERTIFICATE_LIFE_S", CERTIFICATE_LIFE_S, low=60, high=90 * 86_400
+            ),
+            trust_domain=env.text("OLLAMESH_TRUST_DOMAIN", TRUST_DOMAIN),
+            namespace=env.text("OLLAMESH_NAMESPACE", NAMESPACE),
             inherited=dict(variables),
         )
+        if settings.insecure_inside and not is_loopback(settings.bind):
+            env.reject(INSECURE, "is for loopback addresses only")
         try:
             env.check()
         except ConfigError as error:
@@ -88,6 +102,10 @@ class Settings:
             "OLLAMA_GPUS": self.ollama_gpus,
             "OLLAMESH_INSECURE_EDGE": str(self.insecure_edge).lower(),
             "OLLAMESH_EMBEDDED_MODELS": str(not self.look_for_ollama).lower(),
+            INSECURE: str(self.insecure_inside).lower(),
+            "OLLAMESH_CERTIFICATE_LIFE_S": str(self.certificate_life_s),
+            "OLLAMESH_TRUST_DOMAIN": self.trust_domain,
+            "OLLAMESH_NAMESPACE": self.namespace,
             **{port_variable(name): str(self.ports[name]) for name in DEFAULT_PORTS if name in self.ports},
             **process_variables(self.ports),
         }

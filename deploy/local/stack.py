@@ -13,6 +13,7 @@ from msgspec import Struct
 from deploy.local import board, control
 from deploy.local.board import PartNotice
 from deploy.local.control import Outcome, Say
+from deploy.local.identities import expiries
 from deploy.local.probes import ProbeError, check
 from deploy.local.process import Memory, memory_of_trees
 from deploy.local.settings import Settings
@@ -42,6 +43,7 @@ class Status(Struct, frozen=True, kw_only=True):
     supervisor_pid: int | None = None
     parts: tuple[PartStatus, ...] = ()
     total_rss_bytes: int = 0  # The parts, the supervisor and its warden.
+    certificates_until: float | None = None  # When the first of them expires, in seconds since the epoch.
     memory_measure: str = "pss"  # "rss" where the kernel does not tell: then shared pages count repeatedly.
 
 
@@ -76,6 +78,7 @@ def status(settings: Settings) -> Status:
         supervisor_pid=running.supervisor.pid,
         parts=parts,
         total_rss_bytes=memory[top].size_bytes,
+        certificates_until=min(expiries(settings.home).values(), default=None),
         memory_measure=memory[top].measure,
     )
 

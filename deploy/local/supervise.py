@@ -10,13 +10,18 @@ if TYPE_CHECKING:
 
 def _prepare() -> "Prepared":
     from deploy.local.daemon import Prepared
+    from deploy.local.identities import identities_of
     from deploy.local.parts import all_parts
     from deploy.local.plan import make_plan
     from deploy.local.settings import Settings
 
     plan = make_plan(Settings.from_env())
     return Prepared(
-        parts=all_parts(plan), edge=plan.edge, edge_tls=plan.edge_tls, model_source=plan.source.kind
+        parts=all_parts(plan),
+        edge=plan.edge,
+        edge_tls=plan.edge_tls,
+        model_source=plan.source.kind,
+        keep=identities_of(plan.settings).keep,
     )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
+import grpc.aio
 from ollamesh.agent.v1 import agent_service_pb2
 from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to_server
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -22,6 +23,7 @@ from services.agent.engine import Engine
 from services.agent.servicer import AgentServicer
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
+from services.common.certificates import expiry_watched
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
@@ -45,13 +47,10 @@ async def run(
         database = await opened.enter_async_context(
             Database.connect(config.database_url, connections_max=config.connections_max)
         )
-        verifier = await opened.enter_async_context(trust(config.trust, audience="agent"))
-        inference = await opened.enter_async_context(
-            channel(config.inference_target, service=chat_model.SERVICE, idempotent=("Chat",))
+        verifier = await opened.enter_async_context(
+            trust(config.trust, inside=config.server.inside, audience="agent")
         )
-        sandbox = await opened.enter_async_context(
-            channel(config.sandbox_target, service=run_python.SERVICE, idempotent=("Execute",))
-        )
+        inference, sandbox = await _opened_channels(config, opened)
         tools = {tool.spec.name: tool for tool in (run_python.RunPython(sandbox),)}
         threads = PostgresThreads(database)
         runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
@@ -92,8 +91,31 @@ async def run(
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
+        expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
         async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
+
+
+async def _opened_channels(
+    config: Config, opened: AsyncExitStack
+) -> tuple[grpc.aio.Channel, grpc.aio.Channel]:
+    """To inference and to the sandbox."""
+    inside = config.server.inside
+    inference = channel(
+        config.inference_target,
+        inside=inside,
+        to="inference",
+        service=chat_model.SERVICE,
+        idempotent=("Chat",),
+    )
+    sandbox = channel(
+        config.sandbox_target,
+        inside=inside,
+        to="sandbox",
+        service=run_python.SERVICE,
+        idempotent=("Execute",),
+    )
+    return await opened.enter_async_context(inference), await opened.enter_async_context(sandbox)

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from services.auth.config import Config
 from services.auth.subjects import serve_all, shared_by_all
+from services.common.certificates import expiry_watched
 from services.common.grpc.address import addressed
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
@@ -37,6 +38,7 @@ async def run(
         )
         background = serve_all(shared, server, verifier)
         opened.enter_context(loop_watched(registry))
+        expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:

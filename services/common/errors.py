@@ -85,6 +85,13 @@ class ScopeRequired(MeshError):
     message = "the method needs a scope that the access token does not hold"
 
 
+class PeerNotAllowed(MeshError):
+    """The service that calls, not the user for whom it does."""
+
+    kind, reason = Kind.DENIED, "PEER_NOT_ALLOWED"
+    message = "this service takes no such calls from the caller's service"
+
+
 class AuthUnavailable(MeshError):
     kind, reason = Kind.UNAVAILABLE, "AUTH_UNAVAILABLE"
     message = "the access token cannot be verified just now"

@@ -8,6 +8,7 @@ from dataclasses import replace
 import structlog
 from prometheus_client import CollectorRegistry
 
+from services.common.certificates import expiry_watched
 from services.common.loop_lag import loop_watched
 from services.common.telemetry import serve_metrics
 from services.inference.carrying import FleetParts, carrying, outside_of
@@ -56,6 +57,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             metrics=truth.metrics,
         )
         carried = await opened.enter_async_context(carrying(config, registry, fleet, outside, stop))
+        expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:
@@ -82,6 +84,7 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
             variables=config.worker_variables,
         )
         ledger.tells(staff.tell)
+        expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry_of(counts), bind=config.server.bind, port=config.server.metrics_port)
         async with asyncio.TaskGroup() as tasks:  # As above.
             background = _begun(tasks, truth.background)

@@ -95,7 +95,9 @@ class Carried:
 async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterator[Outside]:
     """Reach for what is outside. None of it need be there yet."""
     async with AsyncExitStack() as opened:
-        verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
+        verifier = await opened.enter_async_context(
+            trust(config.trust, inside=config.server.inside, audience="inference")
+        )
         database: Database | None = None
         accounts: Accounts | NoAccounts = NoAccounts()
         if (known := config.database) is not None:

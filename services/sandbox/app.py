@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from services.common.certificates import expiry_watched
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
@@ -28,7 +29,9 @@ async def run(
     """Serve until `stop`. `started` is told the port."""
     registry = CollectorRegistry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        verifier = await opened.enter_async_context(trust(config.trust, audience="sandbox"))
+        verifier = await opened.enter_async_context(
+            trust(config.trust, inside=config.server.inside, audience="sandbox")
+        )
         metrics = SandboxMetrics(registry)
         jails = NsJails(config.root, usual=config.cap, warm_count=config.warm_count)
         metrics.up.set_function(lambda: jails.problem is None)
@@ -46,6 +49,7 @@ async def run(
         )
         add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
         opened.enter_context(loop_watched(registry))
+        expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:

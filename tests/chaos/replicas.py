@@ -89,6 +89,7 @@ async def replicas(urls: Sequence[str], *, count: int, **settings: object) -> As
             channel = await opened.enter_async_context(grpc.aio.insecure_channel(target, options))
             environment = {
                 "OLLAMA_HOSTS": ",".join(urls),
+                "OLLAMESH_INSECURE_INSIDE": "true",
                 "OLLAMESH_AUTH_TARGET": auth_target,
                 "OLLAMESH_INFERENCE_PORT": str(port),
                 "OLLAMESH_INFERENCE_METRICS_PORT": "0",

@@ -115,6 +115,7 @@ class Mesh:
             "OLLAMESH_AGENT_PORT": "0",
             "OLLAMESH_AGENT_METRICS_PORT": str(free_ports(1)[0]),
             "OLLAMESH_AGENT_MODEL": "default-model",
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": self.auth_target,
             "OLLAMESH_INFERENCE_TARGET": self.inference.target,
             "OLLAMESH_SANDBOX_TARGET": self.sandbox.target,

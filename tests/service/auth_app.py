@@ -24,6 +24,7 @@ from services.auth.config import Config
 from services.common.grpc.caller import Keys
 from services.common.grpc.keys import parse_keys
 from services.common.grpc.server import ServerConfig
+from services.common.inside import Inside
 
 ADMIN_PASSWORD = "correct horse battery staple"
 CLIENT_SECRET = "c" * 40
@@ -36,13 +37,13 @@ def config(
 ) -> Config:
     return Config(
         server=ServerConfig(
+            inside=Inside.plain("auth"),
             bind="127.0.0.1",
             port=port,
             metrics_port=0,
             reflection=False,
             lame_duck_s=0,
             grace_s=1,
-            insecure_inside=True,
         ),
         issuer=ISSUER,
         database_url=database_url,

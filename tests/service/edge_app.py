@@ -173,6 +173,7 @@ def settings(auth_port: int, replicas: Mapping[str, tuple[int, ...]], **more: st
     return {
         "OLLAMESH_BIND": LOOPBACK,
         "OLLAMESH_ISSUER": ISSUER,
+        "OLLAMESH_INSECURE_INSIDE": "true",
         "OLLAMESH_EDGE_PORT": str(edge),
         "OLLAMESH_EDGE_TLS_PORT": str(edge_tls),
         "OLLAMESH_ADMIN_PORT": str(admin),

@@ -116,6 +116,7 @@ async def serving_for(identity: Identity, *urls: str, **settings: object) -> Asy
     async with identity.served() as auth_target, AsyncExitStack() as opened:
         usual = {
             "OLLAMA_HOSTS": ",".join(urls),
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": "0",
             "OLLAMESH_INFERENCE_METRICS_PORT": "0",

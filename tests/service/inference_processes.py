@@ -80,6 +80,7 @@ async def program(*urls: str, processes: int = 2, **settings: object) -> AsyncIt
     async with identity.served() as auth_target, AsyncExitStack() as opened:
         environment = {
             "OLLAMA_HOSTS": ",".join(urls),
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PROCESSES": str(processes),
             "OLLAMESH_INFERENCE_PORTS": ",".join(map(str, ports)),

@@ -129,6 +129,7 @@ def serving(root: Path, *, uid: int | None = None, settings: Mapping[str, str] =
             "OLLAMESH_SANDBOX_ROOT": str(root),
             "OLLAMESH_SANDBOX_PORT": "0",
             "OLLAMESH_SANDBOX_METRICS_PORT": "0",
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": target,
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "1",

@@ -240,6 +240,7 @@ def environment(around: Mesh, port: int) -> Mapping[str, str]:
         "DATABASE_URL": around.dsn,
         "OLLAMESH_AGENT_PORT": str(port),
         "OLLAMESH_AGENT_METRICS_PORT": "0",
+        "OLLAMESH_INSECURE_INSIDE": "true",
         "OLLAMESH_AUTH_TARGET": around.auth_target,
         "OLLAMESH_INFERENCE_TARGET": around.inference.target,
         "OLLAMESH_SANDBOX_TARGET": around.sandbox.target,

@@ -121,6 +121,7 @@ def environment(database: Database, port: int) -> Mapping[str, str]:
         "PATH": os.environ["PATH"],
         "DATABASE_URL": database("auth"),
         "SECRET_KEY": "pepper-pepper-pepper-pepper-pepper",
+        "OLLAMESH_INSECURE_INSIDE": "true",
         "ENCRYPTION_KEY": Fernet.generate_key().decode(),
         "OLLAMESH_ADMIN_PASSWORD": ADMIN_PASSWORD,
         "OLLAMESH_SERVICE_CLIENT_SECRET": CLIENT_SECRET,
@@ -170,6 +171,9 @@ async def test_it_refuses_to_start_and_names_every_mistake_at_once(database: Dat
     _, said = await started.communicate()
     assert started.returncode == 2
     assert [line.split()[1] for line in said.decode().splitlines()] == [
+        "OLLAMESH_TLS_CERT",
+        "OLLAMESH_TLS_KEY",
+        "OLLAMESH_TLS_CA",
         "DATABASE_URL",
         "SECRET_KEY",
         "ENCRYPTION_KEY",

@@ -19,6 +19,7 @@ from services.common.errors import AuthUnavailable, TokenInvalid
 from services.common.grpc.caller import Verifier
 from services.common.grpc.client import bearer
 from services.common.grpc.keys import TrustConfig, trust
+from services.common.inside import Inside
 from services.common.postgres import Database as Pool
 from services.common.revoked import Kind
 from tests.fakes.identity import Identity
@@ -90,7 +91,12 @@ async def mesh(module_database: Database) -> AsyncIterator[Mesh]:
     async with AsyncExitStack() as opened:
         auths = [await opened.enter_async_context(serving(settings)) for _ in range(2)]
         trusts = [TrustConfig(issuer=ISSUER, auth_target=f"127.0.0.1:{auth.port}") for auth in auths]
-        verifiers = [await opened.enter_async_context(trust(known, audience="inference")) for known in trusts]
+        verifiers = [
+            await opened.enter_async_context(
+                trust(known, inside=Inside.plain("inference"), audience="inference")
+            )
+            for known in trusts
+        ]
         pool = await opened.enter_async_context(connected(module_database("auth")))
         yield Mesh(auths, verifiers, pool)
 
@@ -169,7 +175,7 @@ async def test_a_new_replica_knows_what_was_revoked_before(mesh: Mesh, module_da
     await Revocations(PostgresRevocations(mesh.pool)).revoke(Kind.USER, "user:admin")
     async with serving(config(module_database("auth"))) as late:
         trusted = TrustConfig(issuer=ISSUER, auth_target=f"127.0.0.1:{late.port}")
-        async with trust(trusted, audience="inference") as verifier:
+        async with trust(trusted, inside=Inside.plain("inference"), audience="inference") as verifier:
             with pytest.raises(TokenInvalid):
                 await verifier.verify(token)
 
@@ -191,7 +197,7 @@ async def test_without_its_bell_a_replica_looks_by_itself(mesh: Mesh, module_dat
 async def test_a_service_keeps_what_it_was_told_while_auth_is_away(mesh: Mesh) -> None:
     async with Severable.to(mesh.auths[0].port) as cable:
         trusted = TrustConfig(issuer=ISSUER, auth_target=f"127.0.0.1:{cable.port}")
-        async with trust(trusted, audience="inference") as verifier:
+        async with trust(trusted, inside=Inside.plain("inference"), audience="inference") as verifier:
             dead, kept = await mesh.person(), await mesh.service()
             await verifier.verify(kept)
             await verifier.verify(dead)
@@ -213,7 +219,7 @@ async def test_a_service_keeps_what_it_was_told_while_auth_is_away(mesh: Mesh) -
 
 async def test_a_service_that_has_heard_nothing_lets_nobody_in() -> None:
     trusted = TrustConfig(issuer=ISSUER, auth_target="127.0.0.1:1")
-    async with trust(trusted, audience="inference") as verifier:
+    async with trust(trusted, inside=Inside.plain("inference"), audience="inference") as verifier:
         with pytest.raises(AuthUnavailable):
             await verifier.verify(Identity().token())
 

@@ -25,9 +25,18 @@ from services.common.grpc.around import Context
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server, ServerConfig
+from services.common.inside import Inside
 from services.common.telemetry import RpcMetrics, telemetry
 
-CONFIG = ServerConfig(bind="127.0.0.1", port=0, metrics_port=0, reflection=False, lame_duck_s=0, grace_s=1)
+CONFIG = ServerConfig(
+    inside=Inside.plain("auth"),
+    bind="127.0.0.1",
+    port=0,
+    metrics_port=0,
+    reflection=False,
+    lame_duck_s=0,
+    grace_s=1,
+)
 CHAT = ChatRequest(model="tiny", messages=[Message(role=Role.ROLE_USER, content="hello")])
 
 

@@ -94,6 +94,7 @@ async def owning(bench: Bench, gpus: str, **settings: str) -> AsyncIterator[tupl
             "HOME": str(bench.folder),
             "OLLAMA_GPUS": gpus,
             "OLLAMESH_RUNTIME_PORT": str(bench.port),
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": str(port),
             "OLLAMESH_INFERENCE_METRICS_PORT": "0",
@@ -238,7 +239,12 @@ async def test_nothing_is_left_when_the_service_is_killed(bench: Bench) -> None:
 
 
 async def test_without_a_program_it_does_not_start(tmp_path: Path) -> None:
-    env = {"PATH": str(tmp_path), "OLLAMA_GPUS": "1", "OLLAMESH_AUTH_TARGET": "127.0.0.1:1"}
+    env = {
+        "PATH": str(tmp_path),
+        "OLLAMA_GPUS": "1",
+        "OLLAMESH_AUTH_TARGET": "127.0.0.1:1",
+        "OLLAMESH_INSECURE_INSIDE": "true",
+    }
     done = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "services.inference"), cwd=REPOSITORY, env=env, stderr=subprocess.PIPE
     )

@@ -37,6 +37,7 @@ async def started(url: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, S
     async with identity.served() as auth_target:
         settings = {
             "OLLAMA_HOSTS": url,
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": str(port),
             "OLLAMESH_INFERENCE_METRICS_PORT": "0",
@@ -88,7 +89,11 @@ async def test_it_serves_cancels_fails_and_drains() -> None:
 
 
 def test_it_says_what_is_wrong_with_its_environment_and_starts_nothing() -> None:
-    settings = {"OLLAMA_HOSTS": "ftp://secret", "OLLAMESH_INSTANCE_SLOTS": "many"}
+    settings = {
+        "OLLAMA_HOSTS": "ftp://secret",
+        "OLLAMESH_INSTANCE_SLOTS": "many",
+        "OLLAMESH_INSECURE_INSIDE": "true",
+    }
     done = subprocess.run(
         COMMAND, cwd=REPOSITORY, env={**os.environ, **settings}, capture_output=True, check=False, timeout=60
     )

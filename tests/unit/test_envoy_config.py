@@ -7,7 +7,8 @@ from services.common.config import ConfigError, Environment
 
 
 def read(**variables: str) -> Edge:
-    env = Environment(variables)
+    inside = {f"OLLAMESH_TLS_{name}": f"/tls/{name}" for name in ("CERT", "KEY", "CA")}
+    env = Environment({**inside, "OLLAMESH_EDGE_FOLDER": "/edge", **variables})
     edge = Edge.read(env)
     env.check()
     return edge

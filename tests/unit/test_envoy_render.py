@@ -28,10 +28,16 @@ TLS = {
     "OLLAMESH_EDGE_KEY_FILE": "/tls/edge.key",
     "OLLAMESH_EDGE_FOLDER": "/edge",
 }
+INSIDE = {
+    "OLLAMESH_TLS_CERT": "/inside/tls.crt",
+    "OLLAMESH_TLS_KEY": "/inside/tls.key",
+    "OLLAMESH_TLS_CA": "/inside/ca.crt",
+    "OLLAMESH_EDGE_FOLDER": "/edge",
+}
 
 
 def printed(*arguments: str, **variables: str) -> str:
-    env = {"PATH": os.environ["PATH"], **variables}
+    env = {"PATH": os.environ["PATH"], **INSIDE, **variables}
     done = subprocess.run(
         [sys.executable, "-m", "deploy.envoy", *arguments],
         env=env,
@@ -279,8 +285,35 @@ def test_envoy_accepts_it(variables: Mapping[str, str], tmp_path: Path) -> None:
     assert "deprecated" not in done.stderr.lower()
 
 
+def test_every_service_is_asked_who_it_is_and_told_who_asks(config: Json) -> None:
+    clusters = {found["name"]: found for found in config["static_resources"]["clusters"]}
+    for name, service in {**{name: name for name in SERVICES}, "auth_keys": "auth"}.items():
+        tls = clusters[name]["transport_socket"]["typed_config"]["common_tls_context"]
+        trust = tls["combined_validation_context"]
+        (matcher,) = trust["default_validation_context"]["match_typed_subject_alt_names"]
+        assert matcher == {
+            "san_type": "URI",
+            "matcher": {"exact": f"spiffe://ollamesh/ns/default/sa/{service}"},
+        }
+        assert trust["validation_context_sds_secret_config"]["name"] == "inside_authorities"
+        assert [one["name"] for one in tls["tls_certificate_sds_secret_configs"]] == ["inside_identity"]
+        assert tls["tls_params"]["tls_minimum_protocol_version"] == "TLSv1_2"
+    assert "transport_socket" not in clusters["jwks"]  # Envoy's talk with itself.
+
+
+def test_plain_text_inside_is_for_those_who_say_so_and_for_loopback() -> None:
+    insecure = {"PATH": os.environ["PATH"], "OLLAMESH_INSECURE_INSIDE": "true"}
+    argv = [sys.executable, "-m", "deploy.envoy"]
+    plain = subprocess.run(argv, env=insecure, capture_output=True, text=True, check=True)
+    assert "transport_sockets" not in plain.stdout
+    far = {**insecure, "OLLAMESH_AUTH_REPLICAS": "auth.example:1"}
+    refused = subprocess.run(argv, env=far, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (2, "")
+    assert refused.stderr == "envoy: OLLAMESH_INSECURE_INSIDE is for loopback addresses only\n"
+
+
 def test_mistakes_are_told_and_nothing_is_printed() -> None:
-    env = {"PATH": os.environ["PATH"], "OLLAMESH_EDGE_PORT": "hunter2"}
+    env = {"PATH": os.environ["PATH"], **INSIDE, "OLLAMESH_EDGE_PORT": "hunter2"}
     done = subprocess.run(
         [sys.executable, "-m", "deploy.envoy"], env=env, capture_output=True, text=True, check=False
     )

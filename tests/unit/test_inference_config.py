@@ -10,7 +10,7 @@ from services.inference.core.catalog import ModelConfig
 
 
 def read(**variables: str) -> Config:
-    env = Environment(variables)
+    env = Environment({"OLLAMESH_INSECURE_INSIDE": "true", **variables})
     config = Config.read(env)
     env.check()
     return config

@@ -16,7 +16,7 @@ def program(tmp_path: Path) -> Path:
 
 
 def read(program: Path, *, gpu_count: int = 0, **variables: str) -> Config:
-    env = Environment({"PATH": str(program.parent), **variables})
+    env = Environment({"PATH": str(program.parent), "OLLAMESH_INSECURE_INSIDE": "true", **variables})
     config = Config.read(env, gpu_count=lambda: gpu_count)
     env.check()
     return config
@@ -46,7 +46,7 @@ def test_without_gpus_nothing_is_looked_for(program: Path) -> None:
     def asked() -> int:
         raise AssertionError("the driver is asked for nothing")
 
-    env = Environment({"OLLAMA_HOSTS": "gpu-1"})
+    env = Environment({"OLLAMA_HOSTS": "gpu-1", "OLLAMESH_INSECURE_INSIDE": "true"})
     config = Config.read(env, gpu_count=asked)
     env.check()
     assert (config.servings, config.ollama_binary) == ((), "")

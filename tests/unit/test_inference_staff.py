@@ -205,6 +205,7 @@ async def test_workers_are_told_where_the_instances_are_and_own_none(monkeypatch
         "OLLAMA_GPUS": "all",
         "OLLAMA_HOSTS": "gpu-9, https://Far.example/ollama/, http://[::1]:5",
         "OLLAMESH_OLLAMA_BINARY": sys.executable,
+        "OLLAMESH_INSECURE_INSIDE": "true",
         "OLLAMESH_AUTH_TARGET": "127.0.0.1:1",
     }
     found: list[Mapping[str, str]] = []

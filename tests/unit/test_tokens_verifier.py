@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -153,6 +153,9 @@ class Call:
 
     def invocation_metadata(self) -> Sequence[tuple[str, str]]:
         return (("x-user-id", "user:root"), ("x-role", "admin"), *self._metadata)
+
+    def auth_context(self) -> Mapping[str, Sequence[bytes]]:
+        return {}  # Plain text.
 
 
 async def enter(verifier: Verifier, method: str, *authorization: str) -> str:

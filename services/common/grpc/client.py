@@ -7,6 +7,11 @@ from typing import Protocol, TypeVar
 
 import grpc.aio
 
+from services.common.certificates import Followed, Material
+from services.common.grpc.following import FollowingChannel
+from services.common.grpc.tls import channel_credentials, must_be
+from services.common.inside import Inside
+
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 
 
@@ -17,8 +22,25 @@ class Cancellable(Protocol):
 Call = TypeVar("Call", bound=Cancellable)
 
 
-def channel(target: str, *, service: str = "", idempotent: Iterable[str] = ()) -> grpc.aio.Channel:
-    """Open a channel. gRPC itself retries the named methods, and only until a first message."""
+def channel(
+    target: str, *, inside: Inside, to: str, service: str = "", idempotent: Iterable[str] = ()
+) -> grpc.aio.Channel:
+    """Open a channel to the service `to`, and to nobody who is not that.
+
+    gRPC itself retries the named methods (of `service`, its full name), and only until a first message.
+    """
+    options = _options(service, idempotent)
+    if inside.files is None:
+        return grpc.aio.insecure_channel(target, options=options)
+
+    def secure(material: Material) -> grpc.aio.Channel:
+        named = [*options, must_be(inside.dns_name(to))]
+        return grpc.aio.secure_channel(target, channel_credentials(material), options=named)
+
+    return FollowingChannel(Followed(inside.files), secure)
+
+
+def _options(service: str, idempotent: Iterable[str]) -> list[tuple[str, str | int]]:
     retry = {
         "maxAttempts": 4,
         "initialBackoff": "0.1s",
@@ -35,15 +57,12 @@ def channel(target: str, *, service: str = "", idempotent: Iterable[str] = ()) -
         if service
         else [],
     }
-    return grpc.aio.insecure_channel(
-        target,
-        options=[
-            ("grpc.service_config", json.dumps(service_config)),
-            ("grpc.keepalive_time_ms", 30_000),
-            ("grpc.max_reconnect_backoff_ms", 1_000),  # By default minutes, after a longer outage.
-            ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
-        ],
-    )
+    return [
+        ("grpc.service_config", json.dumps(service_config)),
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.max_reconnect_backoff_ms", 1_000),  # By default minutes, after a longer outage.
+        ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ]
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:

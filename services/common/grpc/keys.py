@@ -18,6 +18,7 @@ from services.common.errors import AuthUnavailable
 from services.common.grpc.caller import Keys, Verifier
 from services.common.grpc.client import channel
 from services.common.grpc.revocations import Follower
+from services.common.inside import Inside
 from services.common.revoked import DenyList
 
 FETCH_TIMEOUT_S = 2.0
@@ -37,12 +38,12 @@ class TrustConfig:
 
 
 @asynccontextmanager
-async def trust(config: TrustConfig, *, audience: str) -> AsyncIterator[Verifier]:
+async def trust(config: TrustConfig, *, inside: Inside, audience: str) -> AsyncIterator[Verifier]:
     """A verifier of tokens for `audience`, for as long as the service runs.
 
     It has no keys before it knows what was revoked: a service that has just started lets nobody in by mistake.
     """
-    async with channel(config.auth_target) as auth:
+    async with channel(config.auth_target, inside=inside, to="auth") as auth:
         stub, denied = OAuthServiceStub(auth), DenyList()
         follower = Follower(AuthServiceStub(auth), denied)
 

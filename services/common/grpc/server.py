@@ -11,37 +11,52 @@ from grpc_health.v1.health import aio as health
 from grpc_health.v1.health_pb2_grpc import add_HealthServicer_to_server
 from grpc_reflection.v1alpha import reflection
 
+from services.common.certificates import Followed
 from services.common.config import Environment
 from services.common.grpc.around import Around, Check, Interceptor
 from services.common.grpc.client import MESSAGE_BYTES_MAX
+from services.common.grpc.peer import peers
+from services.common.grpc.tls import server_credentials
+from services.common.inside import Inside
 
 READINESS, LIVENESS = "", "liveness"
 READINESS_CHECK_EVERY_S = 1.0
+CALL_S_MAX = 3600  # No call inside is given longer; what an old connection still has is cut after it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """What every service's server needs to know."""
 
+    inside: Inside  # Who the service is, to those who call it and whom it calls.
     bind: str
     port: int  # 0 picks a free one.
     metrics_port: int
     reflection: bool
     lame_duck_s: float  # Not ready but still serving, so that balancers look away first.
     grace_s: float  # Longest wait for calls in flight; should exceed one completion.
-    insecure_inside: bool = False  # For development: whoever reaches the port passes for a service.
+    connection_age_s: float = (
+        3600.0  # After it, a connection takes no new calls: who calls must prove itself again.
+    )
+
+    @property
+    def insecure_inside(self) -> bool:
+        """Whether whoever reaches the port passes for a service: for development."""
+        return self.inside.files is None
 
     @classmethod
     def read(cls, env: Environment, name: str, *, port: int, metrics_port: int) -> "ServerConfig":
         prefix = f"OLLAMESH_{name.upper()}"
+        bind = env.text("OLLAMESH_BIND", "127.0.0.1")
         return cls(
-            bind=env.text("OLLAMESH_BIND", "127.0.0.1"),
+            inside=Inside.read(env, name, plain_hosts=[bind]),
+            bind=bind,
             port=env.integer(f"{prefix}_PORT", port, high=65_535),
             metrics_port=env.integer(f"{prefix}_METRICS_PORT", metrics_port, high=65_535),
             reflection=env.flag("OLLAMESH_REFLECTION", default=False),
             lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 0.5, high=60),
             grace_s=env.seconds("OLLAMESH_GRACE_S", 10, high=3600),
-            insecure_inside=env.flag("OLLAMESH_INSECURE_INSIDE", default=False),
+            connection_age_s=env.seconds("OLLAMESH_CONNECTION_AGE_S", 3600, low=1),
         )
 
 
@@ -50,6 +65,8 @@ class Server:
 
     def __init__(self, config: ServerConfig, arounds: Sequence[Around], checks: Sequence[Check] = ()) -> None:
         self._config = config
+        if config.inside.files is not None:
+            checks = (peers(config.inside), *checks)
         self.grpc = grpc.aio.server(
             interceptors=[Interceptor(arounds, checks)],
             options=[
@@ -57,6 +74,8 @@ class Server:
                 ("grpc.so_reuseport", 0),  # A port in use must be an error, not a lottery.
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+                ("grpc.max_connection_age_ms", int(config.connection_age_s * 1000)),
+                ("grpc.max_connection_age_grace_ms", CALL_S_MAX * 1000),
             ],
         )
         self._health = health.HealthServicer()
@@ -77,7 +96,7 @@ class Server:
         """
         if self._config.reflection:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self.grpc)
-        port = self.grpc.add_insecure_port(f"{self._config.bind}:{self._config.port}")
+        port = self._listen(f"{self._config.bind}:{self._config.port}")
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
         await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
         await self.grpc.start()
@@ -86,6 +105,11 @@ class Server:
         await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._config.lame_duck_s)
         await self.grpc.stop(self._config.grace_s)
+
+    def _listen(self, address: str) -> int:
+        if self._config.inside.files is None:
+            return self.grpc.add_insecure_port(address)
+        return self.grpc.add_secure_port(address, server_credentials(Followed(self._config.inside.files)))
 
     async def _follow(self, ready: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> None:
         status = health_pb2.HealthCheckResponse

@@ -46,6 +46,7 @@ async def edge_parts(**more: str) -> AsyncIterator[Parts]:
             "OLLAMESH_ADMIN_PASSWORD": ADMIN_PASSWORD,
             "OLLAMESH_SERVICE_CLIENT_SECRET": CLIENT_SECRET,
             "OLLAMESH_ISSUER": ISSUER,
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_PORT": str(auth_port),
             "OLLAMESH_AUTH_METRICS_PORT": str(metrics_port),
         }

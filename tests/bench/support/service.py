@@ -89,6 +89,7 @@ async def service(urls: Sequence[str], **settings: object) -> AsyncIterator[Serv
     async with identity.served() as auth_target:
         environment = {
             "OLLAMA_HOSTS": ",".join(urls),
+            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": str(port),
             "OLLAMESH_INFERENCE_METRICS_PORT": str(metrics_port),
