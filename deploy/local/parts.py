@@ -131,6 +131,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
         "OLLAMESH_INSECURE_INSIDE": "true",  # Plain text, on loopback.
+        "OLLAMESH_AUDIT_SPOOL": plan.settings.home / "data" / "audit",
         **_ports(plan, name, f"{name}_metrics"),
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.target(called) for called in CALLS[name]},
     }

@@ -22,6 +22,7 @@ from services.agent.engine import Engine
 from services.agent.servicer import AgentServicer
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
@@ -46,6 +47,7 @@ async def run(
             Database.connect(config.database_url, connections_max=config.connections_max)
         )
         verifier = await opened.enter_async_context(trust(config.trust, audience="agent"))
+        trail = await opened.enter_async_context(audit_trail(config.audit, config.trust, "agent", registry))
         inference = await opened.enter_async_context(
             channel(config.inference_target, service=chat_model.SERVICE, idempotent=("Chat",))
         )
@@ -79,7 +81,7 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         servicer = AgentServicer(

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry
 from services.auth.config import Config
 from services.auth.subjects import serve_all, shared_by_all
 from services.common.grpc.address import addressed
+from services.common.grpc.audit import denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -28,7 +29,7 @@ async def run(
         verifier = shared.verifier("auth")
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh", denials(shared.trail))],
             [
                 deadline(),
                 addressed(),

@@ -12,6 +12,8 @@ from ollamesh.inference.v1.health_service_pb2_grpc import add_HealthServiceServi
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from services.common.audit import Trail
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
@@ -80,6 +82,7 @@ class Outside:
     redis: RedisLink | None
     database: Database | None
     accounts: Accounts | NoAccounts
+    trail: Trail
     background: Sequence[Background]
 
 
@@ -96,6 +99,9 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
     """Reach for what is outside. None of it need be there yet."""
     async with AsyncExitStack() as opened:
         verifier = await opened.enter_async_context(trust(config.trust, audience="inference"))
+        trail = await opened.enter_async_context(
+            audit_trail(config.audit, config.trust, "inference", registry)
+        )
         database: Database | None = None
         accounts: Accounts | NoAccounts = NoAccounts()
         if (known := config.database) is not None:
@@ -115,7 +121,12 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
         if redis is not None:
             background.append(("redis", redis.run))
         yield Outside(
-            verifier=verifier, redis=redis, database=database, accounts=accounts, background=background
+            verifier=verifier,
+            redis=redis,
+            database=database,
+            accounts=accounts,
+            trail=trail,
+            background=background,
         )
 
 
@@ -212,9 +223,10 @@ def _server(
     fleet_watch: FleetWatch,
     desk: BatchDesk | None,
 ) -> Server:
+    denied = denials(outside.trail)
     server = Server(
         config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh"), rest.refused()],
+        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh", denied), rest.refused(denied)],
         [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
@@ -29,6 +30,7 @@ async def run(
     registry = CollectorRegistry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(trust(config.trust, audience="sandbox"))
+        trail = await opened.enter_async_context(audit_trail(config.audit, config.trust, "sandbox", registry))
         metrics = SandboxMetrics(registry)
         jails = NsJails(config.root, usual=config.cap, warm_count=config.warm_count)
         metrics.up.set_function(lambda: jails.problem is None)
@@ -41,7 +43,7 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)

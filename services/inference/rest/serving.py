@@ -1,10 +1,13 @@
 """Both REST services, as the composition root adds them to a server."""
 
+from collections.abc import Callable
+
 import grpc.aio
 from ollamesh.compat.ollama.v1.ollama_service_pb2_grpc import add_OllamaServiceServicer_to_server
 from ollamesh.compat.openai.v1.openai_batch_service_pb2_grpc import add_OpenAIBatchServiceServicer_to_server
 from ollamesh.compat.openai.v1.openai_service_pb2_grpc import add_OpenAIServiceServicer_to_server
 
+from services.common.errors import MeshError
 from services.common.grpc.around import Around
 from services.inference.batches.servicer import BatchDesk
 from services.inference.core.bounds import Policies
@@ -27,8 +30,11 @@ def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: 
     add_OpenAIBatchServiceServicer_to_server(OpenAIBatchServicer(desk), server)
 
 
-def refused() -> Around:
-    """Have their failures told as their vendors would. Inside of what answers gRPC's callers."""
-    return refusals(
-        {OLLAMA: ollama_errors.refusal, OPENAI: openai_errors.refusal, OPENAI_BATCH: openai_errors.refusal}
-    )
+def refused(told: Callable[[str, MeshError], None]) -> Around:
+    """Have their failures told as their vendors would, and `told`. Inside of what answers gRPC's callers."""
+    dialects = {
+        OLLAMA: ollama_errors.refusal,
+        OPENAI: openai_errors.refusal,
+        OPENAI_BATCH: openai_errors.refusal,
+    }
+    return refusals(dialects, told)
