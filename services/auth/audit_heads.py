@@ -44,7 +44,7 @@ class AuditHeads:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._signer, self._witness, self._clock = store, signer, witness, clock
-        self._reader: ChainReader | None = None
+        self._checked: Place | None = None  # So far.
         self.problem: Problem | None = None
 
     async def run(self) -> None:
@@ -89,24 +89,25 @@ class AuditHeads:
     async def _sign(self, *, at_once: bool) -> None:
         if not self._signer.can_sign or self.problem is not None:
             return
-        last = await self._store.head_at()
-        if self._reader is None:
-            start = await self._start(last)
-            if start is None:
-                return
-            self._reader = await ChainReader.from_place(self._store, self._signer, start)
-        check = self._reader.check
-        await self._reader.read(ALL)
-        if check.problem is not None:
-            self._found(check.problem)
-            return
-        if check.place.sequence <= (0 if last is None else last.sequence):
-            self._witness.remember(check.place)
+        last, now_s = await self._store.head_at(), self._clock()
+        covered, end = (0 if last is None else last.sequence), (await self._store.at()).sequence
+        if end < covered:
+            self._found(Problem(end + 1, "events are missing that a signed head covers"))
+        if end <= covered:
             return
         read = None if last is None else read_head(self._signer, last)
-        now_s = self._clock()
-        if read is None or at_once or now_s - read.time_s >= HEAD_EVERY_S:
-            await self._add(last, check.place, int(now_s))
+        if read is not None and not at_once and now_s - read.time_s < HEAD_EVERY_S:
+            return
+        start = self._checked or await self._start(last)
+        if start is None:
+            return
+        reader = await ChainReader.from_place(self._store, self._signer, start)
+        await reader.read(ALL)
+        if reader.check.problem is not None:
+            self._found(reader.check.problem)
+            return
+        self._checked = reader.check.place
+        await self._add(last, self._checked, int(now_s))
 
     async def _start(self, last: StoredHead | None) -> Place | None:
         """From where to check: the last head, or the beginning."""

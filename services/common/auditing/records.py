@@ -1,7 +1,6 @@
 """An event as it travels: named, dated, and cut to what its proto allows."""
 
 import os
-import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,14 +43,13 @@ class _Line(msgspec.Struct, array_like=True, frozen=True):
     details: dict[str, str]
 
 
-def record_of(happened: Happened, *, service: str) -> Record:
-    now_ns = time.time_ns()
-    return Record(event_id(now_ns), now_ns // 1000, service, fitted(happened))
+def record_of(happened: Happened, *, service: str, time_ns: int) -> Record:
+    return Record(event_id(time_ns), time_ns // 1000, service, fitted(happened))
 
 
-def event_id(now_ns: int) -> uuid.UUID:
+def event_id(time_ns: int) -> uuid.UUID:
     """A random id that begins with its time (UUID version 7), so that an index of them grows at its end."""
-    value = (now_ns // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
+    value = (time_ns // 1_000_000) << 80 | int.from_bytes(os.urandom(10))
     value = value & ~(0xF << 76) | 0x7 << 76
     return uuid.UUID(int=value & ~(0x3 << 62) | 0x2 << 62)
 

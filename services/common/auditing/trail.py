@@ -14,10 +14,11 @@ tells the chain how many were lost as soon as anything can be told.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -27,7 +28,7 @@ from services.common.auditing.records import Record, decoded, encoded, record_of
 from services.common.auditing.spool import Spool, SpoolFull
 from services.common.errors import AuditUnavailable
 
-BATCH_MAX = 1000  # As many as one call takes.
+BATCH_MAX = 500  # Some milliseconds of work; then others have the loop.
 BATCH_MIN = 16  # Where the chain is so slow that it does not take more in time.
 QUEUE_MAX = 20_000
 DELIVER_S_MAX = 2.0
@@ -55,10 +56,17 @@ Deliver = Callable[[Sequence[Record]], Awaitable[None]]
 
 @dataclass(slots=True, eq=False)
 class _Waiting:
-    """A record in memory, and who waits for it to be safe."""
+    """An event in memory, and who waits for it to be safe. It becomes a record when its turn comes: `note` is quick."""
 
-    record: Record
+    happened: Happened
+    time_ns: int = field(default_factory=time.time_ns)
     assured: asyncio.Future[None] | None = None
+    record: Record | None = None
+
+    def recorded(self, service: str) -> Record:
+        if self.record is None:
+            self.record = record_of(self.happened, service=service, time_ns=self.time_ns)
+        return self.record
 
     def is_safe(self) -> None:
         if self.assured is not None and not self.assured.done():
@@ -120,13 +128,13 @@ class BufferedTrail:
         if len(self._queue) >= self._queue_max:
             self._lose(1)
             return
-        self._put(_Waiting(record_of(happened, service=self._service)))
+        self._put(_Waiting(happened))
 
     async def assure(self, happened: Happened) -> None:
         if len(self._queue) >= self._queue_max:
             raise AuditUnavailable
         assured: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._put(_Waiting(record_of(happened, service=self._service), assured))
+        self._put(_Waiting(happened, assured=assured))
         try:
             async with asyncio.timeout(ASSURE_S_MAX):
                 await assured
@@ -184,7 +192,7 @@ class BufferedTrail:
         """To the chain; to the spool if it is away. Whether either has it."""
         if not batch:
             return False
-        if not await self._delivered([each.record for each in batch]):
+        if not await self._delivered(self._records(batch)):
             return await self._keep(batch)
         for each in batch:
             each.is_safe()
@@ -238,7 +246,7 @@ class BufferedTrail:
         try:
             if self._spool is None:
                 raise SpoolFull
-            await asyncio.to_thread(self._spool.append, [encoded(each.record) for each in batch])
+            await asyncio.to_thread(self._spool.append, [encoded(record) for record in self._records(batch)])
         except SpoolFull:
             for each in batch:
                 each.is_refused()
@@ -250,6 +258,9 @@ class BufferedTrail:
         for each in batch:
             each.is_safe()
         return True
+
+    def _records(self, batch: list[_Waiting]) -> list[Record]:
+        return [each.recorded(self._service) for each in batch]
 
     def _take(self) -> list[_Waiting]:
         batch: list[_Waiting] = []
@@ -276,7 +287,7 @@ class BufferedTrail:
             action=Action.EVENTS_LOST, outcome=Outcome.FAILED, details={"count": str(self._lost_count)}
         )
         self._lost_count = 0
-        self._put(_Waiting(record_of(lost, service=self._service)))
+        self._put(_Waiting(lost))
 
     def _complain(self, event: str, **facts: int) -> None:
         if self._now_s() - self._complained_at_s >= COMPLAIN_EVERY_S:
