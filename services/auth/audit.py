@@ -21,6 +21,7 @@ from services.common.auditing.config import AuditConfig
 from services.common.auditing.opening import opened_trail
 from services.common.auditing.records import Record
 from services.common.auditing.trail import ChainAway
+from services.common.beside import beside
 from services.common.errors import StoreFailure
 
 VERIFIED_MAX = 500_000  # Events checked for one answer.
@@ -119,10 +120,6 @@ async def _signing(heads: AuditHeads, registry: CollectorRegistry) -> AsyncItera
         "ollamesh_audit_chain_intact", "1 while nothing is wrong that was looked at", registry=registry
     )
     intact.set_function(lambda: heads.problem is None)
-    async with asyncio.TaskGroup() as tasks:
-        working = tasks.create_task(heads.run(), name="audit heads")
-        try:
-            yield
-        finally:
-            working.cancel()
-            await heads.end()
+    async with beside(heads.run(), name="audit heads"):
+        yield
+    await heads.end()

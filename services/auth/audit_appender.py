@@ -14,6 +14,7 @@ import structlog
 
 from services.auth.adapters.postgres_audit import PostgresAudit
 from services.common.auditing.records import Record
+from services.common.beside import beside
 from services.common.errors import StoreBusy, StoreFailure
 
 log = structlog.get_logger(__name__)
@@ -39,12 +40,8 @@ class AuditAppender:
     @asynccontextmanager
     async def opened(cls, store: PostgresAudit) -> AsyncIterator["AuditAppender"]:
         appender = cls(store)
-        async with asyncio.TaskGroup() as tasks:
-            working = tasks.create_task(appender.run(), name="audit appender")
-            try:
-                yield appender
-            finally:
-                working.cancel()
+        async with beside(appender.run(), name="audit appender"):
+            yield appender
 
     async def append(self, records: Sequence[Record]) -> int:
         """Return once they are part of the chain, with the sequence of its last event. Raises StoreFailure."""

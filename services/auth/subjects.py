@@ -114,9 +114,7 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         digest=SecretDigest(config.secret_key),
         keyring=Keyring(store, locksmith),
         revocations=Revocations(PostgresRevocations(database)),
-        audit=await opened.enter_async_context(
-            audit_log(config.database_url, config.audit, seal, registry)
-        ),
+        audit=await opened.enter_async_context(audit_log(config.database_url, config.audit, seal, registry)),
     )
 
 

@@ -16,6 +16,7 @@ from services.common.grpc.caller import Keys, Verifier, authentication, caller
 
 USER_METHOD = "/ollamesh.inference.v1.InferenceService/Chat"
 ADMIN_METHOD = "/ollamesh.inference.v1.InferenceService/PullModel"
+SERVICE_METHOD = "/ollamesh.auth.v1.AuthService/ReserveQuota"
 PUBLIC_METHOD = "/ollamesh.auth.v1.AuthService/Login"
 
 

@@ -26,6 +26,7 @@ from services.common.audit import Action, Happened, Outcome
 from services.common.auditing.metrics import AuditMetrics
 from services.common.auditing.records import Record, decoded, encoded, record_of
 from services.common.auditing.spool import Spool, SpoolFull
+from services.common.beside import beside
 from services.common.errors import AuditUnavailable
 
 BATCH_MAX = 500  # Some milliseconds of work; then others have the loop.
@@ -97,7 +98,7 @@ class BufferedTrail:
         self._queue: deque[_Waiting] = deque()
         self._queue_max = queue_max
         self._some = asyncio.Event()
-        self._closing = asyncio.Event()
+        self._closing, self._ended = asyncio.Event(), asyncio.Event()
         self._batch_max = BATCH_MAX
         self._retry_s = RETRY_S
         self._deliver_at_s = self._keep_at_s = 0.0  # Not before that.
@@ -111,16 +112,11 @@ class BufferedTrail:
     ) -> AsyncIterator["BufferedTrail"]:
         """One that works while the block runs, and at its end brings to safety what it has."""
         trail = cls(service, deliver, spool=spool, metrics=metrics)
-        async with asyncio.TaskGroup() as tasks:  # A bug in it ends the process.
-            working = tasks.create_task(trail.run(), name="audit")
+        async with beside(trail.run(), name="audit"):
             try:
                 yield trail
             finally:
-                trail.close()
-                with suppress(TimeoutError):
-                    async with asyncio.timeout(CLOSE_S_MAX):
-                        await asyncio.wait([working])
-                working.cancel()
+                await trail.close()
 
     # ---- Telling ----------------------------------------------------------------------------------
 
@@ -162,16 +158,22 @@ class BufferedTrail:
                 pass
             self._show()
             if self._closing.is_set() and not self._queue:
+                self._ended.set()
                 return
             with suppress(TimeoutError):
                 async with asyncio.timeout_at(self._next_at_s()):
                     await self._some.wait()
 
-    def close(self) -> None:
-        """Have `run` bring to safety what there is in memory, and end."""
+    async def close(self) -> None:
+        """Have `run` bring to safety what there is in memory, and end; not for ever."""
         self._closing.set()
         self._deliver_at_s = self._keep_at_s = 0.0
         self._some.set()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S_MAX):
+                await self._ended.wait()
+        if self._queue:
+            log.error("audit_events_lost", lost_count=len(self._queue))
 
     async def _step(self) -> bool:
         """Do what is next. False when nothing is, or nothing that can be done yet."""
