@@ -91,6 +91,7 @@ async def run(
             tools={name: tool.spec for name, tool in tools.items()},
             default_model=config.default_model,
             screen=Screen(config.screening, registry),
+            trail=trail,
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

@@ -23,6 +23,7 @@ from services.common.screening import Screen
 from services.common.telemetry import RpcMetrics, telemetry
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
+from services.inference.acts import Acts
 from services.inference.adapters.ollama import Ollama
 from services.inference.adapters.postgres_usage import PostgresUsage
 from services.inference.adapters.redis_link import RedisLink
@@ -223,17 +224,17 @@ def _server(
     fleet_watch: FleetWatch,
     desk: BatchDesk | None,
 ) -> Server:
-    denied = denials(outside.trail)
+    denied, acts = denials(outside.trail), Acts(outside.trail)
     server = Server(
         config.server,
         [telemetry(RpcMetrics(registry)), errors("inference.ollamesh", denied), rest.refused(denied)],
         [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(
-        gateway, config.policies, fleet_watch, outside.accounts, desk, linger_s=config.linger_s
+        gateway, config.policies, fleet_watch, outside.accounts, desk, acts=acts, linger_s=config.linger_s
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    rest.add_to(server.grpc, gateway, config.policies, desk)
+    rest.add_to(server.grpc, gateway, config.policies, desk, acts)
     return server
 
 

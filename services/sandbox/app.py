@@ -46,7 +46,7 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
-        add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
+        add_SandboxServiceServicer_to_server(SandboxServicer(engine, trail), server.grpc)
         opened.enter_context(loop_watched(registry))
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 

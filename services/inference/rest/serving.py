@@ -9,6 +9,7 @@ from ollamesh.compat.openai.v1.openai_service_pb2_grpc import add_OpenAIServiceS
 
 from services.common.errors import MeshError
 from services.common.grpc.around import Around
+from services.inference.acts import Acts
 from services.inference.batches.servicer import BatchDesk
 from services.inference.core.bounds import Policies
 from services.inference.gateway import Gateway
@@ -24,8 +25,10 @@ OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
 SERVICES = (OLLAMA, OPENAI, OPENAI_BATCH)
 
 
-def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: BatchDesk | None) -> None:
-    add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies), server)
+def add_to(
+    server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: BatchDesk | None, acts: Acts
+) -> None:
+    add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies, acts), server)
     add_OpenAIServiceServicer_to_server(OpenAIServicer(gateway, policies), server)
     add_OpenAIBatchServiceServicer_to_server(OpenAIBatchServicer(desk), server)
 
