@@ -108,13 +108,13 @@ class RedisServer:
 
 
 @contextlib.contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
-    """A PostgreSQL without fsync, holding the migrated template."""
+def running_postgres(*, durable: bool = False) -> Iterator[PostgresServer]:
+    """A PostgreSQL without fsync unless it is to be `durable`, holding the migrated template."""
     with _folder() as folder:
         server = PostgresServer(port=free_ports(1)[0], password=secrets.token_urlsafe(16))
         data = folder / "data"
-        postgres.prepare(data, password=server.password, durable=False)
-        argv = postgres.command(port=server.port, durable=False)
+        postgres.prepare(data, password=server.password, durable=durable)
+        argv = postgres.command(port=server.port, durable=durable)
         with _running(postgres.guard(data), argv, folder / "log", until=server.ready):
             run(migrate(server.migrations(TEMPLATE), say=lambda _: None))
             yield server

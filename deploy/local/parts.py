@@ -132,6 +132,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
+        "OLLAMESH_AUDIT_SPOOL": plan.settings.home / "data" / "audit",
         **identities.variables(plan.settings, name),
         **_ports(plan, name, f"{name}_metrics"),
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.target(called) for called in CALLS[name]},

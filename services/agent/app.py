@@ -24,6 +24,7 @@ from services.agent.servicer import AgentServicer
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
 from services.common.certificates import expiry_watched
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
@@ -49,6 +50,9 @@ async def run(
         )
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="agent")
+        )
+        trail = await opened.enter_async_context(
+            audit_trail(config.audit, config.trust, "agent", registry, inside=config.server.inside)
         )
         inference, sandbox = await _opened_channels(config, opened)
         tools = {tool.spec.name: tool for tool in (run_python.RunPython(sandbox),)}
@@ -78,7 +82,7 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         servicer = AgentServicer(
@@ -88,6 +92,7 @@ async def run(
             tools={name: tool.spec for name, tool in tools.items()},
             default_model=config.default_model,
             screen=Screen(config.screening, registry),
+            trail=trail,
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

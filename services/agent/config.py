@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
@@ -22,12 +23,14 @@ class Config:
     runs_max: int  # Runs that wait or work.
     runs_per_user_max: int
     lease_s: float  # How long a replica may be silent before its runs are ended for it.
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
     def read(cls, env: Environment) -> "Config":
         return cls(
             server=ServerConfig.read(env, "agent", port=50052, metrics_port=9462),
             trust=TrustConfig.read(env),
+            audit=AuditConfig.read(env),
             database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
             connections_max=env.integer("OLLAMESH_AGENT_CONNECTIONS_MAX", 10, low=1, high=1000),
             inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),

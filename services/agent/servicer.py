@@ -22,6 +22,7 @@ from services.agent.engine import Engine
 from services.agent.errors import AssistantNotFound, ThreadNotFound, ToolNotFound
 from services.agent.ports import NewRun, PageRequest, Retry, Runs, Threads, ToolSpec
 from services.agent.wire import resources, values
+from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import InvalidRequest, NotServed, Violation
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
@@ -32,7 +33,7 @@ PAGE_SIZE = 20
 
 
 class AgentServicer(AgentServiceServicer):
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
         engine: Engine,
         threads: Threads,
@@ -41,10 +42,11 @@ class AgentServicer(AgentServiceServicer):
         tools: Mapping[str, ToolSpec],
         default_model: str,
         screen: Screen,
+        trail: Trail,
     ) -> None:
         self._engine, self._threads, self._runs = engine, threads, runs
         self._tools, self._default_model = tools, default_model
-        self._screen = screen
+        self._screen, self._trail = screen, trail
 
     async def CreateThread(
         self, request: pb.CreateThreadRequest, context: Context
@@ -77,6 +79,16 @@ class AgentServicer(AgentServiceServicer):
             return pb.DeleteThreadResponse()  # It is as gone as can be.
         await self._engine.clear(_owner(), thread_id)
         await self._threads.delete(_owner(), thread_id)
+        who = caller()
+        self._trail.note(
+            Happened(
+                action=Action.DATA_DELETED,
+                outcome=Outcome.ALLOWED,
+                user_id=who.user_id,
+                organization_id=who.organization_id,
+                object=f"thread/{thread_id}",
+            )
+        )
         return pb.DeleteThreadResponse()
 
     async def ListMessages(

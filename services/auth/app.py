@@ -10,6 +10,7 @@ from services.auth.config import Config
 from services.auth.subjects import serve_all, shared_by_all
 from services.common.certificates import expiry_watched
 from services.common.grpc.address import addressed
+from services.common.grpc.audit import denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -29,7 +30,7 @@ async def run(
         verifier = shared.verifier("auth")
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh", denials(shared.trail))],
             [
                 deadline(),
                 addressed(),

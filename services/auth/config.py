@@ -5,6 +5,7 @@ from typing import Self
 
 from services.auth.core.api_keys import ENVIRONMENT
 from services.auth.quota_config import QuotaConfig
+from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.server import ServerConfig
 
@@ -22,6 +23,7 @@ class Config:
     admin_password: str = field(repr=False)  # Only for the first start.
     service_client_secret: str = field(repr=False)  # Likewise.
     environment: str = "live"  # Written into API keys: those of another one are not taken.
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -35,6 +37,7 @@ class Config:
             admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
             service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
             environment=_environment(env),
+            audit=AuditConfig.read(env),
         )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 
+from cryptography.fernet import Fernet, MultiFernet
 from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_server
 from prometheus_client import CollectorRegistry
@@ -20,6 +21,7 @@ from services.auth.adapters.postgres_revocations import PostgresRevocations, lis
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.attempts import Attempts
+from services.auth.audit import AuditLog, audit_log
 from services.auth.config import Config
 from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
@@ -37,6 +39,7 @@ from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.revocations import Revocations
 from services.auth.rpc.api_keys import ApiKeyMethods
+from services.auth.rpc.audit import AuditMethods
 from services.auth.rpc.ext_authz import ExtAuthz, passed
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
@@ -47,7 +50,7 @@ from services.auth.rpc.tenants import TenantMethods
 from services.auth.servicer import AuthServicer
 from services.auth.telemetry import AuthMetrics, KeyMetrics
 from services.auth.tenants import Tenants
-from services.common.audit import LoggedTrail, Trail
+from services.common.audit import Trail
 from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
 from services.common.grpc.server import Server
@@ -70,7 +73,11 @@ class Shared:
     digest: SecretDigest = field(repr=False)
     keyring: Keyring
     revocations: Revocations
-    trail: Trail
+    audit: AuditLog
+
+    @property
+    def trail(self) -> Trail:
+        return self.audit.trail
 
     def verifier(self, audience: str) -> Verifier:
         """One that asks this service's own keyring and revocations."""
@@ -95,6 +102,7 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
     database = await opened.enter_async_context(connected(config.database_url))
     store = PostgresStore(database)
     locksmith = Es256Locksmith(config.encryption_keys)
+    seal = MultiFernet([Fernet(key) for key in config.encryption_keys])
     return Shared(
         config=config,
         registry=registry,
@@ -106,7 +114,7 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         digest=SecretDigest(config.secret_key),
         keyring=Keyring(store, locksmith),
         revocations=Revocations(PostgresRevocations(database)),
-        trail=LoggedTrail(),
+        audit=await opened.enter_async_context(audit_log(config.database_url, config.audit, seal, registry)),
     )
 
 
@@ -118,6 +126,7 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
         _revocations(shared, verifier),
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared),
+        Subject(methods=[AuditMethods(shared.audit)]),
         _administration(shared),
     ]
     servicer = AuthServicer(*(methods for subject in subjects for methods in subject.methods))

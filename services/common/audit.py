@@ -29,6 +29,7 @@ class Action(Enum):
     CODE_EXECUTED = auto()
     TOOL_APPROVED = auto()
     DATA_DELETED = auto()
+    EVENTS_LOST = auto()  # By a service that could keep them nowhere.
 
 
 class Outcome(Enum):

@@ -98,6 +98,12 @@ class AuthUnavailable(MeshError):
     retry_after_s = 1.0
 
 
+class AuditUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "AUDIT_UNAVAILABLE"
+    message = "this must not be done unrecorded, and cannot be recorded just now; nothing was done"
+    retry_after_s = 1.0
+
+
 class DeadlineRequired(MeshError):
     kind, reason = Kind.INVALID, "DEADLINE_REQUIRED"
     message = "the call has no deadline; set one"

@@ -12,6 +12,8 @@ from ollamesh.inference.v1.health_service_pb2_grpc import add_HealthServiceServi
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
+from services.common.audit import Trail
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import Verifier, authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
@@ -21,6 +23,7 @@ from services.common.screening import Screen
 from services.common.telemetry import RpcMetrics, telemetry
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
+from services.inference.acts import Acts
 from services.inference.adapters.ollama import Ollama
 from services.inference.adapters.postgres_usage import PostgresUsage
 from services.inference.adapters.redis_link import RedisLink
@@ -80,6 +83,7 @@ class Outside:
     redis: RedisLink | None
     database: Database | None
     accounts: Accounts | NoAccounts
+    trail: Trail
     background: Sequence[Background]
 
 
@@ -97,6 +101,9 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
     async with AsyncExitStack() as opened:
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="inference")
+        )
+        trail = await opened.enter_async_context(
+            audit_trail(config.audit, config.trust, "inference", registry, inside=config.server.inside)
         )
         database: Database | None = None
         accounts: Accounts | NoAccounts = NoAccounts()
@@ -117,7 +124,12 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
         if redis is not None:
             background.append(("redis", redis.run))
         yield Outside(
-            verifier=verifier, redis=redis, database=database, accounts=accounts, background=background
+            verifier=verifier,
+            redis=redis,
+            database=database,
+            accounts=accounts,
+            trail=trail,
+            background=background,
         )
 
 
@@ -214,16 +226,17 @@ def _server(
     fleet_watch: FleetWatch,
     desk: BatchDesk | None,
 ) -> Server:
+    denied, acts = denials(outside.trail), Acts(outside.trail)
     server = Server(
         config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh"), rest.refused()],
+        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh", denied), rest.refused(denied)],
         [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(
-        gateway, config.policies, fleet_watch, outside.accounts, desk, linger_s=config.linger_s
+        gateway, config.policies, fleet_watch, outside.accounts, desk, acts=acts, linger_s=config.linger_s
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
-    rest.add_to(server.grpc, gateway, config.policies, desk)
+    rest.add_to(server.grpc, gateway, config.policies, desk, acts)
     return server
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Self
 
+from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
@@ -88,6 +89,7 @@ class Config:
     reader_buffer_bytes_max: int
     streams: Limits
     linger_s: float
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
     def read(cls, env: Environment, *, gpu_count: Callable[[], int] = count_gpus) -> Self:
@@ -99,6 +101,7 @@ class Config:
             server=replace(ServerConfig.read(env, "inference", port=PORT, metrics_port=9463), port=ports[0]),
             ports=ports,
             trust=TrustConfig.read(env),
+            audit=AuditConfig.read(env),
             endpoints=_endpoints(env, servings),
             servings=servings,
             ollama_binary=_binary(env),

@@ -46,6 +46,7 @@ from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.common.screening import FLAG_HEADER
 from services.inference.accounts import Accounts, NoAccounts
+from services.inference.acts import Acts
 from services.inference.batches.servicer import BatchDesk, BatchMethods
 from services.inference.core import asks
 from services.inference.core.allowed import ALL, Allowed
@@ -67,7 +68,7 @@ PAGE_SIZE = 100
 class InferenceServicer(BatchMethods):
     """The methods that this version serves; the generated base answers for the others."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
         gateway: Gateway,
         policies: Policies,
@@ -75,10 +76,12 @@ class InferenceServicer(BatchMethods):
         accounts: Accounts | NoAccounts,
         desk: BatchDesk | None = None,
         *,
+        acts: Acts,
         linger_s: float,
     ) -> None:
         """`linger_s` is for who says nothing of it."""
         self._gateway = gateway
+        self._acts = acts
         self._linger_s = linger_s
         self._policies = policies
         self._fleet_watch = fleet_watch
@@ -153,12 +156,14 @@ class InferenceServicer(BatchMethods):
     async def PullModel(
         self, request: PullModelRequest, context: Context
     ) -> AsyncIterator[PullModelResponse]:
+        await self._acts.model("pull", request.model)
         watch = self._gateway.library.pull(request.model, request.instances)
         context.add_done_callback(lambda _: watch.close())  # type: ignore[arg-type]
         while (told := await watch.read()) is not None:
             yield listings.pulled(told, self._gateway.catalog)
 
     async def DeleteModel(self, request: DeleteModelRequest, context: Context) -> DeleteModelResponse:
+        await self._acts.model("delete", request.model)
         await self._deletions.do(
             principal(),
             request.request_id,
@@ -168,16 +173,19 @@ class InferenceServicer(BatchMethods):
         return DeleteModelResponse()
 
     async def CopyModel(self, request: CopyModelRequest, context: Context) -> CopyModelResponse:
+        await self._acts.model(f"copy {request.source}", request.destination)
         copy = await self._gateway.copy(request.source, request.destination, self._allowed())
         return CopyModelResponse(model=listings.model(copy, self._gateway.catalog))
 
     async def LoadModel(self, request: LoadModelRequest, context: Context) -> LoadModelResponse:
+        await self._acts.model("load", request.model)
         instance = await self._gateway.load(
             request.model, request.instance, pin=request.pin, allowed=self._allowed()
         )
         return LoadModelResponse(instance=instance)
 
     async def UnloadModel(self, request: UnloadModelRequest, context: Context) -> UnloadModelResponse:
+        await self._acts.model("unload", request.model)
         await self._gateway.library.unload(request.model, request.instance)
         return UnloadModelResponse()
 
@@ -198,6 +206,7 @@ class InferenceServicer(BatchMethods):
 
     async def PurgeCache(self, request: PurgeCacheRequest, context: Context) -> PurgeCacheResponse:
         # Done again it only forgets more, so a `request_id` need not be remembered.
+        await self._acts.purge(request.model)
         await self._gateway.purge_cache(caller().organization_id, request.model)
         return PurgeCacheResponse()
 

@@ -8,6 +8,7 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServi
 from prometheus_client import CollectorRegistry
 
 from services.common.certificates import expiry_watched
+from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
@@ -32,6 +33,9 @@ async def run(
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="sandbox")
         )
+        trail = await opened.enter_async_context(
+            audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
+        )
         metrics = SandboxMetrics(registry)
         jails = NsJails(config.root, usual=config.cap, warm_count=config.warm_count)
         metrics.up.set_function(lambda: jails.problem is None)
@@ -44,10 +48,10 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh")],
+            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
-        add_SandboxServiceServicer_to_server(SandboxServicer(engine), server.grpc)
+        add_SandboxServiceServicer_to_server(SandboxServicer(engine, trail), server.grpc)
         opened.enter_context(loop_watched(registry))
         expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)

@@ -1,9 +1,10 @@
 """Every knob of the service, read once, at the start."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
+from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
@@ -21,6 +22,7 @@ class Config:
     running_max: int  # Executions that have a jail. Times the memory limit, this is what they may use.
     waiting_max: int  # Executions that wait for one.
     warm_count: int  # Jails kept ready.
+    audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -30,6 +32,7 @@ class Config:
         return cls(
             server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
             trust=TrustConfig.read(env),
+            audit=AuditConfig.read(env),
             root=Path(env.text(f"{prefix}_ROOT")),
             cap=Limits(wall_s=wall_s, memory_bytes=memory_mib * MIB),
             running_max=env.integer(f"{prefix}_RUNNING_MAX", 8, low=1, high=1024),

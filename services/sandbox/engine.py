@@ -2,6 +2,7 @@
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import assert_never
 
@@ -17,6 +18,7 @@ from services.sandbox.telemetry import SandboxMetrics
 
 log = structlog.get_logger(__name__)
 
+Told = Callable[[str, Exited | MeshError], None]
 NEVER_RAN = Ending(status=None, breach=None, cpu_s=0.0, peak_memory_bytes=0)
 
 
@@ -41,8 +43,8 @@ class Engine:
             self._tasks = tasks
             await self.jails.run()
 
-    def start(self, program: Program, asked: Asked) -> Execution:
-        """Accept `program`. Raises SandboxUnavailable or QueueFull."""
+    def start(self, program: Program, asked: Asked, told: Told = lambda _id, _result: None) -> Execution:
+        """Accept `program`. `told` is told how it ended. Raises SandboxUnavailable or QueueFull."""
         if self._tasks is None or self.jails.problem is not None:
             raise SandboxUnavailable(problem=self.jails.problem)
         if (waiting_count := self._accepted_count - self._running_max) >= self._waiting_max:
@@ -52,7 +54,7 @@ class Engine:
         self._accepted_count += 1
         task = self._tasks.create_task(self._carry_out(execution, program))
         execution.waits(task.cancel)
-        task.add_done_callback(lambda _: self._settle(execution))
+        task.add_done_callback(lambda _: self._settle(execution, told))
         return execution
 
     async def _carry_out(self, execution: Execution, program: Program) -> None:
@@ -86,13 +88,14 @@ class Engine:
             clock.cancel()
             jail.kill()
 
-    def _settle(self, execution: Execution) -> None:
+    def _settle(self, execution: Execution, told: Told) -> None:
         """Its task is over, whichever way."""
         self._accepted_count -= 1
         if execution.result is None:  # It never got a jail.
             execution.judge(NEVER_RAN, Usage())
         assert execution.result is not None
         self._metrics.ended(execution.result)
+        told(execution.execution_id, execution.result)
         log.info("execution_ended", execution_id=execution.execution_id, **_summary(execution.result))
 
 

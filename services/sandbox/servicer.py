@@ -20,13 +20,16 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import (
 )
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceServicer
 
+from services.common.audit import Trail
 from services.common.errors import NotServed
 from services.common.grpc.around import Context
+from services.common.grpc.caller import caller
 from services.sandbox.core.lifecycle import Event, Outcome
 from services.sandbox.core.limits import Asked, Limits
 from services.sandbox.engine import Engine
 from services.sandbox.errors import ProfileUnknown
 from services.sandbox.execution import ExecutionEvent, Exited, Queued, Started, Usage, Wrote
+from services.sandbox.executions_told import teller
 from services.sandbox.ports import Program, Stream
 
 PROFILE = "python"
@@ -43,8 +46,8 @@ _OUTCOMES = {
 
 
 class SandboxServicer(SandboxServiceServicer):
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
+    def __init__(self, engine: Engine, trail: Trail) -> None:
+        self._engine, self._trail = engine, trail
 
     async def Execute(self, request: ExecuteRequest, context: Context) -> AsyncIterator[ExecuteResponse]:
         spec = request.spec
@@ -52,7 +55,9 @@ class SandboxServicer(SandboxServiceServicer):
             raise NotServed
         if spec.profile not in {"", PROFILE}:
             raise ProfileUnknown(profile=spec.profile)
-        execution = self._engine.start(Program(spec.code.encode(), spec.stdin), _asked(spec.limits))
+        code = spec.code.encode()
+        told = teller(self._trail, caller(), code)
+        execution = self._engine.start(Program(code, spec.stdin), _asked(spec.limits), told)
         # However the call ends: a `finally` would run late, and in another task.
         context.add_done_callback(lambda _: execution.on(Event.LEFT))  # type: ignore[arg-type]
         sequence = 0

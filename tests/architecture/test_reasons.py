@@ -23,10 +23,11 @@ NAMES = [
 ]
 
 
-# What a service cannot meet: auth asks nobody for keys, the sandbox has no store.
+# What a service cannot meet: auth asks nobody for keys, the sandbox has no store, and these two administer nothing.
 UNMET = {
     "auth": {"AUTH_UNAVAILABLE", "PROMPT_BLOCKED"},
-    "sandbox": {"STORE_UNAVAILABLE", "STORE_BUSY", "PROMPT_BLOCKED"},
+    "agent": {"AUDIT_UNAVAILABLE"},
+    "sandbox": {"STORE_UNAVAILABLE", "STORE_BUSY", "PROMPT_BLOCKED", "AUDIT_UNAVAILABLE"},
 }
 
 

@@ -14,11 +14,13 @@ import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 
+import grpc
 import grpc.aio
 import jwt
 from cryptography.hazmat.primitives.asymmetric import ec
 from google.api.httpbody_pb2 import HttpBody
 from ollamesh.auth.v1 import auth_service_pb2 as pb
+from ollamesh.auth.v1.audit_pb2 import AuditEvent
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceServicer, add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import (
@@ -40,6 +42,8 @@ class Identity:
     def __init__(self, *, issuer: str = ISSUER, key_id: str = "test-key") -> None:
         self.issuer, self.key_id = issuer, key_id
         self.revoked: list[Revocation] = []  # Told within a heartbeat.
+        self.audited: list[AuditEvent] = []  # What services told its audit trail,
+        self.records = True  # as long as it takes it.
         self._key = ec.generate_private_key(ec.SECP256R1())
 
     def token(
@@ -90,7 +94,7 @@ class Identity:
         """Serve the keys as the auth service does, and yield the address."""
         server = grpc.aio.server()
         add_OAuthServiceServicer_to_server(_Keys(self.jwks()), server)
-        add_AuthServiceServicer_to_server(_Revocations(self.revoked), server)
+        add_AuthServiceServicer_to_server(_Auth(self), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -107,9 +111,19 @@ class _Keys(OAuthServiceServicer):
         return HttpBody(content_type="application/jwk-set+json", data=self._document)
 
 
-class _Revocations(AuthServiceServicer):
-    def __init__(self, revoked: Sequence[Revocation]) -> None:
-        self._revoked = revoked
+class _Auth(AuthServiceServicer):
+    """What services ask of the auth service."""
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity, self._revoked = identity, identity.revoked
+
+    async def RecordAuditEvents(
+        self, request: pb.RecordAuditEventsRequest, context: Context
+    ) -> pb.RecordAuditEventsResponse:
+        if not self._identity.records:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store is away")
+        self._identity.audited += request.events
+        return pb.RecordAuditEventsResponse(last_sequence=len(self._identity.audited))
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context

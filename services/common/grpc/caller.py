@@ -36,6 +36,11 @@ def caller() -> Caller:
     return _caller.get()
 
 
+def known_caller() -> Caller | None:
+    """The verified caller, where there is one: also of a call that was refused."""
+    return _caller.get(None)
+
+
 class Verifier:
     """Checks tokens for one audience with keys that it fetches itself.
 
@@ -123,8 +128,8 @@ def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Chec
                 return
             case Access.USER | Access.ADMIN:
                 found = await verifier.verify(_bearer(context))
+                _caller.set(found)  # First: whom a refusal was for is to be known.
                 permit(row, found)
-                _caller.set(found)
             case Access.SERVICE:
                 peer = peer_service(context)
                 if peer not in row.callers and not (peer is None and insecure_inside):

@@ -1,6 +1,7 @@
 """The one place where failures become gRPC statuses."""
 
 import asyncio
+from collections.abc import Callable
 from typing import NoReturn
 
 import grpc
@@ -31,8 +32,11 @@ CODES = {
 }
 
 
-def errors(domain: str) -> Around:
-    """Answer every failure inside with its status, reason and details; `domain` as in ErrorInfo."""
+def errors(domain: str, told: Callable[[str, MeshError], None] = lambda _method, _error: None) -> Around:
+    """Answer every failure inside with its status, reason and details; `domain` as in ErrorInfo.
+
+    `told` is told of each that the caller was meant to see, with its method.
+    """
 
     async def around(method: str, context: Context, rest: Rest) -> object:
         try:
@@ -40,6 +44,7 @@ def errors(domain: str) -> Around:
         except grpc.aio.AbortError:
             raise  # Already answered; gRPC asserts that this very object comes back.
         except MeshError as error:
+            told(method, error)
             await _abort(context, error, domain)
         except NotImplementedError:  # Raised by the generated base class of a servicer.
             await _abort(context, NotServed(), domain)

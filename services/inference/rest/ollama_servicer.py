@@ -10,6 +10,7 @@ from ollamesh.compat.ollama.v1.ollama_service_pb2_grpc import OllamaServiceServi
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.common.tokens import Role
+from services.inference.acts import Acts
 from services.inference.core.bounds import Policies
 from services.inference.downloads import Done, Watch
 from services.inference.gateway import Gateway
@@ -38,7 +39,8 @@ Body = AsyncIterator[bytes]  # Parts of HttpBody, serialised.
 class OllamaServicer(OllamaServiceServicer):
     """What fails before the first part is answered around this (refusals.py)."""
 
-    def __init__(self, gateway: Gateway, policies: Policies) -> None:
+    def __init__(self, gateway: Gateway, policies: Policies, acts: Acts) -> None:
+        self._acts = acts
         self._calls = Calls(gateway, policies, ollama_requests.NAMES)
 
     async def Chat(self, request: HttpBody, context: Context) -> Body:
@@ -108,6 +110,7 @@ class OllamaServicer(OllamaServiceServicer):
 
     async def Pull(self, request: HttpBody, context: Context) -> Body:
         call = parsed(request.data, NamedCall)
+        await self._acts.model("pull", call.target)
         watch = self._library.pull(call.target, insecure=call.insecure or False)
         async for one in _progress(watch, context, streamed=call.stream is not False):
             yield one
@@ -120,6 +123,7 @@ class OllamaServicer(OllamaServiceServicer):
             if name not in {"name", "stream"}
         }
         self._calls.check_allowed(call.target, recipe.get("from"))
+        await self._acts.model("create", call.target)
         watch = self._library.create(call.target, {**recipe, "model": call.target})
         async for one in _progress(watch, context, streamed=call.stream is not False):
             yield one
@@ -130,11 +134,14 @@ class OllamaServicer(OllamaServiceServicer):
         yield b""  # Never; it makes this a stream.
 
     async def Delete(self, request: HttpBody, context: Context) -> Body:
-        await self._library.delete(parsed(request.data, NamedCall).target)
+        call = parsed(request.data, NamedCall)
+        await self._acts.model("delete", call.target)
+        await self._library.delete(call.target)
         yield first_part(PLAIN, b"")
 
     async def Copy(self, request: HttpBody, context: Context) -> Body:
         call = parsed(request.data, CopyCall)
+        await self._acts.model(f"copy {call.source}", call.destination)
         await self._calls.gateway.copy(call.source, call.destination, self._calls.allowed())
         yield first_part(PLAIN, b"")
 
@@ -146,6 +153,7 @@ class OllamaServicer(OllamaServiceServicer):
     async def PutBlob(self, request_iterator: AsyncIterator[pb.PutBlobRequest], context: Context) -> Body:
         parts = aiter(request_iterator)
         first = await anext(parts)
+        await self._acts.model("put blob", first.digest)
         await self._library.put_blob(first.digest, _bytes(first, parts))
         await context.send_initial_metadata(((STATUS_HEADER, "201"),))
         yield first_part(PLAIN, b"")
@@ -159,6 +167,7 @@ class OllamaServicer(OllamaServiceServicer):
         if call.unloads:
             self._calls.model(call.model)
             if caller().role is Role.ADMIN:
+                await self._acts.model("unload", call.model)
                 await self._library.unload(call.model)
             return lines.loaded("unload")
         await self._calls.load(call.model, context)

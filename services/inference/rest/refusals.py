@@ -51,8 +51,8 @@ def status_of(error: MeshError) -> int:
     return STATUSES[error.kind]
 
 
-def refusals(dialects: Mapping[str, Dialect]) -> Around:
-    """Answer the failures of the services that `dialects` names, each in its vendor's words."""
+def refusals(dialects: Mapping[str, Dialect], told: Callable[[str, MeshError], None]) -> Around:
+    """Answer the failures of the services that `dialects` names, each in its vendor's words. `told` hears of each."""
 
     async def around(method: str, context: Context, rest: Rest) -> object:
         dialect = dialects.get(method[1:].partition("/")[0])
@@ -64,6 +64,7 @@ def refusals(dialects: Mapping[str, Dialect]) -> Around:
         except grpc.aio.AbortError:
             raise
         except MeshError as error:
+            told(method, error)
             refused = error
         except NotImplementedError:  # Raised by the generated base class of a servicer.
             refused = NotServed()

@@ -1,11 +1,15 @@
 """Both REST services, as the composition root adds them to a server."""
 
+from collections.abc import Callable
+
 import grpc.aio
 from ollamesh.compat.ollama.v1.ollama_service_pb2_grpc import add_OllamaServiceServicer_to_server
 from ollamesh.compat.openai.v1.openai_batch_service_pb2_grpc import add_OpenAIBatchServiceServicer_to_server
 from ollamesh.compat.openai.v1.openai_service_pb2_grpc import add_OpenAIServiceServicer_to_server
 
+from services.common.errors import MeshError
 from services.common.grpc.around import Around
+from services.inference.acts import Acts
 from services.inference.batches.servicer import BatchDesk
 from services.inference.core.bounds import Policies
 from services.inference.gateway import Gateway
@@ -21,14 +25,19 @@ OPENAI_BATCH = "ollamesh.compat.openai.v1.OpenAIBatchService"
 SERVICES = (OLLAMA, OPENAI, OPENAI_BATCH)
 
 
-def add_to(server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: BatchDesk | None) -> None:
-    add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies), server)
+def add_to(
+    server: grpc.aio.Server, gateway: Gateway, policies: Policies, desk: BatchDesk | None, acts: Acts
+) -> None:
+    add_OllamaServiceServicer_to_server(OllamaServicer(gateway, policies, acts), server)
     add_OpenAIServiceServicer_to_server(OpenAIServicer(gateway, policies), server)
     add_OpenAIBatchServiceServicer_to_server(OpenAIBatchServicer(desk), server)
 
 
-def refused() -> Around:
-    """Have their failures told as their vendors would. Inside of what answers gRPC's callers."""
-    return refusals(
-        {OLLAMA: ollama_errors.refusal, OPENAI: openai_errors.refusal, OPENAI_BATCH: openai_errors.refusal}
-    )
+def refused(told: Callable[[str, MeshError], None]) -> Around:
+    """Have their failures told as their vendors would, and `told`. Inside of what answers gRPC's callers."""
+    dialects = {
+        OLLAMA: ollama_errors.refusal,
+        OPENAI: openai_errors.refusal,
+        OPENAI_BATCH: openai_errors.refusal,
+    }
+    return refusals(dialects, told)
