@@ -19,6 +19,7 @@ from services.common.errors import TokenExpired, TokenInvalid
 from services.common.tokens import CLOCK_SKEW_S, LIFETIME_MAX_S, TOKEN_BYTES_MAX, Caller, Role, verify
 
 NOW_S = 1_800_000_000
+ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # Of P-256.
 PRIVATE = ec.generate_private_key(ec.SECP256R1())
 HEADER = {"alg": "ES256", "typ": "at+jwt", "kid": "k1"}
 CLAIMS: dict[str, Any] = {
@@ -79,6 +80,8 @@ def test_ours_is_accepted_and_read() -> None:
         token_id="t1",
         expires_at_s=NOW_S + LIFETIME_MAX_S,
         token=token,
+        issued_at_s=NOW_S,
+        key_id="k1",
     )
     assert token not in repr(check(token))
 
@@ -124,6 +127,10 @@ HEADERS: dict[str, Any] = {
     "not JSON": b"{",
     "not UTF-8": b"\xff\xfe",
     "deep": b"[" * 4000,
+    "twice the type": b'{"alg":"ES256","kid":"k1","typ":"JWT","typ":"at+jwt"}',
+    "twice the key": b'{"alg":"ES256","kid":"k2","typ":"at+jwt","kid":"k1"}',
+    "UTF-16": json.dumps(HEADER).encode("utf-16"),
+    "a byte order mark": b"\xef\xbb\xbf" + json.dumps(HEADER).encode(),
 }
 
 
@@ -182,6 +189,22 @@ BAD_CLAIMS: dict[str, Any] = {
     "not JSON": b"{",
     "not UTF-8": b"\xff\xfe",
     "deep": b"[" * 4000,
+    "twice the role": json.dumps(CLAIMS)
+    .replace('"role": "user"', '"role": "admin", "role": "user"')
+    .encode(),
+    "twice a member inside": json.dumps(CLAIMS | {"act": {"sub": "x"}})
+    .replace(': "x"', ': "x", "sub": "y"')
+    .encode(),
+    "UTF-16": json.dumps(CLAIMS).encode("utf-16"),
+    "scope with two spaces": CLAIMS | {"scope": "auth  inference"},
+    "scope with a newline": CLAIMS | {"scope": "auth\ninference"},
+    "scope with a quote": CLAIMS | {"scope": 'auth "inference"'},
+    "many audiences": CLAIMS | {"aud": ["inference"] * 17},
+    "binds to two keys": CLAIMS | {"cnf": {"jkt": "x", "jwk": {}}},
+    "bound by an embedded key": CLAIMS | {"cnf": {"jwk": {}}},
+    "a chain of actors": CLAIMS | {"act": {"sub": "x", "act": {"sub": "y"}}},
+    "actor without a name": CLAIMS | {"act": {}},
+    "session is a number": CLAIMS | {"sid": 1},
 }
 
 

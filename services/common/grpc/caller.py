@@ -20,7 +20,7 @@ from services.common.grpc.around import Check, Context
 from services.common.grpc.peer import peer_service
 from services.common.policy import POLICY, Access, Row
 from services.common.revoked import DenyList
-from services.common.tokens import Caller, Role, verify
+from services.common.tokens import Caller, Role, key_id_of, verify
 
 CACHE_SIZE_MAX = 4096
 REFETCH_AFTER_S = 5.0  # An unknown key is worth a question so often, and no oftener.
@@ -72,7 +72,7 @@ class Verifier:
             if known.expires_at_s > now_s:
                 return self._unless_revoked(known)
             del self._verified[digest]
-        if (key_id := _key_id(token)) not in self._keys:
+        if (key_id := key_id_of(token)) not in self._keys:
             await self._refresh(key_id)
         found = verify(token, self._keys, issuer=self._issuer, audience=self._audience, now_s=now_s)
         if len(self._verified) >= CACHE_SIZE_MAX:
@@ -82,7 +82,7 @@ class Verifier:
 
     async def verify_any(self, token: str) -> Caller:
         """Likewise, for whatever service the token is: to be told of it, not to let it in."""
-        if (key_id := _key_id(token)) not in self._keys:
+        if (key_id := key_id_of(token)) not in self._keys:
             await self._refresh(key_id)
         found = verify(token, self._keys, issuer=self._issuer, audience=None, now_s=time.time())
         return self._unless_revoked(found)
@@ -166,10 +166,3 @@ def _bearer(context: Context) -> str:
     if scheme.lower() != "bearer" or not token:
         raise TokenInvalid
     return token
-
-
-def _key_id(token: str) -> str | None:
-    try:
-        return jwt.get_unverified_header(token).get("kid")
-    except jwt.PyJWTError:
-        raise TokenInvalid from None

@@ -1,13 +1,11 @@
 """Whom a service trusts: the auth service's public keys, fetched when a token needs them."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import grpc.aio
-import jwt
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceStub
@@ -19,6 +17,8 @@ from services.common.grpc.caller import Keys, Verifier
 from services.common.grpc.client import channel
 from services.common.grpc.revocations import Follower
 from services.common.inside import Inside
+from services.common.jwk import key_set
+from services.common.jws import Malformed
 from services.common.revoked import DenyList
 
 FETCH_TIMEOUT_S = 2.0
@@ -61,6 +61,8 @@ async def trust(config: TrustConfig, *, inside: Inside, audience: str) -> AsyncI
 
 
 def parse_keys(document: bytes) -> Keys:
-    """Keys of a JWK set (RFC 7517), by `kid`."""
-    keys = (jwt.PyJWK(key, algorithm="ES256") for key in json.loads(document)["keys"])
-    return {key.key_id: key for key in keys if key.key_id is not None}
+    """Keys of a JWK set, by `kid`. Raises AuthUnavailable: who publishes nonsense publishes nothing."""
+    try:
+        return key_set(document)
+    except Malformed:
+        raise AuthUnavailable from None
