@@ -53,6 +53,10 @@ class Database:
     def __call__(self, service: str) -> str:
         return self.dsns[service]
 
+    def system(self, service: str) -> str:
+        """Likewise, for tests that look for themselves: it sees the rows of every organisation."""
+        return f"{self.dsns[service]}?ollamesh.system=on"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostgresServer:

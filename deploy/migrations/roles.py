@@ -83,3 +83,24 @@ def _role(name: str) -> str:
     return f"""
         DO $$ BEGIN CREATE ROLE {name}; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$;
     """
+
+
+def tenant_policy(table: str, *, parent: str = "", key: str = "") -> tuple[str, str, str]:
+    """Statements by which a service sees and writes the rows of one organisation only, whatever its SQL forgets to ask.
+
+    Which one, it says by `ollamesh.organization`; it says `ollamesh.system` for work that belongs to no tenant. Both are
+    said by `services.common.postgres.Database` alone. Rows belong to who is in their `organization_id`, or to whom the
+    row of `parent` belongs that has the same `key`. Version files use this: what it returns must not change. The names
+    matter: policies are tried in their order, and for the system none but the first is.
+    """
+    # Not EXISTS, for which PostgreSQL may read the parent whole and hash it.
+    own = (
+        f"(SELECT true FROM {parent} WHERE {parent}.{key} = {table}.{key})"  # noqa: S608 - Names of ours.
+        if parent
+        else "organization_id = current_setting('ollamesh.organization', true)"
+    )
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"CREATE POLICY tenant ON {table} USING ({own})",
+        f"CREATE POLICY system ON {table} USING (current_setting('ollamesh.system', true) = 'on')",
+    )

@@ -26,7 +26,7 @@ from services.auth.config import Config
 from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
-from services.auth.ending import ExpiringSessions
+from services.auth.ending import RevokedSessions
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.key_checks import KeyChecks
@@ -172,7 +172,7 @@ def _revocations(shared: Shared, verifier: Verifier) -> Subject:
 
 def _administration(shared: Shared) -> Subject:
     """Users, service accounts, organisations and projects."""
-    passwords, sessions = Passwords(shared.hasher, common_passwords()), ExpiringSessions()
+    passwords, sessions = Passwords(shared.hasher, common_passwords()), RevokedSessions(shared.revocations)
     people = People(
         store=PostgresPeople(shared.database),
         passwords=passwords,

@@ -87,7 +87,7 @@ async def read_again(client_: Client, stream_id: str) -> list[chats.Event]:
 
 
 async def ledger(dsn: str) -> list[Row]:
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, server_settings={"ollamesh.system": "on"})
     try:
         rows = await connection.fetch(
             "SELECT entry_id, user_id, stream_id, output_token_count, is_cancelled FROM usage_entries"

@@ -69,7 +69,7 @@ class Replica:
 
 
 async def execute(database: Migrated, statement: str) -> None:
-    connection = await asyncpg.connect(database("agent"))
+    connection = await asyncpg.connect(database.system("agent"))
     try:
         await connection.execute(statement)
     finally:

@@ -84,13 +84,13 @@ def indexes(held: Iterable[Held]) -> list[int]:
 
 
 async def execute(dsn: str, statement: str) -> None:
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, server_settings={"ollamesh.system": "on"})
     await connection.execute(statement)
     await connection.close()
 
 
 async def fetch(dsn: str, statement: str) -> list[asyncpg.Record]:
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(dsn, server_settings={"ollamesh.system": "on"})
     rows = await connection.fetch(statement)
     await connection.close()
     return list(rows)

@@ -139,7 +139,7 @@ async def test_a_request_is_forgotten_after_a_day(replica: Replica, database: Mi
     assert await replica.accept(thread_id, retry=retry(body=b"2")) != first
     await execute(database, f"UPDATE requests SET create_time = {LONG_AGO}")
     await replica.runs.adopt()
-    connection = await asyncpg.connect(database("agent"))
+    connection = await asyncpg.connect(database.system("agent"))
     assert await connection.fetchval("SELECT count(*) FROM requests") == 0
     await connection.close()
 
@@ -154,7 +154,7 @@ async def test_deleting_a_thread_leaves_nothing(replica: Replica, database: Migr
         await replica.tell(run.run_id, finished(), after=1)
     with pytest.raises(RunNotFound):
         await replica.accept(thread_id, retry=retry())
-    connection = await asyncpg.connect(database("agent"))
+    connection = await asyncpg.connect(database.system("agent"))
     for table in ("threads", "runs", "run_events", "messages"):
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0, table
     await connection.close()

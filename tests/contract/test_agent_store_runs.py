@@ -198,7 +198,7 @@ async def test_a_run_that_is_being_taken_over_is_left_alone(
 ) -> None:
     await replica.accept(await replica.thread())
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
-    async with replica.database.transaction() as connection, asyncio.timeout(2):
+    async with replica.database.transaction(system=True) as connection, asyncio.timeout(2):
         assert len(await connection.fetch(ADOPT, replica.holder, LEASE_S, 9)) == 1
         assert await other.runs.adopt() == []
     assert await other.runs.adopt() == []

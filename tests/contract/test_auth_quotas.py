@@ -49,7 +49,7 @@ async def reserved(ledger: PostgresQuotas, subject: Subject = ORG_SUBJECT) -> in
 
 async def end_leases(database: Database) -> None:
     """As time would."""
-    connection = await asyncpg.connect(database("auth"))
+    connection = await asyncpg.connect(database.system("auth"))
     await connection.execute("UPDATE quota_reservations SET lease_until = now() - interval '1 ms'")
     await connection.close()
 
@@ -147,7 +147,7 @@ async def test_what_was_reserved_yesterday_counts_for_yesterday(
 ) -> None:
     await ledger.set_limits(ORG_SUBJECT, Limits(tokens_per_day=100))
     await ledger.reserve("r1", ACCOUNT, wish(100))
-    connection = await asyncpg.connect(database("auth"))
+    connection = await asyncpg.connect(database.system("auth"))
     await connection.execute("UPDATE quota_reservations SET day = day - 1")
     assert (await ledger.settle("r1", Amount(70), wish(10))).reservation is None
     days = await connection.fetch(
@@ -205,7 +205,7 @@ async def test_defaults_hold_until_limits_are_set(database: Database) -> None:
 async def test_what_is_long_over_is_forgotten(ledger: PostgresQuotas, database: Database) -> None:
     await ledger.reserve("old", ACCOUNT, wish(1))
     await ledger.settle("old", Amount(5), None)
-    connection = await asyncpg.connect(database("auth"))
+    connection = await asyncpg.connect(database.system("auth"))
     await connection.execute("UPDATE quota_reservations SET lease_until = now() - interval '3 days'")
     await connection.close()
     await ledger.reserve("new", ACCOUNT, wish(1))

@@ -58,7 +58,7 @@ class LedgerMachine(RuleBasedStateMachine):
         database = await self.opened.enter_async_context(connected(self.dsn))
         self.ledger = PostgresQuotas(database, {})
         self.database = database
-        async with database.connection() as connection:
+        async with database.connection(system=True) as connection:
             for table in ("quotas", "quota_usage", "quota_reservations"):
                 await connection.execute(f"DELETE FROM {table}")
 
@@ -127,7 +127,7 @@ class LedgerMachine(RuleBasedStateMachine):
         place = data.draw(st.integers(0, len(self.known) - 1))
 
         async def end() -> None:
-            async with self.database.connection() as connection:
+            async with self.database.connection(system=True) as connection:
                 await connection.execute(
                     "UPDATE quota_reservations SET lease_until = now() WHERE reservation_id = $1", f"r{place}"
                 )
@@ -152,7 +152,7 @@ def test_the_ledger_does_what_its_model_does(database: Database) -> None:
 
 def test_kinds_are_those_of_the_store(database: Database) -> None:
     async def kinds() -> None:
-        connection = await asyncpg.connect(database("auth"))
+        connection = await asyncpg.connect(database.system("auth"))
         for kind in Kind:
             await connection.execute(
                 "INSERT INTO quotas (organization_id, kind, subject_id) VALUES ('o', $1, 'o')", kind.value

@@ -55,7 +55,7 @@ class Subject:
             self.store.disabled.add(user_id)
             return
         assert self.database is not None
-        connection = await asyncpg.connect(self.database("auth"))
+        connection = await asyncpg.connect(self.database.system("auth"))
         await connection.execute("UPDATE users SET disable_time = now() WHERE user_id = $1", user_id)
         await connection.execute(
             "UPDATE service_accounts SET disable_time = now() WHERE 'service:' || client_id = $1", user_id
@@ -144,7 +144,7 @@ async def test_it_says_whether_it_answers(subject: Subject) -> None:
 async def test_the_schema_holds_what_the_code_relies_on(database: Database, statement: str) -> None:
     async with opened(database("auth")) as store:
         await store.found(founders())
-    connection = await asyncpg.connect(database("auth"))
+    connection = await asyncpg.connect(database.system("auth"))
     try:
         with pytest.raises(asyncpg.IntegrityConstraintViolationError):
             await connection.execute(statement)
@@ -153,7 +153,7 @@ async def test_the_schema_holds_what_the_code_relies_on(database: Database, stat
 
 
 async def test_founding_waits_for_a_replica_that_is_about_to_make_the_key(database: Database) -> None:
-    quicker = await asyncpg.connect(database("auth"))
+    quicker = await asyncpg.connect(database.system("auth"))
     async with opened(database("auth")) as store:
         await store.found(founders())
         await quicker.execute("DELETE FROM signing_keys")
@@ -175,7 +175,7 @@ async def test_founding_waits_for_a_replica_that_is_about_to_make_the_key(databa
 async def test_a_rotation_is_read_back(database: Database) -> None:
     async with opened(database("auth")) as store:
         await store.found(founders())
-        connection = await asyncpg.connect(database("auth"))
+        connection = await asyncpg.connect(database.system("auth"))
         await connection.execute("UPDATE signing_keys SET retired_from = to_timestamp(1000)")
         await connection.close()
         (key,) = await store.signing_keys()

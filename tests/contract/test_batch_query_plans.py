@@ -105,7 +105,9 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize("name", QUERIES)
 async def test_it_is_read_by_an_index(filled: Database, name: str, mode: str) -> None:
     statement, arguments = QUERIES[name]
-    connection = await asyncpg.connect(filled("inference"))
+    connection = await asyncpg.connect(
+        filled("inference"), server_settings={"ollamesh.organization": "org-7"}
+    )
     try:
         await connection.execute(f"SET plan_cache_mode = {mode}")
         found = await connection.fetchval(f"EXPLAIN (FORMAT JSON) {statement}", *arguments)

@@ -157,7 +157,7 @@ async def test_an_entry_counts_once_however_often_it_is_written(book: PostgresUs
     entries = [entry(principal=ANN, output_token_count=3) for _ in range(3)]
     await book.write(entries)
     await asyncio.gather(*(book.write([*entries, entry(principal=BOB)]) for _ in range(4)))
-    async with store.connection() as connection:
+    async with store.connection(system=True) as connection:
         await charge(connection, entries[0], entries[0])
     (line,) = await read(book, asks(user="user:ann"))
     assert (line.request_count, line.output_token_count) == (3, 9)
@@ -170,7 +170,7 @@ async def test_a_charge_is_part_of_its_transaction(book: PostgresUsage, store: D
     charged = entry(principal=ANN, output_token_count=3)
 
     async def fails() -> None:
-        async with store.transaction() as connection:
+        async with store.transaction(system=True) as connection:
             await charge(connection, charged)
             raise ZeroDivisionError
 
@@ -178,7 +178,7 @@ async def test_a_charge_is_part_of_its_transaction(book: PostgresUsage, store: D
         await fails()
     assert await read(book, asks()) == [NOTHING]
     for _ in range(2):
-        async with store.transaction() as connection:
+        async with store.transaction(system=True) as connection:
             await charge(connection, charged)
     (line,) = await read(book, asks())
     assert line.request_count == 1
@@ -280,7 +280,7 @@ async def test_what_keeps_days_does_nothing_else(
 
 async def test_only_this_service_keeps_days(database: Migrated) -> None:
     for service in ("auth", "agent"):
-        connection = await asyncpg.connect(database(service))
+        connection = await asyncpg.connect(database.system(service))
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             await connection.execute("SELECT inference.keep_usage_partitions(7, 400)")
         await connection.close()

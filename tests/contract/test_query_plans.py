@@ -213,7 +213,9 @@ async def test_so_it_does_when_the_plan_is_for_any_arguments(filled: Database, h
 
 
 async def assert_by_index(filled: Database, hot: Hot, mode: str) -> None:
-    connection = await asyncpg.connect(filled(hot.service))
+    connection = await asyncpg.connect(
+        filled(hot.service), server_settings={"ollamesh.organization": "org-7"}
+    )
     rows = await connection.fetch("SELECT relname, reltuples FROM pg_class")
     plan = await explained(connection, hot, mode)
     await connection.close()

@@ -112,7 +112,7 @@ async def test_a_replica_that_was_given_up_stops_what_it_does(around: Mesh, data
 
 
 async def execute(database: Database, statement: str) -> None:
-    connection = await asyncpg.connect(database("agent"))
+    connection = await asyncpg.connect(database.system("agent"))
     try:
         await connection.execute(statement)
     finally:

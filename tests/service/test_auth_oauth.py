@@ -80,7 +80,7 @@ async def test_charset_and_empty_fields_do_no_harm(auth: Auth) -> None:
 
 
 async def test_a_client_may_ask_for_less_scope_never_for_more(auth: Auth, module_database: Database) -> None:
-    admin = await asyncpg.connect(module_database("auth"))
+    admin = await asyncpg.connect(module_database.system("auth"))
     await admin.execute(
         "INSERT INTO service_accounts (client_id, organization_id, project_id, secret_digest, role, scopes) "
         "SELECT 'scoped', organization_id, project_id, secret_digest, role, '{agent,inference}' "

@@ -273,3 +273,25 @@ async def test_the_users_of_others_do_not_exist(
 async def test_what_is_no_id_is_told_so(admin: Person, user_id: str) -> None:
     request = pb.DisableUserRequest(user_id=user_id)
     assert await admin.refused("DisableUser", request) == (INVALID, "INVALID_REQUEST")
+
+
+@pytest.mark.parametrize(
+    ("method", "request_type", "more"),
+    [
+        ("SetRole", pb.SetRoleRequest, {"role": ROLE_ADMIN}),
+        ("SetProject", pb.SetProjectRequest, {"project_id": "default"}),
+        ("SetPassword", pb.SetPasswordRequest, {"new_password": PASSWORD}),
+        ("DisableUser", pb.DisableUserRequest, {}),
+    ],
+)
+async def test_what_changes_rights_ends_the_tokens_that_were_given_before(
+    auth: Auth, admin: Person, method: str, request_type: type, more: dict[str, object]
+) -> None:
+    user = await admin.create_user(fresh("ann"))
+    ann = await logged_in(auth, user.username, PASSWORD)
+    await admin.ask(method, request_type(user_id=user.user_id, **more))
+    refused = await ann.refused("GetCaller", pb.GetCallerRequest())
+    assert refused[0] is grpc.StatusCode.UNAUTHENTICATED
+    if method != "DisableUser":
+        again = await logged_in(auth, user.username, PASSWORD)
+        await again.ask("GetCaller", pb.GetCallerRequest())

@@ -108,7 +108,7 @@ _USERS = """
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def many(auth: Auth, module_database: Database) -> None:
     """Users `active1`, `disabled1` and so on, each for one attempt in each try: more would be throttled."""
-    connection = await asyncpg.connect(module_database("auth"))
+    connection = await asyncpg.connect(module_database.system("auth"))
     for name in ("active", "disabled"):
         await connection.execute(_USERS, name, name == "disabled", LOGIN_ROUNDS)
     await connection.close()

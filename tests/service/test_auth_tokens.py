@@ -43,7 +43,7 @@ async def auth(module_database: Database) -> AsyncIterator[Auth]:
 
 async def _add_users(database: Database) -> None:
     """A user `ann` and a disabled one, `bob`, both with the admin's password."""
-    connection = await asyncpg.connect(database("auth"))
+    connection = await asyncpg.connect(database.system("auth"))
     try:
         for name, disabled in (("ann", None), ("bob", "now()")):
             await connection.execute(

@@ -62,7 +62,7 @@ class Place:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(module_database: Database) -> AsyncIterator[Place]:
     async with whole(auth_app.config(module_database("auth"), encryption_key=ENCRYPTION_KEY)) as world:
-        connection = await asyncpg.connect(module_database("auth"))
+        connection = await asyncpg.connect(module_database.system("auth"))
         row = await connection.fetchrow("SELECT key_id, sealed_key FROM signing_keys")
         await connection.close()
         assert row is not None

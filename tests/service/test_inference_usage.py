@@ -326,7 +326,7 @@ async def test_a_busy_store_refuses_within_a_second_and_stops_no_stream(database
 
 async def ledger(database: Database) -> dict[str, int]:
     """What was written: streams, and their output tokens."""
-    connection = await asyncpg.connect(database("inference"))
+    connection = await asyncpg.connect(database.system("inference"))
     try:
         rows = await connection.fetch("SELECT stream_id, output_token_count FROM usage_entries")
     finally:

@@ -73,7 +73,7 @@ class PostgresEvents:
         stored = _stored(batch)
         last = batch.events[-1]
         ending = last if isinstance(last, Finished) else None
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             done = await connection.fetchval(
                 APPEND,
                 run_id,
@@ -92,7 +92,7 @@ class PostgresEvents:
         return stored
 
     async def read(self, run_id: RunId, *, after_sequence: int) -> EventPage:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(READ, run_id, after_sequence, PAGE_SIZE)
         if not rows:
             raise RunNotFound
@@ -105,7 +105,7 @@ class PostgresEvents:
         )
 
     async def told(self, run_id: RunId) -> Sequence[tuple[float, Event]]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(TOLD, run_id)
         return [event_from_proto(run_pb2.RunEvent.FromString(row["payload"])) for row in rows]
 

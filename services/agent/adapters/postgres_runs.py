@@ -82,7 +82,7 @@ class PostgresRuns:
         self._database, self._holder, self._lease_s = database, holder, lease_s
 
     async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> tuple[RunRecord, bool]:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=owner.organization_id) as connection:
             made = await claim(connection, owner, retry, new.run_id) if retry else new.run_id
             if made != new.run_id:
                 return await _find(connection, owner, made), False
@@ -104,32 +104,32 @@ class PostgresRuns:
             return _run(row), True
 
     async def repeated(self, owner: Owner, retry: Retry) -> RunRecord | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             made = await remembered(connection, owner, retry)
             return await _find(connection, owner, made) if made else None
 
     async def find(self, owner: Owner, run_id: RunId) -> RunRecord:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             return await _find(connection, owner, run_id)
 
     async def page(self, owner: Owner, thread_id: ThreadId, request: PageRequest) -> Page[RunRecord]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             if await connection.fetchval(OWNED, owner.organization_id, owner.user_id, thread_id) is None:
                 raise ThreadNotFound
             rows = await connection.fetch(PAGE, thread_id, request.after, request.size + 1)
         return Page([_run(row) for row in rows[: request.size]], next_after(rows, request))
 
     async def unfinished(self, owner: Owner, thread_id: ThreadId) -> Sequence[RunId]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(UNFINISHED, owner.organization_id, owner.user_id, thread_id)
         return [RunId(row["run_id"]) for row in rows]
 
     async def request_cancel(self, run_id: RunId) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await connection.execute(REQUEST_CANCEL, run_id)
 
     async def begin(self, run_id: RunId) -> bool:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             if await connection.fetchval(BEGIN, run_id, self._holder) is not None:
                 return True
             if await connection.fetchval(HELD, run_id, self._holder) is None:
@@ -137,7 +137,7 @@ class PostgresRuns:
         return False
 
     async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(HISTORY, run_id, count_max)
         payloads = (thread_pb2.Message.FromString(row["payload"]) for row in reversed(rows))
         return [message_from_proto(payload) for payload in payloads]
@@ -145,12 +145,12 @@ class PostgresRuns:
     async def keep(self, run_ids: Sequence[RunId]) -> Mapping[RunId, bool]:
         if not run_ids:
             return {}
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(KEEP, run_ids, self._holder, self._lease_s)
         return {RunId(row["run_id"]): row["cancel_requested"] for row in rows}
 
     async def adopt(self) -> Sequence[Orphan]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await connection.execute(FORGET_REQUESTS)
             rows = await connection.fetch(ADOPT, self._holder, self._lease_s, ADOPTED_AT_ONCE)
         return [

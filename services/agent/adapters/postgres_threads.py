@@ -45,7 +45,7 @@ class PostgresThreads:
         self, owner: Owner, thread_id: ThreadId, name: str, labels: Mapping[str, str], retry: Retry | None
     ) -> ThreadRecord:
         payload = thread_pb2.Thread(display_name=name, labels=labels).SerializeToString()
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=owner.organization_id) as connection:
             made = await claim(connection, owner, retry, thread_id) if retry else thread_id
             if made == thread_id:
                 await connection.execute(INSERT, thread_id, owner.organization_id, owner.user_id, payload)
@@ -55,25 +55,25 @@ class PostgresThreads:
         return _thread(row)
 
     async def find(self, owner: Owner, thread_id: ThreadId) -> ThreadRecord:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             row = await connection.fetchrow(FIND, owner.organization_id, owner.user_id, thread_id)
         if row is None:
             raise ThreadNotFound
         return _thread(row)
 
     async def page(self, owner: Owner, request: PageRequest) -> Page[ThreadRecord]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(
                 PAGE, owner.organization_id, owner.user_id, request.after, request.size + 1
             )
         return Page([_thread(row) for row in rows[: request.size]], next_after(rows, request))
 
     async def delete(self, owner: Owner, thread_id: ThreadId) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             await connection.execute(DELETE, owner.organization_id, owner.user_id, thread_id)
 
     async def messages(self, owner: Owner, thread_id: ThreadId, request: PageRequest) -> Page[MessageRecord]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             if await connection.fetchval(OWNED, owner.organization_id, owner.user_id, thread_id) is None:
                 raise ThreadNotFound
             rows = await connection.fetch(MESSAGES, thread_id, request.after, request.size + 1)

@@ -65,7 +65,7 @@ class PostgresStore:
 
     async def found(self, founders: Founders) -> None:
         admin, service, key = founders.admin, founders.service, founders.key
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(system=True) as connection:
             await connection.execute("SELECT pg_advisory_xact_lock($1)", FOUNDING_LOCK)
             for identity in (admin.identity, service.identity):
                 home = identity.organization_id, identity.project_id
@@ -91,14 +91,14 @@ class PostgresStore:
             await connection.execute(_FOUND_KEY, key.term.key_id, _time(key.term.active_from_s), key.sealed)
 
     async def find_user(self, username: str) -> User | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             row = await connection.fetchrow(_FIND_USER, username)
         if row is None:
             return None
         return User(_identity(row, user_id=row["user_id"], client_id="login"), row["password_hash"])
 
     async def find_service_account(self, client_id: str) -> ServiceAccount | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             row = await connection.fetchrow(_FIND_SERVICE_ACCOUNT, client_id)
         if row is None:
             return None
@@ -107,7 +107,7 @@ class PostgresStore:
         return ServiceAccount(identity, row["secret_digest"])
 
     async def replace_password_hash(self, user_id: str, *, old: str, new: str) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await connection.execute(_REHASH, user_id, old, new)
 
     async def signing_keys(self) -> Sequence[SealedKey]:

@@ -110,7 +110,7 @@ class PostgresQuotas:
         self._defaults = defaults
 
     async def reserve(self, reservation_id: str, account: Account, wish: Wish) -> Reservation:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(system=True) as connection:
             await connection.execute(_LOCK, account.organization_id)
             row = await connection.fetchrow(_FIND, reservation_id)
             if row is not None and _account(row) != account:
@@ -128,7 +128,7 @@ class PostgresQuotas:
             return _reservation(books, found.limited, until, found.amount)
 
     async def settle(self, reservation_id: str, used: Amount, wish: Wish | None) -> Settlement:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(system=True) as connection:
             row = await connection.fetchrow(_FIND, reservation_id)
             if row is None:
                 raise ReservationNotFound
@@ -156,18 +156,18 @@ class PostgresQuotas:
 
     async def book(self, subject: Subject) -> tuple[Book, dt.datetime]:
         ids = {subject.kind: subject.subject_id}
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=subject.organization_id) as connection:
             books, now = await self._read(connection, subject.organization_id, ids, but="")
         return books[subject.kind], _reset(now)
 
     async def limits(self, account: Account) -> Mapping[Kind, Limits]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=account.organization_id) as connection:
             rows = await connection.fetch(_LIMITS, account.organization_id, *_columns(account))
         found = {Kind(row["kind"]): _limits(row) for row in rows}
         return {each.kind: found.get(each.kind, self.default(each.kind)) for each in account.subjects}
 
     async def set_limits(self, subject: Subject, limits: Limits) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=subject.organization_id) as connection:
             await connection.execute(
                 _SET,
                 subject.organization_id,
@@ -185,11 +185,11 @@ class PostgresQuotas:
         statement = _EXISTS.get(subject.kind)
         if statement is None:  # A key's limits belong to its organisation, whether it is there yet or not.
             return True
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=subject.organization_id) as connection:
             return bool(await connection.fetchval(statement, subject.organization_id, subject.subject_id))
 
     async def sweep(self) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await connection.execute(_SWEEP, RESERVATIONS_KEPT, SWEPT_AT_ONCE)
             await connection.execute(_FORGET, USAGE_KEPT)
 

@@ -175,7 +175,7 @@ class PostgresBatchItems:
         self._lease_s = lease_s
 
     async def open(self, *, paused: Collection[UUID]) -> Sequence[Open]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(OPEN, list(paused))
         return [Open(row["batch_id"], row["organization_id"]) for row in rows]
 
@@ -192,7 +192,7 @@ class PostgresBatchItems:
         if not held:
             return set()
         lease = (self._lease_s,) if renew else ()
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(RENEW if renew else LOOK, *_columns(held), *lease)
         return {Claim(Place(row["batch_id"], row["item_index"]), row["take_count"]) for row in rows}
 
@@ -200,14 +200,14 @@ class PostgresBatchItems:
         written: set[Claim] = set()
         by_batch = sorted(done, key=lambda one: one.held.place.batch_id)  # Stable: results keep their order.
         for batch_id, group in groupby(by_batch, key=lambda one: one.held.place.batch_id):
-            async with self._database.transaction() as connection:
+            async with self._database.transaction(system=True) as connection:
                 written |= await _finish(connection, batch_id, list(group))
         return written
 
     async def put_back(self, given_up: Sequence[PutBack]) -> None:
         if not given_up:
             return
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await connection.execute(
                 PUT_BACK,
                 *_columns([one.held for one in given_up]),
@@ -218,13 +218,13 @@ class PostgresBatchItems:
     async def sweep(self) -> Mapping[str, int]:
         swept = {}
         for name, statement in SWEEPS.items():
-            async with self._database.connection() as connection:
+            async with self._database.connection(system=True) as connection:
                 limit = (SWEPT_AT_ONCE,) if "$1" in statement else ()
                 swept[name] = int((await connection.execute(statement, *limit)).split()[-1])
         return swept
 
     async def _taken(self, statement: str, *arguments: object) -> Sequence[Held]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(statement, self._lease_s, *arguments)
         return sorted((_held(row) for row in rows), key=lambda held: held.place)
 

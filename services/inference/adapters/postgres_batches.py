@@ -1,7 +1,8 @@
 """Batches in PostgreSQL, as callers see them.
 
-A batch is accepted in one transaction, its items by COPY. To be cancelled is a mark on its row: the workers see it when
-they next say that they are alive, and the items are swept away later. So whoever locks a batch's row holds nothing else.
+A batch is accepted in one transaction, its items in parts: COPY, which is faster, knows no row-level security. To be
+cancelled is a mark on its row: the workers see it when they next say that they are alive, and the items are swept away
+later. So whoever locks a batch's row holds nothing else.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ from services.inference.core.batches import State
 from services.inference.core.callers import Principal
 from services.inference.errors import BatchNotFound, QuotaExceeded, RequestIdReused
 
-COPY_TIMEOUT_S = 60.0
+INSERT_S_MAX = 60.0
+ITEMS_AT_ONCE = 1000
 RESULTS_PAGE_COUNT = 64
 QUOTA_RETRY_S = 30.0
 LAST_POSITION = 2**63 - 1
@@ -43,6 +45,10 @@ INSERT = """
     SELECT $1, $2, $3, $4, $5, $6, $7, $8,
            now() + least($9::float8, $10::float8) * interval '1 second', now() + $10::float8 * interval '1 second'
     RETURNING *
+"""
+INSERT_ITEMS = """
+    INSERT INTO batch_items (batch_id, item_index, request)
+    SELECT $1, $2::bigint + place - 1, item FROM unnest($3::bytea[]) WITH ORDINALITY AS new (item, place)
 """
 FIND = """
     SELECT * FROM batches
@@ -81,7 +87,7 @@ class PostgresBatches:
 
     async def create(self, new: NewBatch) -> Record:
         owner = new.creator.principal
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=owner.organization_id) as connection:
             if new.retry and (made := await _claim(connection, owner, new.retry, new.batch_id)):
                 return await _find(connection, owner, made)
             await connection.execute(LOCK_ORGANIZATION, owner.organization_id)
@@ -100,36 +106,33 @@ class PostgresBatches:
                 new.window_s,
                 new.retention_s,
             )
-            await connection.copy_records_to_table(
-                "batch_items",
-                columns=("batch_id", "item_index", "request"),
-                records=((new.batch_id, index, item) for index, item in enumerate(new.items)),
-                timeout=COPY_TIMEOUT_S,
-            )
+            for first in range(0, len(new.items), ITEMS_AT_ONCE):
+                items = list(new.items[first : first + ITEMS_AT_ONCE])
+                await connection.execute(INSERT_ITEMS, new.batch_id, first, items, timeout=INSERT_S_MAX)
         assert row is not None
         return _record(row)
 
     async def find(self, owner: Principal, batch_id: UUID) -> Record:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             return await _find(connection, owner, batch_id)
 
     async def page(self, owner: Principal, request: PageRequest) -> tuple[Sequence[Record], bool]:
         before = LAST_POSITION if request.before is None else request.before
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(
                 PAGE, owner.organization_id, owner.user_id, before, request.size + 1, request.only_of_origin
             )
         return [_record(row) for row in rows[: request.size]], len(rows) > request.size
 
     async def cancel(self, owner: Principal, batch_id: UUID) -> Record:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             row = await connection.fetchrow(CANCEL, batch_id, owner.organization_id, owner.user_id)
             return _record(row) if row is not None else await _find(connection, owner, batch_id)
 
     async def results(
         self, owner: Principal, batch_id: UUID, *, after_sequence: int, only: bool | None = None
     ) -> Results:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(
                 RESULTS,
                 batch_id,

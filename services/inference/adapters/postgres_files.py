@@ -6,7 +6,7 @@ from uuid import UUID
 import asyncpg
 
 from services.common.postgres import Database
-from services.inference.adapters.postgres_batches import COPY_TIMEOUT_S, LAST_POSITION
+from services.inference.adapters.postgres_batches import INSERT_S_MAX, LAST_POSITION
 from services.inference.batches.ports import FileRecord, NewFile
 from services.inference.core.callers import Principal
 from services.inference.errors import FileNotFound, QuotaExceeded
@@ -32,6 +32,7 @@ PAGE = """
     ORDER BY position DESC LIMIT $4
 """
 DELETE = "DELETE FROM files WHERE file_id = $1 AND organization_id = $2 AND user_id = $3 RETURNING file_id"
+INSERT_PART = "INSERT INTO file_parts (file_id, part_index, content) VALUES ($1, $2, $3)"
 PART = "SELECT content FROM file_parts WHERE file_id = $1 AND part_index = $2"
 
 
@@ -46,7 +47,7 @@ class PostgresFiles:
 
     async def create(self, owner: Principal, new: NewFile) -> FileRecord:
         size_bytes = sum(map(len, new.parts))
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=owner.organization_id) as connection:
             await connection.execute(LOCK_ORGANIZATION, owner.organization_id)
             stored_bytes = await connection.fetchval(STORED_BYTES, owner.organization_id)
             if stored_bytes + size_bytes > self._bytes_max:
@@ -55,17 +56,13 @@ class PostgresFiles:
             row = await connection.fetchrow(
                 INSERT, new.file_id, *owned, new.filename.encode(), size_bytes, self._kept_s
             )
-            await connection.copy_records_to_table(
-                "file_parts",
-                columns=("file_id", "part_index", "content"),
-                records=((new.file_id, index, part) for index, part in enumerate(new.parts)),
-                timeout=COPY_TIMEOUT_S,
-            )
+            parts = ((new.file_id, index, part) for index, part in enumerate(new.parts))
+            await connection.executemany(INSERT_PART, parts, timeout=INSERT_S_MAX)
         assert row is not None
         return _record(row)
 
     async def find(self, owner: Principal, file_id: UUID) -> FileRecord:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             row = await connection.fetchrow(FIND, file_id, owner.organization_id, owner.user_id)
         if row is None:
             raise FileNotFound
@@ -75,17 +72,17 @@ class PostgresFiles:
         self, owner: Principal, *, before: int | None, size: int
     ) -> tuple[Sequence[FileRecord], bool]:
         position = LAST_POSITION if before is None else before
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(PAGE, owner.organization_id, owner.user_id, position, size + 1)
         return [_record(row) for row in rows[:size]], len(rows) > size
 
     async def part(self, file_id: UUID, index: int) -> bytes | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             content: bytes | None = await connection.fetchval(PART, file_id, index)
         return content
 
     async def delete(self, owner: Principal, file_id: UUID) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
             if await connection.fetchval(DELETE, file_id, owner.organization_id, owner.user_id) is None:
                 raise FileNotFound
 

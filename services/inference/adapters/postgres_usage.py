@@ -57,11 +57,11 @@ class PostgresUsage:
         self._database = database
 
     async def write(self, entries: Sequence[Entry]) -> None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             await charge(connection, *entries)
 
     async def read(self, question: Question, *, lines_max: int) -> Sequence[Line]:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=question.organization_id) as connection:
             await connection.execute(_PLAN_FOR_THE_PERIOD)
             statement, arguments = reading(question, lines_max=lines_max)
             rows = await connection.fetch(statement, *arguments)

@@ -1,6 +1,8 @@
-"""People whom an identity provider knows, and requests that come twice."""
+"""People whom an identity provider knows, requests that come twice, and row-level security of what there is."""
 
 from alembic import op
+
+from deploy.migrations.roles import tenant_policy
 
 revision = "0003"
 down_revision = "0002"
@@ -38,3 +40,6 @@ def upgrade() -> None:
     )
     op.execute(_REQUESTS)
     op.execute("CREATE INDEX requests_by_age ON requests (organization_id, create_time)")
+    for table in ("organizations", "projects", "users", "service_accounts", "requests"):
+        for statement in tenant_policy(table):
+            op.execute(statement)

@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from deploy.migrations.roles import tenant_policy
+
 revision = "0004"
 down_revision = "0003"
 
@@ -41,4 +43,6 @@ _BY_REQUEST = """
 
 def upgrade() -> None:
     for statement in (_API_KEYS, _BY_USER, _BY_ORGANIZATION, _BY_REQUEST):
+        op.execute(statement)
+    for statement in tenant_policy("api_keys"):
         op.execute(statement)

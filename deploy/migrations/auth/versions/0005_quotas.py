@@ -6,6 +6,8 @@ die. Times are the database's. Amounts are whole numbers (GPU time in microsecon
 
 from alembic import op
 
+from deploy.migrations.roles import tenant_policy
+
 revision = "0005"
 down_revision = "0004"
 
@@ -63,3 +65,6 @@ def upgrade() -> None:
         "CREATE INDEX quota_reservations_live ON quota_reservations (organization_id, day, lease_until)"
     )
     op.execute("CREATE INDEX quota_reservations_old ON quota_reservations (lease_until)")
+    for table in ("quotas", "quota_usage", "quota_reservations"):
+        for statement in tenant_policy(table):
+            op.execute(statement)

@@ -1,0 +1,51 @@
+"""Row-level security is set aside in these places only, each for work that belongs to no tenant."""
+
+import ast
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+# Who says `system=True`, and why that is right.
+PLACES = {
+    # Whoever logs in has no tenant yet; founders are made before there is one.
+    "services/auth/adapters/postgres.py": "found find_user find_service_account replace_password_hash",
+    # Tenants are made and listed by those who belong to another one.
+    "services/auth/adapters/postgres_tenants.py": "create_organization organizations",
+    # A key says whose it is only once it is found.
+    "services/auth/adapters/postgres_api_keys.py": "find used",
+    # A reservation's id says whose it is only once it is found.
+    "services/auth/adapters/postgres_quotas.py": "reserve settle sweep",
+    # Workers hold runs by lease, whoever's they are; watchers were let in by whoever found the run for them.
+    "services/agent/adapters/postgres_runs.py": "request_cancel begin history keep adopt",
+    "services/agent/adapters/postgres_events.py": "append read told",
+    # Workers take items of all batches; the ledger is written for many callers at once.
+    "services/inference/adapters/postgres_batch_items.py": "open keep finish put_back sweep _taken",
+    "services/inference/adapters/postgres_usage.py": "write",
+    # Read part by part, after its owner has found it.
+    "services/inference/adapters/postgres_files.py": "part",
+}
+
+
+def test_only_these_see_every_tenant() -> None:
+    found = defaultdict(set)
+    for path in sorted((ROOT / "services").glob("**/*.py")):
+        for function in ast.walk(ast.parse(path.read_text())):
+            if isinstance(function, ast.AsyncFunctionDef) and any(map(_sees_all, ast.walk(function))):
+                found[path.relative_to(ROOT).as_posix()].add(function.name)
+    assert found == {path: set(names.split()) for path, names in PLACES.items()}
+
+
+def _sees_all(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.keyword)
+        and node.arg == "system"
+        and isinstance(node.value, ast.Constant)
+        and node.value.value is True
+    )
+
+
+def test_only_the_database_says_whose_rows_are_seen() -> None:
+    for path in (ROOT / "services").glob("**/*.py"):
+        if path.name != "postgres.py" or path.parent.name != "common":
+            assert "ollamesh.system" not in path.read_text(), path
+            assert "set_config" not in path.read_text(), path
