@@ -79,10 +79,7 @@ class Client:
         resume: bool = True,
         ca: Path | None = None,
     ) -> None:
-        """`resume`: chats go on where they were when the connection, or a gateway, was lost.
-
-        `ca`: the file of those who sign the mesh's certificate, where this system does not know them.
-        """
+        """`resume`: chats go on when a connection or a gateway was lost. `ca`: who signs the mesh's certificate."""
         asyncio.get_running_loop()  # Outside of one, gRPC would pick another than the caller's.
         self._deadline_s, self._stream_deadline_s = deadline_s, stream_deadline_s
         self._channel = open_channel(target, ca=ca)
