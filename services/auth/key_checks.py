@@ -167,7 +167,7 @@ class KeyChecks:
             raise TokenExpired if over else TokenInvalid
         swapped = known.swapped.get(service)
         if swapped is None or self._steady() >= swapped.used_until_s:
-            swapped = known.swapped[service] = self._swaps.swapped(key, there, now_s)
+            swapped = known.swapped[service] = self._swaps.swapped(key, there, service, now_s)
         return swapped
 
 

@@ -40,22 +40,22 @@ class Swapped:
 
 
 class Swaps:
-    """`passed` makes, of a token, the answer that lets a request pass."""
+    """`passed` makes the answer that lets a request pass, with a token, to a service."""
 
     def __init__(
         self,
         signer: Signer,
         *,
         issuer: str,
-        passed: Callable[[str], bytes],
+        passed: Callable[[str, str], bytes],
         issue_from_s: Callable[[str, str, float], float] = lambda _user, _client, now_s: now_s,
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._signer, self._issuer, self._passed = signer, issuer, passed
         self._issue_from_s, self._steady = issue_from_s, steady
 
-    def swapped(self, key: ApiKey, identity: Identity, now_s: float) -> Swapped:
-        """A token for that identity, which is what the key comes to. Raises AuthUnavailable."""
+    def swapped(self, key: ApiKey, identity: Identity, service: str, now_s: float) -> Swapped:
+        """A token for that identity, which is what the key comes to at that service. Raises AuthUnavailable."""
         valid = period(
             self._issue_from_s(identity.user_id, identity.client_id, now_s),
             min(LIFETIME_S, key.expires_at_s - now_s),
@@ -67,7 +67,7 @@ class Swaps:
         except StoreFailure:
             raise AuthUnavailable from None
         return Swapped(
-            answer=self._passed(token),
+            answer=self._passed(token, service),
             used_until_s=self._steady() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
             token_id=token_id,
             user_id=identity.user_id,
