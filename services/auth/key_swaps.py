@@ -48,18 +48,18 @@ class Swaps:
         *,
         issuer: str,
         passed: Callable[[str, str], bytes],
-        issue_from_s: Callable[[str, str, float], float] = lambda _user, _client, now_s: now_s,
+        issuable_from_s: Callable[[str, str], float],
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._signer, self._issuer, self._passed = signer, issuer, passed
-        self._issue_from_s, self._steady = issue_from_s, steady
+        self._issuable_from_s, self._steady = issuable_from_s, steady
 
     def swapped(self, key: ApiKey, identity: Identity, service: str, now_s: float) -> Swapped:
         """A token for that identity, which is what the key comes to at that service. Raises AuthUnavailable."""
-        valid = period(
-            self._issue_from_s(identity.user_id, identity.client_id, now_s),
-            min(LIFETIME_S, key.expires_at_s - now_s),
-        )
+        # A token tells whole seconds: it must not count among those that were revoked within this one.
+        revoked_s = self._issuable_from_s(identity.user_id, identity.client_id)
+        from_s = now_s if now_s // 1 > revoked_s else revoked_s // 1 + 1
+        valid = period(from_s, min(LIFETIME_S, key.expires_at_s - now_s))
         token_id, descent = uuid.uuid4().hex, Descent(api_key_id=key.key_id)
         claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id, descent=descent)
         try:
