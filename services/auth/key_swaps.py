@@ -11,6 +11,7 @@ import jwt
 from services.auth.core.api_keys import ApiKey
 from services.auth.core.claims import Claims, Descent, access_claims, period
 from services.auth.core.identity import Identity
+from services.auth.ports import Clock
 from services.common.errors import AuthUnavailable, StoreFailure
 
 LIFETIME_S = 60
@@ -49,10 +50,10 @@ class Swaps:
         issuer: str,
         passed: Callable[[str, str], bytes],
         issuable_from_s: Callable[[str, str], float],
-        steady: Callable[[], float] = time.monotonic,
+        clock: Clock = time,
     ) -> None:
         self._signer, self._issuer, self._passed = signer, issuer, passed
-        self._issuable_from_s, self._steady = issuable_from_s, steady
+        self._issuable_from_s, self._clock = issuable_from_s, clock
 
     def swapped(self, key: ApiKey, identity: Identity, service: str, now_s: float) -> Swapped:
         """A token for that identity, which is what the key comes to at that service. Raises AuthUnavailable."""
@@ -68,7 +69,7 @@ class Swaps:
             raise AuthUnavailable from None
         return Swapped(
             answer=self._passed(token, service),
-            used_until_s=self._steady() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
+            used_until_s=self._clock.monotonic() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
             token_id=token_id,
             user_id=identity.user_id,
             client_id=identity.client_id,

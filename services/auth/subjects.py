@@ -203,9 +203,8 @@ def _key_checks(shared: Shared) -> KeyChecks:
             passed=passed,
             issuable_from_s=shared.revocations.denied.issuable_from_s,
         ),
-        uses=KeyUses(store, shared.trail),
+        uses=KeyUses(store, shared.trail, KeyMetrics(shared.registry)),
         denied=shared.revocations.denied,
-        metrics=KeyMetrics(shared.registry),
     )
 
 
