@@ -53,9 +53,43 @@ local function body_of(vendor, reason)
     .. '","param":null,"code":"' .. answer.code .. '"}}'
 end
 
+-- The tokens that keys were changed for a moment ago, of this worker. Half a second is short beside the second in which a
+-- key that is revoked has to be useless, and long beside the time between two requests of somebody who makes many: they
+-- ask auth twice a second, and not for each.
+local REMEMBERED_MS, REMEMBERED_MAX = 500, 1000
+local remembered, remembered_count = {}, 0
+
+local function remember(name, token, now_ms)
+  if remembered_count >= REMEMBERED_MAX then
+    remembered, remembered_count = {}, 0
+  end
+  if remembered[name] == nil then
+    remembered_count = remembered_count + 1
+  end
+  remembered[name] = { token = token, at_ms = now_ms }
+end
+
+-- The token, if it is still to be used. A clock that was set back has none used.
+local function recalled(name, now_ms)
+  local found = remembered[name]
+  if found ~= nil and found.at_ms <= now_ms and now_ms < found.at_ms + REMEMBERED_MS then
+    return found.token
+  end
+  return nil
+end
+
+-- The service that a path leads to, before the transcoder and the router have had their say. A token names its service,
+-- so a wrong guess could only be refused.
+local function service_of(path)
+  if vendor_of(path) ~= "" or path:sub(1, 17) == "/ollamesh.compat." then
+    return "inference"
+  end
+  return path:match("^/ollamesh%.(%l+)%.v1%.")
+end
+
 -- A bearer token has no space in it, so what follows one is a key. Whatever looks like one is taken out, also where it
 -- is not what it should be: then auth is asked about nothing, and refuses that.
-local function take_key(headers, known)
+local function take_key(handle, headers, known)
   local value = headers:get("authorization")
   if value == nil then
     return
@@ -64,19 +98,35 @@ local function take_key(headers, known)
   if at == nil then
     return
   end
+  local key = value:sub(1, at):lower():match("^bearer *$") and value:sub(at + 1) or ""
+  local name = (service_of(headers:get(":path") or "") or "") .. " " .. key
+  local now_ms = tonumber(handle:timestamp())
+  local token = recalled(name, now_ms)
+  if token ~= nil then
+    headers:replace("authorization", "Bearer " .. token)
+    return
+  end
   headers:remove("authorization")
-  local is_bearer = value:sub(1, at):lower():match("^bearer *$")
   known:set("ollamesh.edge", "api_key", true)
-  known:set("ollamesh.api_key", "key", is_bearer and value:sub(at + 1) or "")
+  known:set("ollamesh.edge", "asked_at_ms", now_ms)
+  known:set("ollamesh.api_key", "key", key)
 end
 
 function envoy_on_request(handle)
   local headers = handle:headers()
   local known = handle:streamInfo():dynamicMetadata()
-  take_key(headers, known)
+  take_key(handle, headers, known)
   known:set("ollamesh.edge", "grpc", starts_with_grpc(headers))
   known:set("ollamesh.edge", "vendor", vendor_of(headers:get(":path") or ""))
   known:set("ollamesh.edge", "head", headers:get(":method") == "HEAD")
+end
+
+-- Keep the token that a key was changed for. Its time is that of the request: the answer may have taken long.
+local function keep_token(known, asked_at_ms)
+  local keys, key = known:get("envoy.filters.http.ext_authz"), known:get("ollamesh.api_key")
+  if keys ~= nil and keys["token"] and key ~= nil then
+    remember(keys["service"] .. " " .. key["key"], keys["token"], asked_at_ms)
+  end
 end
 
 -- Why the edge refused the caller, if it did.
@@ -138,6 +188,9 @@ function envoy_on_response(handle)
   if not asked_in_grpc then
     headers:remove("grpc-status")
     headers:remove("grpc-message")
+  end
+  if seen ~= nil and seen["api_key"] then
+    keep_token(known, seen["asked_at_ms"])
   end
   local reason = refusal_of(handle, known, seen)
   if reason ~= nil then

@@ -28,6 +28,7 @@ from services.auth.core.identity import Role
 from services.auth.errors import NotFound, RateLimited
 from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import MeshError
+from services.common.revoked import Kind, Revocation
 
 LEAKED_MAX = 20  # Keys in one report.
 REPORTS_PER_S, REPORTS_BURST = 5.0, 20  # At each replica, from all the world.
@@ -69,13 +70,19 @@ class ApiKeyStore(Protocol):
         """Keys of one user or of all, newest first, from after `before`, which is (created_at_s, key_id)."""
         ...
 
-    async def end(self, key: ApiKey) -> ApiKey:
-        """Have the key let in nobody any more, at any replica within a second. Idempotent. Raises NotFound."""
+    async def end(self, key: ApiKey, revocation: Revocation) -> ApiKey:
+        """Have the key let in nobody any more, and tell all replicas, at once or not at all. Raises NotFound."""
         ...
 
     async def used(self, times: Sequence[tuple[str, float]]) -> None:
         """Keep when keys were used last, if that is a minute later than what is known."""
         ...
+
+
+class Revocations(Protocol):
+    """What tells every replica and service (revocations.py)."""
+
+    def entry(self, kind: Kind, id: str, /) -> Revocation: ...  # noqa: A002 - theirs.
 
 
 class ApiKeys:
@@ -85,9 +92,11 @@ class ApiKeys:
         store: ApiKeyStore,
         form: KeyForm,
         trail: Trail,
+        revocations: Revocations,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._form, self._trail, self._clock = store, form, trail, clock
+        self._revocations = revocations
         self._reports = Bucket(per_s=REPORTS_PER_S, burst=REPORTS_BURST)
 
     async def make(self, asker: Asker, wish: Wish, request: Request | None) -> Made:
@@ -139,7 +148,7 @@ class ApiKeys:
         if kept.key.revoked_at_s is not None:
             return kept.key
         await self._trail.assure(_happened(Action.API_KEY_REVOKED, asker, kept.key))
-        return await self._store.end(kept.key)
+        return await self._end(kept.key)
 
     async def leaked(self, text: str) -> None:
         """End every key that is in `text` whole: whoever holds one may end it. Raises RateLimited."""
@@ -159,7 +168,10 @@ class ApiKeys:
                     details={"owner": key.user_id, "by": "leak report"},
                 )
             )
-            await self._store.end(key)
+            await self._end(key)
+
+    async def _end(self, key: ApiKey) -> ApiKey:
+        return await self._store.end(key, self._revocations.entry(Kind.API_KEY, key.key_id))
 
 
 def _drawn(length: int) -> str:

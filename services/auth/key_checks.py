@@ -15,7 +15,6 @@ The event loop is the lock: nothing awaits between reading what is known and cha
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -23,7 +22,7 @@ from services.auth.api_keys import ApiKeyStore
 from services.auth.core.api_keys import Kept, KeyForm, Presented, for_service, identity_of
 from services.auth.key_swaps import Swapped, Swaps
 from services.auth.key_uses import KeyUses
-from services.auth.telemetry import KeyMetrics
+from services.auth.ports import Clock
 from services.common.audit import Outcome
 from services.common.errors import AuthUnavailable, MeshError, StoreFailure, TokenExpired, TokenInvalid
 
@@ -63,12 +62,10 @@ class KeyChecks:
         swaps: Swaps,
         uses: KeyUses,
         denied: Denials,
-        metrics: KeyMetrics,
+        clock: Clock = time,
     ) -> None:
         self._store, self._form, self._swaps, self._uses = store, form, swaps, uses
-        self._denied, self._metrics = denied, metrics
-        self._clock: Callable[[], float] = time.time
-        self._steady: Callable[[], float] = time.monotonic
+        self._denied, self._clock = denied, clock
         self._known: OrderedDict[bytes, _Known] = OrderedDict()
         self._unknown: OrderedDict[bytes, float] = OrderedDict()  # Until when.
         self._asking: dict[bytes, asyncio.Task[_Known | MeshError]] = {}
@@ -84,14 +81,14 @@ class KeyChecks:
         """What lets the request pass. Raises TokenInvalid, TokenExpired, AuthUnavailable."""
         presented = self._form.read(text)
         if presented is None:
-            self._metrics.checked("malformed")
+            self._uses.checked("malformed")
             raise TokenInvalid
         try:
             answer = await self._answer(presented, service)
         except MeshError as error:
-            self._metrics.checked("unavailable" if isinstance(error, AuthUnavailable) else "refused")
+            self._uses.checked("unavailable" if isinstance(error, AuthUnavailable) else "refused")
             raise
-        self._metrics.checked("passed")
+        self._uses.checked("passed")
         return answer
 
     async def _answer(self, presented: Presented, service: str) -> bytes:
@@ -108,7 +105,7 @@ class KeyChecks:
 
     def _recalled(self, presented: Presented) -> _Known | None:
         """What is known, if it will do. Raises TokenInvalid for what the store does not have."""
-        now_s = self._steady()
+        now_s = self._clock.monotonic()
         if self._unknown.get(presented.digest, now_s) > now_s:
             raise TokenInvalid
         known = self._known.get(presented.digest)
@@ -142,7 +139,7 @@ class KeyChecks:
 
     async def _find(self, presented: Presented) -> _Known | MeshError:
         """Returns failures: raised, they would end the group of tasks, and with it the service."""
-        asked_at_s = self._steady()  # Not later: what is read may be as old as the question.
+        asked_at_s = self._clock.monotonic()  # Not later: what is read may be as old as the question.
         try:
             async with self._places:
                 kept = await self._store.find(presented.key_id)
@@ -158,7 +155,7 @@ class KeyChecks:
 
     def _swapped(self, known: _Known, service: str) -> Swapped:
         """The token in place of the key, there. Raises TokenInvalid, TokenExpired, AuthUnavailable."""
-        key, now_s = known.kept.key, self._clock()
+        key, now_s = known.kept.key, self._clock.time()
         identity = identity_of(known.kept, now_s)
         there = for_service(identity, service) if identity else None
         self._uses.note(key, Outcome.ALLOWED if there else Outcome.DENIED)
@@ -166,8 +163,8 @@ class KeyChecks:
             over = key.revoked_at_s is None and now_s >= key.expires_at_s
             raise TokenExpired if over else TokenInvalid
         swapped = known.swapped.get(service)
-        if swapped is None or self._steady() >= swapped.used_until_s:
-            swapped = known.swapped[service] = self._swaps.swapped(key, there, now_s)
+        if swapped is None or self._clock.monotonic() >= swapped.used_until_s:
+            swapped = known.swapped[service] = self._swaps.swapped(key, there, service, now_s)
         return swapped
 
 

@@ -11,6 +11,7 @@ import jwt
 from services.auth.core.api_keys import ApiKey
 from services.auth.core.claims import Claims, Descent, access_claims, period
 from services.auth.core.identity import Identity
+from services.auth.ports import Clock
 from services.common.errors import AuthUnavailable, StoreFailure
 
 LIFETIME_S = 60
@@ -40,26 +41,26 @@ class Swapped:
 
 
 class Swaps:
-    """`passed` makes, of a token, the answer that lets a request pass."""
+    """`passed` makes the answer that lets a request pass, with a token, to a service."""
 
     def __init__(
         self,
         signer: Signer,
         *,
         issuer: str,
-        passed: Callable[[str], bytes],
-        issue_from_s: Callable[[str, str, float], float] = lambda _user, _client, now_s: now_s,
-        steady: Callable[[], float] = time.monotonic,
+        passed: Callable[[str, str], bytes],
+        issuable_from_s: Callable[[str, str], float],
+        clock: Clock = time,
     ) -> None:
         self._signer, self._issuer, self._passed = signer, issuer, passed
-        self._issue_from_s, self._steady = issue_from_s, steady
+        self._issuable_from_s, self._clock = issuable_from_s, clock
 
-    def swapped(self, key: ApiKey, identity: Identity, now_s: float) -> Swapped:
-        """A token for that identity, which is what the key comes to. Raises AuthUnavailable."""
-        valid = period(
-            self._issue_from_s(identity.user_id, identity.client_id, now_s),
-            min(LIFETIME_S, key.expires_at_s - now_s),
-        )
+    def swapped(self, key: ApiKey, identity: Identity, service: str, now_s: float) -> Swapped:
+        """A token for that identity, which is what the key comes to at that service. Raises AuthUnavailable."""
+        # A token tells whole seconds: it must not count among those that were revoked within this one.
+        revoked_s = self._issuable_from_s(identity.user_id, identity.client_id)
+        from_s = now_s if now_s // 1 > revoked_s else revoked_s // 1 + 1
+        valid = period(from_s, min(LIFETIME_S, key.expires_at_s - now_s))
         token_id, descent = uuid.uuid4().hex, Descent(api_key_id=key.key_id)
         claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id, descent=descent)
         try:
@@ -67,8 +68,8 @@ class Swaps:
         except StoreFailure:
             raise AuthUnavailable from None
         return Swapped(
-            answer=self._passed(token),
-            used_until_s=self._steady() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
+            answer=self._passed(token, service),
+            used_until_s=self._clock.monotonic() + min(USED_S, (valid.expires_at_s - valid.issued_at_s) / 2),
             token_id=token_id,
             user_id=identity.user_id,
             client_id=identity.client_id,

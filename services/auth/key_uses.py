@@ -6,11 +6,12 @@ Once a minute for each key and replica, so that a busy key fills neither; and ne
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from contextlib import suppress
 
 from services.auth.api_keys import ApiKeyStore
 from services.auth.core.api_keys import ApiKey
+from services.auth.ports import Clock
+from services.auth.telemetry import KeyMetrics
 from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import StoreFailure
 
@@ -27,17 +28,21 @@ class KeyUses:
         self,
         store: ApiKeyStore,
         trail: Trail,
+        metrics: KeyMetrics,
         *,
-        clock: Callable[[], float] = time.time,
-        steady: Callable[[], float] = time.monotonic,
+        clock: Clock = time,
     ) -> None:
-        self._store, self._trail, self._clock, self._steady = store, trail, clock, steady
+        self._store, self._trail, self._metrics, self._clock = store, trail, metrics, clock
         self._noted: OrderedDict[tuple[str, Outcome], float] = OrderedDict()
         self._unwritten: dict[str, float] = {}
 
+    def checked(self, outcome: str) -> None:
+        """Count what became of a question; each of them, whoever asked."""
+        self._metrics.checked(outcome)
+
     def note(self, key: ApiKey, outcome: Outcome) -> None:
         """Somebody came with the key, and was let in or not."""
-        now_s, what = self._steady(), (key.key_id, outcome)
+        now_s, what = self._clock.monotonic(), (key.key_id, outcome)
         if now_s - self._noted.get(what, float("-inf")) < NOTED_EVERY_S:
             return
         self._noted[what] = now_s
@@ -53,7 +58,7 @@ class KeyUses:
         )
         self._trail.note(happened)
         if outcome is Outcome.ALLOWED and (len(self._unwritten) < KEYS_MAX or key.key_id in self._unwritten):
-            self._unwritten[key.key_id] = self._clock()
+            self._unwritten[key.key_id] = self._clock.time()
 
     async def run(self) -> None:
         while True:

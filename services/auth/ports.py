@@ -95,3 +95,11 @@ class Locksmith(Protocol):
     def open(self, key_id: str, sealed: bytes) -> SigningKey | None:
         """None for what this service did not seal under this id, or cannot open any more."""
         ...
+
+
+class Clock(Protocol):
+    """Python's module `time` is one."""
+
+    def time(self) -> float: ...
+
+    def monotonic(self) -> float: ...

@@ -192,7 +192,12 @@ def _administration(shared: Shared) -> Subject:
 
 
 def _api_keys(shared: Shared) -> ApiKeys:
-    return ApiKeys(store=PostgresApiKeys(shared.database), form=_key_form(shared.config), trail=shared.trail)
+    return ApiKeys(
+        store=PostgresApiKeys(shared.database),
+        form=_key_form(shared.config),
+        trail=shared.trail,
+        revocations=shared.revocations,
+    )
 
 
 def _key_checks(shared: Shared) -> KeyChecks:
@@ -201,10 +206,14 @@ def _key_checks(shared: Shared) -> KeyChecks:
     return KeyChecks(
         store=store,
         form=_key_form(shared.config),
-        swaps=Swaps(shared.keyring, issuer=shared.config.issuer, passed=passed),
-        uses=KeyUses(store, shared.trail),
+        swaps=Swaps(
+            shared.keyring,
+            issuer=shared.config.issuer,
+            passed=passed,
+            issuable_from_s=shared.revocations.denied.issuable_from_s,
+        ),
+        uses=KeyUses(store, shared.trail, KeyMetrics(shared.registry)),
         denied=shared.revocations.denied,
-        metrics=KeyMetrics(shared.registry),
     )
 
 

@@ -55,7 +55,6 @@ POLICY: dict[str, Row] = {
         "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice ReportLeakedKey",
     ),
     **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
-    **_rows(_EXT_AUTHZ, Access.PUBLIC, "Check"),  # The key in it is the proof. The edge leads nobody there.
     **_rows(
         _AUTH,
         Access.USER,
@@ -69,6 +68,7 @@ POLICY: dict[str, Row] = {
         "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
     ),
     # Envoy asks.
+    **_rows(_EXT_AUTHZ, Access.SERVICE, "Check", callers="edge"),
     **_rows("envoy.service.ratelimit.v3.RateLimitService", Access.SERVICE, "ShouldRateLimit", callers="edge"),
     **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota", callers="agent inference sandbox"),
     **_rows(_AUTH, Access.SERVICE, "GetSecret", callers="agent inference sandbox"),

@@ -42,7 +42,6 @@ def test_every_method_has_a_row_and_every_row_a_method() -> None:
 def test_nothing_is_public_but_what_proves_itself() -> None:
     public = {method for method in METHODS if POLICY[method].access is Access.PUBLIC}
     assert public == {
-        "/envoy.service.auth.v3.Authorization/Check",
         "/ollamesh.auth.v1.AuthService/Login",
         "/ollamesh.auth.v1.AuthService/ExchangeToken",
         "/ollamesh.auth.v1.OAuthService/GetServerMetadata",

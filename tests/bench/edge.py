@@ -102,9 +102,12 @@ def added(
 async def overhead(parts: Parts) -> list[Figure]:
     direct = Path(name="straight to the service", port=parts.echo_port)
     token = Path(name="edge, token", port=parts.edge_port, bearer=await parts.token())
-    paths = [direct, token]
+    key = Path(name="edge, API key", port=parts.edge_port, bearer=await parts.key())
+    paths = [direct, token, key]
     figures = added(await rounds(paths, 1), paths, {token.name: TOKEN_ADDED_MS_MAX})
-    figures += shares(await rounds(paths, CALLERS), paths, {token.name: TOKEN_SHARE_MIN})
+    figures += shares(
+        await rounds(paths, CALLERS), paths, {token.name: TOKEN_SHARE_MIN, key.name: KEY_SHARE_MIN}
+    )
     return figures
 
 

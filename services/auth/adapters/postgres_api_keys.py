@@ -5,11 +5,13 @@ from collections.abc import Sequence
 
 import asyncpg
 
+from services.auth.adapters.postgres_revocations import write
 from services.auth.api_keys import Request
 from services.auth.core.api_keys import KEYS_MAX, ApiKey, Kept, Owner
 from services.auth.core.identity import SCOPES, Role
 from services.auth.errors import NotFound, RequestIdReused, TooManyApiKeys
 from services.common.postgres import Connection, Database
+from services.common.revoked import Revocation
 
 DEAD_KEPT_MAX = 100  # Of a user's keys that are over, for so many, and
 DEAD_KEPT_DAYS = 90  # for so long; then only the audit trail knows of them.
@@ -102,9 +104,10 @@ class PostgresApiKeys:
                 rows = await connection.fetch(_PAGE_OF_USER, *asked, user_id)
         return [_key(row) for row in rows]
 
-    async def end(self, key: ApiKey) -> ApiKey:
+    async def end(self, key: ApiKey, revocation: Revocation) -> ApiKey:
         async with self._database.transaction(organization_id=key.organization_id) as connection:
             row = await connection.fetchrow(_END, key.key_id)
+            await write(connection, revocation)
         if row is None:
             raise NotFound(kind="api_key")
         return _key(row)

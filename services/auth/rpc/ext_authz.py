@@ -29,17 +29,18 @@ SERVICE = "envoy.service.auth.v3.Authorization"
 # Names that the edge's configuration shares (deploy/envoy/api_keys.py, edge.lua).
 KEY_NAMESPACE, KEY_FIELD = "ollamesh.api_key", "key"
 SERVICE_FIELD = "service"
-REFUSAL_FIELD, PASSED_FIELD = "refusal", "passed"
+REFUSAL_FIELD, TOKEN_FIELD = "refusal", "token"
 
 
-def passed(token: str) -> bytes:
-    """The request goes on with `token`. That it passed is said too, so that the edge can tell it from no answer."""
+def passed(token: str, service: str) -> bytes:
+    """The request goes on with `token`. The edge is told twice: as a header for this request, as a fact for the next."""
     header = HeaderValueOption(
         header=HeaderValue(key="authorization", value=f"Bearer {token}"),
         append_action=HEADER_APPEND_ACTION_OVERWRITE_IF_EXISTS_OR_ADD,
     )
     response = CheckResponse(status=RpcStatus(code=0), ok_response=OkHttpResponse(headers=[header]))
-    response.dynamic_metadata[PASSED_FIELD] = True
+    response.dynamic_metadata[TOKEN_FIELD] = token
+    response.dynamic_metadata[SERVICE_FIELD] = service
     return response.SerializeToString()
 
 

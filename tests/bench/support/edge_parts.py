@@ -9,11 +9,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 from cryptography.fernet import Fernet
+from ollamesh.auth.v1.auth_service_pb2 import CreateApiKeyRequest, LoginRequest
+from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 
 from deploy.local.ports import free_ports
+from services.common.grpc.client import bearer
 from tests.bench.support.report import ROOT
 from tests.service import edge_app
-from tests.service.auth_app import ADMIN_PASSWORD, CLIENT_SECRET, ISSUER
+from tests.service.auth_app import ADMIN_PASSWORD, CLIENT_SECRET, ISSUER, TIMEOUT_S
 from tests.service.edge_app import GET_FLEET, Stack, until_keys_are_known
 from tests.stack import running_postgres
 
@@ -31,6 +34,14 @@ class Parts:
 
     async def token(self) -> str:
         return await self.stack.token()
+
+    async def key(self) -> str:
+        """An API key of the admin's."""
+        auth = AuthServiceStub(self.stack.channel)
+        login = LoginRequest(username="admin", password=ADMIN_PASSWORD)
+        token = (await auth.Login(login, timeout=TIMEOUT_S)).tokens.access_token
+        wish = CreateApiKeyRequest(display_name="bench")
+        return (await auth.CreateApiKey(wish, metadata=bearer(token), timeout=TIMEOUT_S)).secret
 
 
 @asynccontextmanager
