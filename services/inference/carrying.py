@@ -27,8 +27,10 @@ from services.inference.adapters.redis_streams import RedisStreams
 from services.inference.adapters.seals import Seals
 from services.inference.batches.app import batch_desk
 from services.inference.batches.servicer import BatchDesk
+from services.inference.budgets import Budgets
 from services.inference.cache_parts import Caches, caches, shared_redis
 from services.inference.config import Config
+from services.inference.core.accounting import Entry
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Chat, Generate
 from services.inference.core.bounds import Bounds
@@ -42,6 +44,7 @@ from services.inference.gateway import Gateway
 from services.inference.keeper import Keeper
 from services.inference.library import Library
 from services.inference.micro_batches import MicroBatches
+from services.inference.quota_parts import opened_budgets
 from services.inference.rest import serving as rest
 from services.inference.servicer import InferenceServicer
 from services.inference.streams.ids import StreamIds
@@ -71,13 +74,19 @@ class FleetParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """What a process has to do with but instances: who signs tokens, the stores."""
+    """What a process has to do with but instances: who signs tokens and keeps budgets, the stores."""
 
     verifier: Verifier
     redis: RedisLink | None
     database: Database | None
     accounts: Accounts | NoAccounts
+    budgets: Budgets
     background: Sequence[Background]
+
+    def record(self, entry: Entry) -> None:
+        """Write down what a request used, and charge it."""
+        self.accounts.record(entry)
+        self.budgets.used(entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +117,26 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
                 )
             )
         redis = await opened.enter_async_context(shared_redis(config, registry))
-        background: list[Background] = [*accounts.background()]
+        budgets = await opened.enter_async_context(
+            opened_budgets(
+                config.quotas,
+                config.trust,
+                redis,
+                registry,
+                secret_key=config.shared.secret_key if config.shared is not None else None,
+                process_count=len(config.ports),
+            )
+        )
+        background: list[Background] = [*accounts.background(), *budgets.background()]
         if redis is not None:
             background.append(("redis", redis.run))
         yield Outside(
-            verifier=verifier, redis=redis, database=database, accounts=accounts, background=background
+            verifier=verifier,
+            redis=redis,
+            database=database,
+            accounts=accounts,
+            budgets=budgets,
+            background=background,
         )
 
 
@@ -134,7 +158,8 @@ async def carrying(
         catalog=config.catalog,
         metrics=fleet.metrics,
         streams=streams,
-        record=outside.accounts.record,
+        record=outside.record,
+        budgets=outside.budgets,
         library=library,
         embeddings=Embeddings(batches, found.vectors if found else None),
         screen=Screen(config.screening, registry),
@@ -192,7 +217,7 @@ def _streams(
             metrics=metrics,
             lag_bytes_max=config.reader_buffer_bytes_max,
             process_id=process_id,
-            record=outside.accounts.record,
+            record=outside.record,
             readmit=readmit,
         )
     )
