@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from services.common.audit import Trail
 from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import Verifier, authentication, deadline
+from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
@@ -31,9 +32,11 @@ from services.inference.adapters.redis_streams import RedisStreams
 from services.inference.adapters.seals import Seals
 from services.inference.batches.app import batch_desk
 from services.inference.batches.servicer import BatchDesk
+from services.inference.budgets import Budgets
 from services.inference.cache_parts import Caches, caches, shared_redis
 from services.inference.checkup import Checkup
 from services.inference.config import Config
+from services.inference.core.accounting import Entry
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Chat, Generate
 from services.inference.core.bounds import Bounds
@@ -48,6 +51,7 @@ from services.inference.health_servicer import HealthServicer
 from services.inference.keeper import Keeper
 from services.inference.library import Library
 from services.inference.micro_batches import MicroBatches
+from services.inference.quota_parts import opened_budgets
 from services.inference.rest import serving as rest
 from services.inference.servicer import InferenceServicer
 from services.inference.streams.ids import StreamIds
@@ -77,14 +81,20 @@ class FleetParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """What a process has to do with but instances: who signs tokens, the stores."""
+    """What a process has to do with but instances: who signs tokens and keeps budgets, the stores."""
 
     verifier: Verifier
     redis: RedisLink | None
     database: Database | None
     accounts: Accounts | NoAccounts
     trail: Trail
+    budgets: Budgets
     background: Sequence[Background]
+
+    def record(self, entry: Entry) -> None:
+        """Write down what a request used, and charge it."""
+        self.accounts.record(entry)
+        self.budgets.used(entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +130,20 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
                 )
             )
         redis = await opened.enter_async_context(shared_redis(config, registry))
-        background: list[Background] = [*accounts.background()]
+        auth = await opened.enter_async_context(
+            channel(config.trust.auth_target, inside=config.server.inside, to="auth")
+        )
+        budgets = await opened.enter_async_context(
+            opened_budgets(
+                config.quotas,
+                auth,
+                redis,
+                registry,
+                secret_key=config.shared.secret_key if config.shared is not None else None,
+                process_count=len(config.ports),
+            )
+        )
+        background: list[Background] = [*accounts.background(), *budgets.background()]
         if redis is not None:
             background.append(("redis", redis.run))
         yield Outside(
@@ -129,6 +152,7 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
             database=database,
             accounts=accounts,
             trail=trail,
+            budgets=budgets,
             background=background,
         )
 
@@ -151,7 +175,8 @@ async def carrying(
         catalog=config.catalog,
         metrics=fleet.metrics,
         streams=streams,
-        record=outside.accounts.record,
+        record=outside.record,
+        budgets=outside.budgets,
         library=library,
         embeddings=Embeddings(batches, found.vectors if found else None),
         screen=Screen(config.screening, registry),
@@ -212,7 +237,7 @@ def _streams(
             metrics=metrics,
             lag_bytes_max=config.reader_buffer_bytes_max,
             process_id=process_id,
-            record=outside.accounts.record,
+            record=outside.record,
             readmit=readmit,
         )
     )
