@@ -76,10 +76,6 @@ check: setup protos-check ## all static checks, the architecture rules and the u
 	@$(PY) -m mypy .
 	@$(PY) -m pytest -q tests/architecture tests/unit
 
-.PHONY: golden
-golden: setup ## write the edge's configuration anew where the tests compare with it
-	@$(PY) -m tests.unit.envoy_golden
-
 .PHONY: protos
 protos: .venv/.ready ## generate the stubs anew
 	@touch buf.gen.yaml

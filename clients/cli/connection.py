@@ -34,7 +34,7 @@ def credentials(settings: Settings) -> Credentials:
 def open_client(settings: Settings, who: Credentials | None = None) -> Client:
     """A client for these settings, or for somebody else. Only inside a running loop."""
     try:
-        return Client(settings.edge, who or credentials(settings), ca=settings.ca)
+        return Client(settings.edge, who or credentials(settings))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
 

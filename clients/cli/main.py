@@ -32,10 +32,6 @@ COMMANDS = {
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
     "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),
     "keys": ("clients.cli.keys", "Make, list and revoke API keys."),
-    "users": ("clients.cli.users", "Manage the users of your organisation."),
-    "orgs": ("clients.cli.tenants", "Manage organisations."),
-    "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
-    "accounts": ("clients.cli.tenants", "Manage service accounts."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",
@@ -80,15 +76,8 @@ class LazyGroup(click.Group):
     show_envvar=True,
     help="The mesh to talk to, such as https://mesh.example; the local stack if not given.",
 )
-@click.option(
-    "--ca",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="OLLAMESH_EDGE_CA",
-    show_envvar=True,
-    help="The certificates of those who sign the mesh's own, if this system does not know them.",
-)
 @click.pass_context
-def ollamesh(ctx: click.Context, home: Path, edge: str | None, ca: Path | None) -> None:
+def ollamesh(ctx: click.Context, home: Path, edge: str | None) -> None:
     """Ollamesh: identities, a fair queue, agents and a sandbox for a fleet of Ollama servers.
 
     You are who OLLAMESH_TOKEN (a token or an API key) says, or who logged in last, or the local stack's admin.
@@ -97,7 +86,7 @@ def ollamesh(ctx: click.Context, home: Path, edge: str | None, ca: Path | None) 
     """
     # Not an option: every user of the machine can read the arguments of a program.
     token = os.environ.get("OLLAMESH_TOKEN") or None
-    ctx.obj = Settings(home=home.absolute(), edge_given=edge or None, token_given=token, ca_given=ca)
+    ctx.obj = Settings(home=home.absolute(), edge_given=edge or None, token_given=token)
 
 
 def main() -> None:

@@ -10,12 +10,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from clients.cli.failures import Denied
-
-if TYPE_CHECKING:
-    from deploy.local.board import Board
 
 DEFAULT_HOME = Path(__file__).parents[2] / ".ollamesh"
 DEFAULT_EDGE = "http://127.0.0.1:8080"
@@ -37,42 +33,28 @@ class Settings:
     home: Path
     edge_given: str | None
     token_given: str | None
-    ca_given: Path | None = None
 
     @property
     def edge(self) -> str:
         """The address of the mesh."""
         if self.edge_given:
             return self.edge_given.rstrip("/")
-        local = self._local()
-        return local.edge if local is not None else DEFAULT_EDGE
-
-    @property
-    def ca(self) -> Path | None:
-        """Who signs the mesh's certificate; None if this system is to know. The local stack's is in its home."""
-        if self.ca_given is None and self._is_local and (path := self.home / "tls" / "ca.pem").exists():
-            return path
-        return self.ca_given
+        return self._local_edge() or DEFAULT_EDGE
 
     def admin_password(self) -> str | None:
         """The local stack's, if it runs and it is its edge that is called: anybody may listen on a port."""
-        if not self._is_local:
+        if self.edge != self._local_edge():
             return None
         try:
             return (self.home / "secrets" / "admin_password").read_text().strip()
         except OSError:
             return None
 
-    @property
-    def _is_local(self) -> bool:
-        """Whether it is the local stack that is called, by either of its addresses."""
-        local = self._local()
-        return local is not None and self.edge in {local.edge, local.edge_tls}
-
-    def _local(self) -> "Board | None":
+    def _local_edge(self) -> str | None:
         from deploy.local import board  # Here, for help has no use for it and should not wait.
 
-        return board.of_running(self.home)
+        running = board.of_running(self.home)
+        return running.edge if running else None
 
     def saved_login(self) -> Login | None:
         """The last login to this mesh. Raises Denied if it has expired."""

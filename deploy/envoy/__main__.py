@@ -1,20 +1,14 @@
-"""`python -m deploy.envoy [--write]`: print Envoy's configuration, or say everything that is wrong with the settings.
-
-With `--write`, the files that it refers to are written as well, into OLLAMESH_EDGE_FOLDER: files.py.
-"""
+"""`python -m deploy.envoy`: print Envoy's configuration, or say everything that is wrong with the settings."""
 
 import os
 import sys
 
-from deploy.envoy import endpoints, tls
 from deploy.envoy.config import Edge
 from deploy.envoy.render import render
 from services.common.config import ConfigError, Environment
 
-WRITE = "--write"
 
-
-def main(arguments: list[str]) -> int:
+def main() -> int:
     env = Environment(os.environ)
     edge = Edge.read(env)
     try:
@@ -23,19 +17,9 @@ def main(arguments: list[str]) -> int:
         for mistake in error.mistakes:
             print(f"envoy: {mistake}", file=sys.stderr)
         return 2
-    if WRITE in arguments:
-        write_files(edge)
     sys.stdout.write(render(edge))
     return 0
 
 
-def write_files(edge: Edge) -> None:
-    if edge.folder is None:
-        return
-    endpoints.write_all(edge, edge.folder)
-    if edge.tls is not None:
-        tls.write_secrets(edge.tls, edge.folder)
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

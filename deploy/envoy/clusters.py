@@ -10,7 +10,6 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     ClusterCommonLbConfig,
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
-    ClusterEdsClusterConfig,
     ClusterLbPolicy,
     OutlierDetection,
 )
@@ -36,9 +35,8 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import config, files
+from deploy.envoy import config
 from deploy.envoy.config import Edge
-from deploy.envoy.tracing import COLLECTOR
 
 CONNECT_TIMEOUT = timedelta(seconds=1)
 CHECK_EVERY = timedelta(seconds=1)
@@ -54,52 +52,33 @@ KEYS, KEYS_LISTENER = "auth_keys", "jwks"
 
 def clusters(edge: Edge) -> list[Cluster]:
     return [
-        *(service(edge, name, name) for name in edge.upstreams),
+        *(service(name, replicas) for name, replicas in edge.upstreams.items()),
         # The keys are published from memory: they need a live auth service, not a ready one.
-        service(edge, KEYS, "auth", health="liveness"),
+        service(KEYS, edge.upstreams["auth"], health="liveness"),
         Cluster(
             name=KEYS_LISTENER,
             type=ClusterDiscoveryType.STATIC,
             connect_timeout=CONNECT_TIMEOUT,
             load_assignment=_assignment(KEYS_LISTENER, keys_address(edge)),
         ),
-        *([_collector(edge.otlp)] if edge.otlp is not None else []),
     ]
 
 
-def service(edge: Edge, name: str, of: str, *, health: str = "") -> Cluster:
-    """The replicas of a service. `health` names what its health check must say SERVING of."""
-    cluster = Cluster(
+def service(name: str, replicas: tuple[config.Endpoint, ...], *, health: str = "") -> Cluster:
+    """A service's replicas. `health` names what its health check must say SERVING of."""
+    addresses = [socket_address(replica) for replica in replicas]
+    return Cluster(
         name=name,
+        type=ClusterDiscoveryType.STRICT_DNS,  # Numbers resolve to themselves.
+        dns_lookup_family=ClusterDnsLookupFamily.V4_PREFERRED,
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=ClusterLbPolicy.LEAST_REQUEST,
         common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=PANIC_BELOW_PERCENT)),
+        load_assignment=_assignment(name, *addresses),
         typed_extension_protocol_options=_http2(),
         health_checks=[_health_check(health)],
-        # Who is taken off the list gets nothing new, however well it is.
-        ignore_health_on_host_removal=True,
         outlier_detection=_outlier_detection(),
         circuit_breakers=_circuit_breakers(),
-    )
-    if edge.watches_endpoints and edge.folder is not None:
-        cluster.type = ClusterDiscoveryType.EDS
-        cluster.eds_cluster_config = ClusterEdsClusterConfig(
-            eds_config=files.source(files.endpoints_path(edge.folder, of)), service_name=of
-        )
-    else:
-        cluster.type = ClusterDiscoveryType.STRICT_DNS  # Numbers resolve to themselves.
-        cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
-        cluster.load_assignment = _assignment(name, *map(socket_address, edge.upstreams[of]))
-    return cluster
-
-
-def _collector(endpoint: config.Endpoint) -> Cluster:
-    return Cluster(
-        name=COLLECTOR,
-        type=ClusterDiscoveryType.STRICT_DNS,
-        connect_timeout=CONNECT_TIMEOUT,
-        typed_extension_protocol_options=_http2(),
-        load_assignment=_assignment(COLLECTOR, socket_address(endpoint)),
     )
 
 

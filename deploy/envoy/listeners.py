@@ -1,5 +1,6 @@
-"""What Envoy listens on: plain text for this machine, TLS for others, and a socket on which it reads the keys from itself."""
+"""What Envoy listens on: the one public port, and a socket on which it reads the keys from itself."""
 
+from datetime import timedelta
 from pathlib import Path
 
 import betterproto2
@@ -11,8 +12,12 @@ from envoy_data_plane.envoy.config.common.mutation_rules.v3 import (
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
+    CidrRange,
     DataSource,
-    TransportSocket,
+    Http2ProtocolOptions,
+    HttpProtocolOptions,
+    HttpProtocolOptionsHeadersWithUnderscoresAction,
+    KeepaliveSettings,
     TypedExtensionConfig,
 )
 from envoy_data_plane.envoy.config.listener.v3 import Filter, FilterChain, Listener
@@ -22,29 +27,23 @@ from envoy_data_plane.envoy.extensions.filters.http.lua.v3 import Lua
 from envoy_data_plane.envoy.extensions.filters.http.router.v3 import Router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v3 import (
     HttpConnectionManager,
+    HttpConnectionManagerCodecType,
+    HttpConnectionManagerInternalAddressConfig,
+    HttpConnectionManagerPathWithEscapedSlashesAction,
     HttpFilter,
 )
 from envoy_data_plane.envoy.extensions.http.early_header_mutation.header_mutation.v3 import HeaderMutation
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import (
-    api_keys,
-    clusters,
-    compression,
-    connection,
-    cors,
-    routes,
-    statistics,
-    tls,
-    tokens,
-    transcoding,
-)
+from deploy.envoy import access_log, api_keys, clusters, cors, local_replies, routes, tokens, transcoding
 from deploy.envoy.config import Edge
 
 LUA = Path(__file__).with_name("edge.lua")
 BUFFER_BYTES = 32 * 1024
-PLAIN, TLS = "public", routes.TLS
+STREAMS_MAX = 100  # For each connection; a client that needs more opens another.
+STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES = 64 * 1024, 1024 * 1024
+NOBODY = CidrRange(address_prefix="255.255.255.255", prefix_len=32)  # No range would mean private networks.
 # Nobody may bring these along: they look like an identity, or give orders to Envoy.
 STRIPPED_PREFIXES = (
     "x-auth-",
@@ -74,16 +73,11 @@ STRIPPED = (
 
 
 def listeners(edge: Edge) -> list[Listener]:
-    found = [_listener(PLAIN, clusters.socket_address(edge.listen), _strangers(edge, PLAIN))]
-    if edge.tls is not None and edge.folder is not None:
-        address = clusters.socket_address(edge.tls.listen)
-        secure = tls.downstream(edge.tls, edge.folder)
-        found.append(_listener(TLS, address, _strangers(edge, TLS), secure))
-    return [*found, _keys(edge)]
+    return [_public(edge), _keys(edge)]
 
 
-def _strangers(edge: Edge, name: str) -> HttpConnectionManager:
-    return connection.manager(edge, name, filters=_filters(edge), early=[_strip()])
+def _public(edge: Edge) -> Listener:
+    return _listener("public", clusters.socket_address(edge.listen), _connection(edge))
 
 
 def _keys(edge: Edge) -> Listener:
@@ -98,19 +92,47 @@ def _keys(edge: Edge) -> Listener:
     return _listener("keys", clusters.keys_address(edge), manager)
 
 
-def _listener(
-    name: str,
-    address: Address,
-    manager: HttpConnectionManager,
-    secure: TransportSocket | None = None,
-) -> Listener:
+def _listener(name: str, address: Address, manager: HttpConnectionManager) -> Listener:
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
     return Listener(
         name=name,
         address=address,
-        filter_chains=[FilterChain(filters=[chain], transport_socket=secure)],
+        filter_chains=[FilterChain(filters=[chain])],
         per_connection_buffer_limit_bytes=BUFFER_BYTES,
         enable_reuse_port=False,  # A port in use must be an error, not a lottery.
+    )
+
+
+def _connection(edge: Edge) -> HttpConnectionManager:
+    return HttpConnectionManager(
+        stat_prefix="public",
+        codec_type=HttpConnectionManagerCodecType.AUTO,
+        route_config=routes.public(edge),
+        http_filters=_filters(edge),
+        access_log=[access_log.stdout()],
+        local_reply_config=local_replies.config(),
+        server_name="ollamesh",
+        # Every caller is a stranger, also one from a private network.
+        use_remote_address=True,
+        internal_address_config=HttpConnectionManagerInternalAddressConfig(cidr_ranges=[NOBODY]),
+        early_header_mutation_extensions=[_strip()],
+        normalize_path=True,
+        merge_slashes=True,
+        path_with_escaped_slashes_action=HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST,
+        common_http_protocol_options=HttpProtocolOptions(
+            idle_timeout=timedelta(minutes=15),
+            headers_with_underscores_action=HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST,
+        ),
+        http2_protocol_options=Http2ProtocolOptions(
+            max_concurrent_streams=STREAMS_MAX,
+            initial_stream_window_size=STREAM_WINDOW_BYTES,
+            initial_connection_window_size=CONNECTION_WINDOW_BYTES,
+            connection_keepalive=KeepaliveSettings(
+                interval=timedelta(seconds=30), timeout=timedelta(seconds=10)
+            ),
+        ),
+        request_headers_timeout=timedelta(seconds=10),
+        stream_idle_timeout=timedelta(seconds=routes.DEADLINE_S),
     )
 
 
@@ -118,7 +140,6 @@ def _filters(edge: Edge) -> list[HttpFilter]:
     """In the order in which a request meets them. Tokens come after the transcoder: see tokens.py."""
     script = Lua(default_source_code=DataSource(inline_string=LUA.read_text()))
     return [
-        *(_filter(name, compression.compressor(library)) for name, library in compression.FILTERS.items()),
         _filter("envoy.filters.http.grpc_web", GrpcWeb()),
         _filter(cors.FILTER, Cors()),
         _filter("envoy.filters.http.lua", script),
@@ -126,7 +147,6 @@ def _filters(edge: Edge) -> list[HttpFilter]:
         _filter("envoy.filters.http.grpc_json_transcoder.models", transcoding.models()),
         _filter(api_keys.FILTER, api_keys.exchange()),
         _filter(tokens.FILTER, tokens.authentication(edge)),
-        _filter(statistics.FILTER, statistics.methods()),
         _filter("envoy.filters.http.router", Router(suppress_envoy_headers=True)),
     ]
 

@@ -33,7 +33,6 @@ from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager.v
     ResponseMapper,
 )
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
-from envoy_data_plane.google.protobuf import Struct
 
 GATEWAY_TIMEOUT = 504
 DEADLINE_EXCEEDED = {
@@ -59,24 +58,11 @@ SAID: Mapping[int, tuple[str, str | None]] = {
 }
 OTHERWISE = "the server failed"
 RETRY_LATER = {"retry-after": "1"}  # With what says to try again.
-OLLAMA, OPENAI, HEALTH = "/api/", "/v1/", "/healthz"
+OLLAMA, OPENAI = "/api/", "/v1/"
 
 
 def config() -> LocalReplyConfig:
-    return LocalReplyConfig(mappers=[_health(), *_rest(OLLAMA), *_rest(OPENAI), _grpc_deadline()])
-
-
-def _health() -> ResponseMapper:
-    """Nobody is there who could say what is wrong: then this is."""
-    checks = dict.fromkeys(("api", "ollama", "database", "cache"), "unhealthy")
-    now = {"timestamp": "%START_TIME(%Y-%m-%dT%H:%M:%S.%3fZ)%"}
-    said = {"status": "unhealthy", "checks": {**checks, **now}}
-    return ResponseMapper(
-        filter=_both(_status(500, ComparisonFilterOp.GE), _asked_at(HEALTH)),
-        status_code=503,
-        body_format_override=SubstitutionFormatString(json_format=Struct.from_dict(said)),
-        headers_to_add=[_header("cache-control", "no-store")],
-    )
+    return LocalReplyConfig(mappers=[*_rest(OLLAMA), *_rest(OPENAI), _grpc_deadline()])
 
 
 def _grpc_deadline() -> ResponseMapper:

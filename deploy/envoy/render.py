@@ -4,23 +4,18 @@ import json
 
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap, BootstrapStaticResources
-from envoy_data_plane.envoy.config.core.v3 import Node
 
-from deploy.envoy import overload, statistics
 from deploy.envoy.admin import admin
 from deploy.envoy.clusters import clusters
 from deploy.envoy.config import Edge
-from deploy.envoy.listeners import PLAIN, TLS, listeners
+from deploy.envoy.listeners import listeners
+from deploy.envoy.overload import manager
 
 
 def bootstrap(edge: Edge) -> Bootstrap:
-    strangers = [PLAIN, *([TLS] if edge.tls is not None else [])]
     return Bootstrap(
-        node=Node(id="edge", cluster="ollamesh"),  # Watched files are asked for by somebody.
         admin=admin(edge),
-        stats_config=statistics.labels(),
-        overload_manager=overload.manager(edge.limits),
-        layered_runtime=overload.runtime(edge.limits, strangers),
+        overload_manager=manager(),
         static_resources=BootstrapStaticResources(listeners=listeners(edge), clusters=clusters(edge)),
     )
 

@@ -29,7 +29,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import api_keys, compression, cors, tokens
+from deploy.envoy import api_keys, cors, tokens
 from deploy.envoy.clusters import KEYS
 from deploy.envoy.config import SERVICES, Edge
 from services.common.policy import POLICY, Access
@@ -41,33 +41,26 @@ RETRIES_MAX = 2
 NOT_PROCESSED = "connect-failure,refused-stream"
 READ = f"{NOT_PROCESSED},unavailable"
 READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume|StreamBatch)"
-TLS = "tls"  # The listener.
-HEALTH_PATH, HEALTH_DEADLINE_S = "/ollamesh.inference.v1.HealthService/GetHealth", 2
 KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
 
-NOT_STORED = HeaderValueOption(header=HeaderValue(key="cache-control", value="no-store"))
 
-
-def public(edge: Edge, listener: str) -> RouteConfiguration:
-    """The routes of a listener for strangers, in the order in which they are tried."""
+def public(edge: Edge) -> RouteConfiguration:
+    """The routes of the public listener, in the order in which they are tried."""
     open_methods = [path for path, row in POLICY.items() if row.access is Access.PUBLIC and _is_ours(path)]
-    forwarded = [
-        *(_open(path) for path in open_methods),
-        *_inner(),
-        *(route for name in SERVICES for route in _service(name)),
-        *_compatible(),
-    ]
     return _configuration(
-        listener,
+        "public",
         [
-            *compression.with_compressed(forwarded),
+            *(_open(path) for path in open_methods),
+            *_inner(),
+            *(route for name in SERVICES for route in _service(name)),
+            *_compatible(),
             _answer(
                 "/", status=200, body="Ollama is running", methods="GET|HEAD"
             ),  # What its clients look for.
+            _answer("/healthz", status=200, body="ok\n"),
             _nothing(),
         ],
         cors={cors.FILTER: cors.policy(edge.cors_origins)},
-        hsts_s=edge.tls.hsts_s if edge.tls is not None and listener == TLS else 0,
     )
 
 
@@ -76,22 +69,12 @@ def keys() -> RouteConfiguration:
     return _configuration("keys", [_open(KEYS_PATH), _nothing()], cors={})
 
 
-def _configuration(
-    name: str, routes: list[Route], *, cors: dict[str, Any], hsts_s: int = 0
-) -> RouteConfiguration:
+def _configuration(name: str, routes: list[Route], *, cors: dict[str, Any]) -> RouteConfiguration:
     host = VirtualHost(name=name, domains=["*"], routes=routes, typed_per_filter_config=cors)
     return RouteConfiguration(
         name=name,
         virtual_hosts=[host],
-        response_headers_to_add=[_strict_transport(hsts_s)] if hsts_s else [],
         response_headers_to_remove=["grpc-accept-encoding", "x-envoy-upstream-service-time"],
-    )
-
-
-def _strict_transport(hsts_s: int) -> HeaderValueOption:
-    return HeaderValueOption(
-        header=HeaderValue(key="strict-transport-security", value=f"max-age={hsts_s}"),
-        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 
@@ -101,15 +84,13 @@ def _is_ours(path: str) -> bool:
 
 def _open(path: str) -> Route:
     """A method that needs no token."""
-    cluster = KEYS if path == KEYS_PATH else path.split(".")[1]
+    cluster = KEYS if path == KEYS_PATH else "auth"
     read = path.rpartition("/")[2].startswith("Get")
-    deadline_s = HEALTH_DEADLINE_S if path == HEALTH_PATH else DEADLINE_S
     return Route(
         name=path,
         match=RouteMatch(path=path),
-        route=_action(cluster, deadline_s, retry_on=READ if read else NOT_PROCESSED),
-        request_headers_to_add=[_deadline(deadline_s)],
-        response_headers_to_add=[NOT_STORED] if path == HEALTH_PATH else [],
+        route=_action(cluster, DEADLINE_S, retry_on=READ if read else NOT_PROCESSED),
+        request_headers_to_add=[_deadline(DEADLINE_S)],
         typed_per_filter_config=_nobody(),
     )
 

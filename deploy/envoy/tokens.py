@@ -36,7 +36,6 @@ from services.common.tokens import CLOCK_SKEW_S, LIFETIME_MAX_S, TOKEN_BYTES_MAX
 FILTER = "envoy.filters.http.jwt_authn"
 PROVIDER = "ollamesh"
 VERDICT = "refusal"  # Where the filter leaves it; edge.lua reads it.
-CLAIMS = "claims"  # Likewise what a token says that was found good; access_log.py reads it.
 # Envoy does not look for a key it does not know, so this is how late it accepts a new one.
 KEYS_EVERY = timedelta(seconds=5)
 KEYS_RETRY = timedelta(milliseconds=100)
@@ -88,7 +87,6 @@ def _provider(issuer: str) -> JwtProvider:
             JwtHeader(name="authorization", value_prefix=prefix) for prefix in ("Bearer ", "bearer ")
         ],
         failed_status_in_metadata=VERDICT,
-        payload_in_metadata=CLAIMS,
         jwt_cache_config=JwtCacheConfig(jwt_cache_size=1024, jwt_max_token_size=TOKEN_BYTES_MAX),
         remote_jwks=RemoteJwks(
             http_uri=HttpUri(

@@ -16,7 +16,6 @@ from google.rpc import error_details_pb2
 from ollamesh.auth.v1 import oauth_service_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
 from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
-from ollamesh.inference.v1 import health_service_pb2
 
 from services.common.grpc.client import MESSAGE_BYTES_MAX
 
@@ -27,12 +26,9 @@ REST_BYTES_MAX = MESSAGE_BYTES_MAX - 1024
 
 
 def oauth() -> GrpcJsonTranscoder:
-    """OAuth's endpoints, and what monitoring asks: HttpBody both ways, so bodies pass verbatim."""
+    """OAuth's endpoints: HttpBody both ways, so bodies pass verbatim."""
     return _transcoder(
-        oauth_service_pb2.DESCRIPTOR,
-        health_service_pb2.DESCRIPTOR,
-        request_bytes_max=FORM_BYTES_MAX,
-        answer_bytes_max=ANSWER_BYTES_MAX,
+        oauth_service_pb2.DESCRIPTOR, request_bytes_max=FORM_BYTES_MAX, answer_bytes_max=ANSWER_BYTES_MAX
     )
 
 

@@ -31,7 +31,6 @@ class Board(Struct, frozen=True, kw_only=True):
     warden: Identity | None
     ready: bool
     edge: str
-    edge_tls: str = ""
     model_source: str
     parts: tuple[PartNotice, ...] = ()
 

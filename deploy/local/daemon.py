@@ -40,7 +40,6 @@ class Prepared:
     parts: tuple[Part, ...] = ()
     policy: RestartPolicy = field(default_factory=RestartPolicy)
     edge: str = ""
-    edge_tls: str = ""
     model_source: str = ""
 
 
@@ -130,7 +129,6 @@ def _board(prepared: Prepared, notices: Sequence[PartNotice], *, ready: bool) ->
         warden=identify(os.getppid()),
         ready=ready,
         edge=prepared.edge,
-        edge_tls=prepared.edge_tls,
         model_source=prepared.model_source,
         parts=tuple(notices),
     )

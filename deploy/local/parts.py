@@ -161,35 +161,18 @@ def _edge(plan: Plan) -> Part:
     settings = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
-        **_ports(plan, "edge", "edge_tls", "admin", *CALLS),
+        **_ports(plan, "edge", "admin", *CALLS),
         **process_variables(plan.ports),
-        "OLLAMESH_INSECURE_EDGE": str(plan.settings.insecure_edge).lower(),
-        "OLLAMESH_EDGE_FOLDER": plan.edge_folder,
-        "OLLAMESH_EDGE_DISCOVERY": "files",
-        **_certificate(plan),
     }
     argv = (str(servers.envoy()), "--config-path", str(configuration), "--disable-hot-restart")
     return Part(
         node=Node(name="edge", after=tuple(CALLS), has_preparation=True),
-        prepare=_python(plan, "deploy.envoy", "--write", settings=settings, output=configuration),
+        prepare=_python(plan, "deploy.envoy", settings=settings, output=configuration),
         run=Command(argv=(*argv, "--concurrency", "1"), env=FOR_SERVERS),
         probe=HttpProbe(plan.ports["admin"], "/ready", "LIVE"),
         port=plan.ports["edge"],
         port_variable=port_variable("edge"),
     )
-
-
-def _certificate(plan: Plan) -> dict[str, object]:
-    """Somebody's own, or ours."""
-    inherited = plan.settings.inherited
-    if inherited.get("OLLAMESH_EDGE_CERT_FILE") or inherited.get("OLLAMESH_EDGE_KEY_FILE"):
-        return {}
-    return {
-        "OLLAMESH_EDGE_CERT_FILE": plan.certificate.certificate,
-        "OLLAMESH_EDGE_KEY_FILE": plan.certificate.key,
-        # Browsers would keep it in mind for every port of this machine, and refuse all that has no TLS.
-        "OLLAMESH_EDGE_HSTS_S": 0,
-    }
 
 
 def _ports(plan: Plan, *names: str) -> dict[str, object]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 
-from deploy.local import certificate, postgres, redis
-from deploy.local.certificate import CertificateFiles
+from deploy.local import postgres, redis
 from deploy.local.errors import DiskFullError, FolderError, RuntimePortTakenError
 from deploy.local.model_source import ModelSource, find_models
 from deploy.local.ports import holder, is_free, resolve
@@ -40,27 +39,7 @@ class Plan:
 
     @property
     def edge(self) -> str:
-        """In plain text, which is for this machine only, unless somebody insists."""
-        return f"http://{self._plain_host}:{self.ports['edge']}"
-
-    @property
-    def edge_tls(self) -> str:
-        return f"https://{self.address('edge_tls')}"
-
-    @property
-    def certificate(self) -> CertificateFiles:
-        return CertificateFiles(self.settings.home / "tls")
-
-    @property
-    def edge_folder(self) -> Path:
-        """Of the files that Envoy watches."""
-        return self.settings.home / "edge"
-
-    @property
-    def _plain_host(self) -> str:
-        if is_loopback(self.host) or self.settings.insecure_edge:
-            return f"[{self.host}]" if ":" in self.host else self.host
-        return "[::1]" if ":" in self.host else "127.0.0.1"
+        return f"http://{self.address('edge')}"
 
     @property
     def issuer(self) -> str:
@@ -91,13 +70,6 @@ def is_ipv4(host: str) -> bool:
         return False
 
 
-def is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def make_plan(settings: Settings) -> Plan:
     """Look at the machine, choose, and write the secrets. Raises StackError."""
     check_folders(settings)
@@ -108,7 +80,6 @@ def make_plan(settings: Settings) -> Plan:
     ports = resolve(wanted, host=settings.bind)
     plan = Plan(settings=replace(settings, ports=ports), source=source, secrets=SecretFiles(settings.home))
     plan.secrets.create()
-    certificate.ensure(plan.certificate, ("localhost", "127.0.0.1", "::1", *_named(plan.host)))
     _write_derived(plan)
     return plan
 
@@ -128,11 +99,6 @@ def make_folder(folder: Path, variable: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise FolderError(folder, variable, error.strerror or str(error)) from error
-
-
-def _named(host: str) -> tuple[str, ...]:
-    """For the certificate, beside what every local stack is called."""
-    return () if host in {"localhost", "127.0.0.1", "::1"} else (host,)
 
 
 def _write_derived(plan: Plan) -> None:

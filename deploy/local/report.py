@@ -20,8 +20,7 @@ def status_table(status: Status, *, now: float | None = None) -> Iterable[str]:
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
     yield ""
-    edges = " and ".join(filter(None, (status.edge, status.edge_tls)))
-    yield f"{'ready' if status.ready else 'NOT READY'} at {edges}, models: {status.model_source}"
+    yield f"{'ready' if status.ready else 'NOT READY'} at {status.edge}, models: {status.model_source}"
     yield (
         f"memory: {_megabytes(status.total_rss_bytes)} MB ({status.memory_measure}), with the supervisor "
         f"(pid {status.supervisor_pid}); home: {status.home}"

@@ -14,7 +14,6 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each is moved by OLLAMESH_<NAME>_PORT; 0 means any that is free.
 DEFAULT_PORTS = {
     "edge": 8080,
-    "edge_tls": 8443,
     "admin": 9901,
     "auth": 50051,
     "agent": 50052,
@@ -53,7 +52,6 @@ class Settings:
     ollama_hosts: str = ""  # As given; empty means that the stack looks for one, or brings its own.
     ollama_gpus: str = ""  # As given; the inference service reads it.
     look_for_ollama: bool = True
-    insecure_edge: bool = False  # Plain text wherever `bind` is, not on loopback only.
     inherited: Mapping[str, str] = field(default_factory=dict, repr=False)  # What parts may need of it.
 
     @classmethod
@@ -67,7 +65,6 @@ class Settings:
             ports=_ports(env),
             ollama_hosts=env.optional("OLLAMA_HOSTS") or env.optional("OLLAMA_HOST") or "",
             ollama_gpus=env.optional("OLLAMA_GPUS") or "",
-            insecure_edge=env.flag("OLLAMESH_INSECURE_EDGE", default=False),
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
             inherited=dict(variables),
         )
@@ -86,7 +83,6 @@ class Settings:
             "OLLAMESH_BIND": self.bind,
             "OLLAMA_HOSTS": self.ollama_hosts,
             "OLLAMA_GPUS": self.ollama_gpus,
-            "OLLAMESH_INSECURE_EDGE": str(self.insecure_edge).lower(),
             "OLLAMESH_EMBEDDED_MODELS": str(not self.look_for_ollama).lower(),
             **{port_variable(name): str(self.ports[name]) for name in DEFAULT_PORTS if name in self.ports},
             **process_variables(self.ports),

@@ -37,7 +37,6 @@ class Status(Struct, frozen=True, kw_only=True):
     ready: bool
     home: str
     edge: str | None = None
-    edge_tls: str | None = None
     model_source: str | None = None
     supervisor_pid: int | None = None
     parts: tuple[PartStatus, ...] = ()
@@ -71,7 +70,6 @@ def status(settings: Settings) -> Status:
         ready=bool(parts) and all(part.state in UP_STATES and part.health == "ok" for part in parts),
         home=str(settings.home),
         edge=running.edge,
-        edge_tls=running.edge_tls or None,
         model_source=running.model_source,
         supervisor_pid=running.supervisor.pid,
         parts=parts,

@@ -15,9 +15,7 @@ def _prepare() -> "Prepared":
     from deploy.local.settings import Settings
 
     plan = make_plan(Settings.from_env())
-    return Prepared(
-        parts=all_parts(plan), edge=plan.edge, edge_tls=plan.edge_tls, model_source=plan.source.kind
-    )
+    return Prepared(parts=all_parts(plan), edge=plan.edge, model_source=plan.source.kind)
 
 
 if __name__ == "__main__":

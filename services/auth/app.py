@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry
 
 from services.auth.config import Config
 from services.auth.subjects import serve_all, shared_by_all
-from services.common.grpc.address import addressed
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
@@ -29,11 +28,7 @@ async def run(
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("auth.ollamesh")],
-            [
-                deadline(),
-                addressed(),
-                authentication(verifier, insecure_inside=config.server.insecure_inside),
-            ],
+            [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         background = serve_all(shared, server, verifier)
         opened.enter_context(loop_watched(registry))

@@ -2,7 +2,7 @@
 
 from typing import Self
 
-from services.auth.core.quotas import HELD_RETRY_S, Spent
+from services.auth.core.quotas import Spent, retry_s
 from services.common.errors import Kind, MeshError
 
 
@@ -36,8 +36,7 @@ class QuotaExceeded(MeshError):
     @classmethod
     def of(cls, spent: Spent, *, reset_s: float) -> Self:
         """`reset_s` is how long the day still lasts."""
-        retry_after_s = min(HELD_RETRY_S, reset_s) if spent.only_held else reset_s
-        return cls(quota=spent.quota, limit=f"{spent.limit:g}", retry_after_s=retry_after_s)
+        return cls(quota=spent.quota, limit=f"{spent.limit:g}", retry_after_s=retry_s(spent, reset_s=reset_s))
 
 
 class RequestIdReused(MeshError):

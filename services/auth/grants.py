@@ -1,5 +1,6 @@
 """The ways to a token. Each proves who asks, then signs what the asker may be told to be."""
 
+import asyncio
 import time
 import uuid
 from contextlib import suppress
@@ -7,10 +8,10 @@ from dataclasses import dataclass, field
 
 import structlog
 
-from services.auth.attempts import Attempts
 from services.auth.core.claims import access_claims, period
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, is_client_id, is_username, lowered, narrowed
+from services.auth.core.throttle import Throttle
 from services.auth.errors import CredentialsInvalid
 from services.auth.keyring import Keyring
 from services.auth.ports import Hasher, Store, User
@@ -32,6 +33,8 @@ class Issued:
 
 
 class Grants:
+    """The event loop is the lock: the throttle is asked and told without awaiting in between."""
+
     def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
         *,
@@ -41,12 +44,12 @@ class Grants:
         keyring: Keyring,
         issuer: str,
         metrics: AuthMetrics,
-        attempts: Attempts,
         revocations: Revocations,
     ) -> None:
         self._store, self._hasher, self._digest, self._keyring = store, hasher, digest, keyring
         self._issuer, self._metrics = issuer, metrics
-        self._attempts, self._revocations = attempts, revocations
+        self._revocations = revocations
+        self._throttle = Throttle()
 
     async def login(
         self, username: str, password: str, *, role: Role | None = None, lifetime_s: float | None = None
@@ -84,12 +87,13 @@ class Grants:
     async def _authenticated(self, username: str, password: str) -> User:
         # Nothing here may take longer, or read otherwise, for a name that exists than for one that does
         # not; and a throttled guess costs neither the store nor a core anything.
-        self._attempts.check(username)
+        now_s = asyncio.get_running_loop().time
+        self._throttle.check(username, now_s=now_s())
         user = await self._store.find_user(username) if is_username(username) else None
-        self._attempts.begin(username)
+        self._throttle.attempt(username, now_s=now_s())
         if not await self._hasher.matches(user.password_hash if user else None, password) or user is None:
             raise CredentialsInvalid
-        self._attempts.succeeded(username)
+        self._throttle.succeeded(username)
         if user.password_hash is not None and self._hasher.outdated(user.password_hash):
             with suppress(MeshError):  # The next login will do.
                 await self._rehash(user.identity.user_id, user.password_hash, password)

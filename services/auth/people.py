@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 
-from services.auth.attempts import Attempts
 from services.auth.changes import changing
 from services.auth.core.identity import Role
 from services.auth.core.passwords import weakness
@@ -48,17 +47,8 @@ class Passwords:
 
 
 class People:
-    def __init__(
-        self,
-        *,
-        store: PeopleStore,
-        passwords: Passwords,
-        attempts: Attempts,
-        sessions: Sessions,
-        trail: Trail,
-    ) -> None:
-        self._store, self._passwords, self._attempts = store, passwords, attempts
-        self._sessions, self._trail = sessions, trail
+    def __init__(self, *, store: PeopleStore, passwords: Passwords, sessions: Sessions, trail: Trail) -> None:
+        self._store, self._passwords, self._sessions, self._trail = store, passwords, sessions, trail
 
     async def create(self, actor: Actor, wanted: UserWanted, asked: Asked | None) -> Person:
         """Raises RoleRequired, InvalidRequest, NameTaken, NotFound, RequestIdReused."""
@@ -129,20 +119,16 @@ class People:
                 raise NoPassword
             self._passwords.check(new, field_name="new_password", username=person.username)
             if user_id == actor.user_id:
-                await self._check_own(person, old)
+                await self._check_own(actor, old)
             new_hash = await self._passwords.hash(new)
             await change.assure()
             await self._store.set_password_hash(actor.organization_id, user_id, new_hash)
         await self._sessions.end(actor.organization_id, user_id)
 
-    async def _check_own(self, person: Person, old: str) -> None:
-        """A stolen token must not help to guess the password: it counts like a login."""
-        self._attempts.check(person.username)
-        known = await self._store.password_hash(person.organization_id, person.user_id)
-        self._attempts.begin(person.username)
+    async def _check_own(self, actor: Actor, old: str) -> None:
+        known = await self._store.password_hash(actor.organization_id, actor.user_id)
         if not await self._passwords.matches(known, old):
             raise CredentialsInvalid
-        self._attempts.succeeded(person.username)
 
     async def _found(self, actor: Actor, user_id: str) -> Person:
         found = await self._store.find(actor.organization_id, user_id)

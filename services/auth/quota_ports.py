@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from services.auth.core.quotas import NOTHING, Account, Amount, Book, Kind, Limits, Subject
+from services.auth.core.quotas import NOTHING, Account, Amount, Book, Kind, Limits, Spent, Subject
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +31,7 @@ class Reservation:
 @dataclass(frozen=True, slots=True)
 class Settlement:
     reservation: Reservation | None  # None: nothing is set aside any more.
-    spent: str  # Which budget had less than what is needed, if any.
+    spent: Spent | None  # Which budget had less than what is needed.
 
 
 class Ledger(Protocol):

@@ -1,6 +1,5 @@
 """What the service serves, subject by subject, built from what all of them share. A part of the composition root."""
 
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
@@ -19,12 +18,10 @@ from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.adapters.postgres_revocations import PostgresRevocations, listen
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
-from services.auth.attempts import Attempts
 from services.auth.config import Config
 from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
-from services.auth.ending import ExpiringSessions
 from services.auth.founding import founded, founders
 from services.auth.grants import Grants
 from services.auth.key_checks import KeyChecks
@@ -45,10 +42,10 @@ from services.auth.rpc.quotas import QuotaMethods
 from services.auth.rpc.revocations import RevocationMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.servicer import AuthServicer
+from services.auth.sessions import ExpiringSessions
 from services.auth.telemetry import AuthMetrics, KeyMetrics
 from services.auth.tenants import Tenants
 from services.common.audit import LoggedTrail, Trail
-from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
 from services.common.grpc.server import Server
 from services.common.postgres import Database
@@ -65,7 +62,6 @@ class Shared:
     database: Database
     store: PostgresStore
     hasher: Hasher
-    attempts: Attempts
     locksmith: Locksmith
     digest: SecretDigest = field(repr=False)
     keyring: Keyring
@@ -101,7 +97,6 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         database=database,
         store=store,
         hasher=opened.enter_context(Argon2Hasher.started()),
-        attempts=Attempts(clock=time.monotonic, where=client_network),
         locksmith=locksmith,
         digest=SecretDigest(config.secret_key),
         keyring=Keyring(store, locksmith),
@@ -145,7 +140,6 @@ def _grants(shared: Shared) -> Grants:
         keyring=shared.keyring,
         issuer=shared.config.issuer,
         metrics=AuthMetrics(shared.registry),
-        attempts=shared.attempts,
         revocations=shared.revocations,
     )
 
@@ -165,11 +159,7 @@ def _administration(shared: Shared) -> Subject:
     """Users, service accounts, organisations and projects."""
     passwords, sessions = Passwords(shared.hasher, common_passwords()), ExpiringSessions()
     people = People(
-        store=PostgresPeople(shared.database),
-        passwords=passwords,
-        attempts=shared.attempts,
-        sessions=sessions,
-        trail=shared.trail,
+        store=PostgresPeople(shared.database), passwords=passwords, sessions=sessions, trail=shared.trail
     )
     tenants = Tenants(
         store=PostgresTenants(shared.database),

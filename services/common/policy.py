@@ -38,7 +38,6 @@ _EXT_AUTHZ = "envoy.service.auth.v3.Authorization"
 _OAUTH = "ollamesh.auth.v1.OAuthService"
 _AGENT = "ollamesh.agent.v1.AgentService"
 _INFERENCE = "ollamesh.inference.v1.InferenceService"
-_HEALTH = "ollamesh.inference.v1.HealthService"
 _SANDBOX = "ollamesh.sandbox.v1.SandboxService"
 # REST, as other vendors' clients know it. The inference service serves both.
 _OLLAMA = "ollamesh.compat.ollama.v1.OllamaService"
@@ -81,7 +80,6 @@ POLICY: dict[str, Row] = {
         "ListThreads DeleteThread ListMessages ListCheckpoints StartRun StartRuns GetRun ListRuns CancelRun "
         "WatchRun SubmitApproval ListTools",
     ),
-    **_rows(_HEALTH, Access.PUBLIC, "GetHealth"),
     **_rows(
         _INFERENCE,
         Access.USER,

@@ -23,11 +23,7 @@ from services.inference.telemetry import Metrics
 
 log = structlog.get_logger(__name__)
 
-SERVICES = (
-    "ollamesh.inference.v1.InferenceService",
-    "ollamesh.inference.v1.HealthService",
-    *rest.SERVICES,
-)
+SERVICES = ("ollamesh.inference.v1.InferenceService", *rest.SERVICES)
 DRAIN_MARGIN_S = 5.0  # For what a worker does beside draining when it ends.
 
 

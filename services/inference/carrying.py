@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import partial
 
 from ollamesh.inference.v1 import fleet_pb2 as pb
-from ollamesh.inference.v1.health_service_pb2_grpc import add_HealthServiceServicer_to_server
 from ollamesh.inference.v1.inference_service_pb2_grpc import add_InferenceServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
@@ -28,9 +27,10 @@ from services.inference.adapters.redis_streams import RedisStreams
 from services.inference.adapters.seals import Seals
 from services.inference.batches.app import batch_desk
 from services.inference.batches.servicer import BatchDesk
+from services.inference.budgets import Budgets
 from services.inference.cache_parts import Caches, caches, shared_redis
-from services.inference.checkup import Checkup
 from services.inference.config import Config
+from services.inference.core.accounting import Entry
 from services.inference.core.admission import Order, admit
 from services.inference.core.asks import Chat, Generate
 from services.inference.core.bounds import Bounds
@@ -41,10 +41,10 @@ from services.inference.desk import Desk
 from services.inference.embeddings import Embeddings
 from services.inference.fleet_watch import FleetWatch
 from services.inference.gateway import Gateway
-from services.inference.health_servicer import HealthServicer
 from services.inference.keeper import Keeper
 from services.inference.library import Library
 from services.inference.micro_batches import MicroBatches
+from services.inference.quota_parts import opened_budgets
 from services.inference.rest import serving as rest
 from services.inference.servicer import InferenceServicer
 from services.inference.streams.ids import StreamIds
@@ -74,13 +74,19 @@ class FleetParts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outside:
-    """What a process has to do with but instances: who signs tokens, the stores."""
+    """What a process has to do with but instances: who signs tokens and keeps budgets, the stores."""
 
     verifier: Verifier
     redis: RedisLink | None
     database: Database | None
     accounts: Accounts | NoAccounts
+    budgets: Budgets
     background: Sequence[Background]
+
+    def record(self, entry: Entry) -> None:
+        """Write down what a request used, and charge it."""
+        self.accounts.record(entry)
+        self.budgets.used(entry)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +117,26 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
                 )
             )
         redis = await opened.enter_async_context(shared_redis(config, registry))
-        background: list[Background] = [*accounts.background()]
+        budgets = await opened.enter_async_context(
+            opened_budgets(
+                config.quotas,
+                config.trust,
+                redis,
+                registry,
+                secret_key=config.shared.secret_key if config.shared is not None else None,
+                process_count=len(config.ports),
+            )
+        )
+        background: list[Background] = [*accounts.background(), *budgets.background()]
         if redis is not None:
             background.append(("redis", redis.run))
         yield Outside(
-            verifier=verifier, redis=redis, database=database, accounts=accounts, background=background
+            verifier=verifier,
+            redis=redis,
+            database=database,
+            accounts=accounts,
+            budgets=budgets,
+            background=background,
         )
 
 
@@ -137,7 +158,8 @@ async def carrying(
         catalog=config.catalog,
         metrics=fleet.metrics,
         streams=streams,
-        record=outside.accounts.record,
+        record=outside.record,
+        budgets=outside.budgets,
         library=library,
         embeddings=Embeddings(batches, found.vectors if found else None),
         screen=Screen(config.screening, registry),
@@ -153,8 +175,6 @@ async def carrying(
     ]
     if found is not None:
         background.append(("cache", found.keeper.run))
-    checkup = Checkup(has_instance=fleet.ledger.any_ready, database=outside.database, redis=outside.redis)
-    background += checkup.background()
     desk = None
     if outside.database is not None:
         desk = batch_desk(
@@ -163,7 +183,6 @@ async def carrying(
         background.append(("batches", partial(desk.worker.run, stop)))
     try:
         server = _server(config, registry, outside, gateway, fleet_watch, desk)
-        add_HealthServiceServicer_to_server(HealthServicer(checkup), server.grpc)
         yield Carried(server=server, background=background)
     finally:
         await streams.close()
@@ -198,7 +217,7 @@ def _streams(
             metrics=metrics,
             lag_bytes_max=config.reader_buffer_bytes_max,
             process_id=process_id,
-            record=outside.accounts.record,
+            record=outside.record,
             readmit=readmit,
         )
     )

@@ -31,6 +31,7 @@ from services.inference.core.gpus import GPUS_MAX, read_gpus
 from services.inference.core.policy import Policy, read_weights
 from services.inference.core.restarts import OwnedPolicy
 from services.inference.core.serving import PASSED_ON, Serving, plan_servings
+from services.inference.quota_parts import QuotaConfig
 from services.inference.streams.limits import Limits
 
 PORT = 50053
@@ -77,6 +78,7 @@ class Config:
     cache: CacheConfig
     micro_batches: MicroBatchConfig
     batches: BatchConfig
+    quotas: QuotaConfig
     record_file: Path | None  # Where decisions are recorded; nowhere if None.
     record_bytes_max: int
     poll_every_s: float
@@ -116,6 +118,7 @@ class Config:
             streams=_streams(env),
             linger_s=env.seconds("OLLAMESH_LINGER_S", 0, high=600),
             batches=BatchConfig.read(env),
+            quotas=QuotaConfig.read(env),
             record_file=Path(recorded) if (recorded := env.optional("OLLAMESH_RECORD_FILE")) else None,
             record_bytes_max=env.integer("OLLAMESH_RECORD_BYTES_MAX", 64 * 1024 * 1024, low=4096),
             poll_every_s=env.seconds("OLLAMESH_POLL_EVERY_S", 2, low=0.01, high=60),

@@ -129,6 +129,12 @@ class QuotaExceeded(MeshError):
     message = "a budget of the tenant is spent"
 
 
+class QuotaUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "QUOTA_UNAVAILABLE"
+    message = "the budgets cannot be asked for just now; nothing was queued"
+    retry_after_s = 1.0
+
+
 class BatchNotFound(MeshError):
     kind, reason = Kind.MISSING, "BATCH_NOT_FOUND"
     message = "this caller created no such batch"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from services.common.errors import MeshError
 from services.common.screening import Screen
 from services.inference.answer_cache import AnswerCache
+from services.inference.budgets import Budgets, Hold
 from services.inference.charging import Record, charged_embedding
 from services.inference.core.admission import Order, admit
 from services.inference.core.allowed import Allowed, Models
@@ -53,6 +54,7 @@ class Gateway:
     embeddings: Embeddings
     screen: Screen
     cache: AnswerCache | None  # None: every answer is generated.
+    budgets: Budgets | None = None  # None: nobody is charged.
     tenant_models: Mapping[str, Models] = field(default_factory=dict)
 
     async def open(
@@ -70,8 +72,13 @@ class Gateway:
             wishes=wishes,
             model_digest=model.card.digest,
         )
-        stream = await self.streams.open(asked)
-        return replace(stream, flagged=True) if flagged else stream
+        hold = await self._held(principal, order, is_stream=True)
+        try:
+            stream = await self.streams.open(asked)
+        except BaseException:
+            hold.release()
+            raise
+        return replace(stream, flagged=flagged, left=hold.release)
 
     async def embed(
         self,
@@ -85,9 +92,13 @@ class Gateway:
         order = self._admit(ask, terms, bounds)
         model = self.ledger.model(order.model)
         assert model is not None, "it was admitted"
-        with charged_embedding(self.record, principal, order.model) as charge:
-            answer = await self.embeddings.embed(order, terms, card=model.card, policy=policy)
-            charge(answer)
+        hold = await self._held(principal, order, is_stream=False)
+        try:
+            with charged_embedding(self.record, principal, order.model) as charge:
+                answer = await self.embeddings.embed(order, terms, card=model.card, policy=policy)
+                charge(answer)
+        finally:
+            hold.release()
         return answer
 
     async def purge_cache(self, tenant: str, model: str) -> None:
@@ -142,6 +153,16 @@ class Gateway:
             if not allowed.names(key(name)):
                 raise ModelNotAllowed(model=name)
         return await self.library.copy(source, destination)
+
+    async def _held(self, principal: Principal, order: Order, *, is_stream: bool) -> Hold:
+        """Have it charged. Raises QuotaExceeded and QuotaUnavailable, before anything is queued."""
+        if self.budgets is None:
+            return Hold(lambda: None)
+        try:
+            return await self.budgets.hold(principal, order, is_stream=is_stream)
+        except MeshError as error:
+            self.metrics.refused(error.reason)
+            raise
 
     def _admit(self, ask: Ask, terms: Terms, bounds: Bounds) -> Order:
         try:

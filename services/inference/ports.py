@@ -8,6 +8,7 @@ from typing import Protocol
 from services.inference.core.accounting import Entry, Line, Question
 from services.inference.core.admission import Order
 from services.inference.core.asks import ToolCall
+from services.inference.core.budgets import NOTHING, Amount, Grant, Payer
 from services.inference.core.ledger import Report
 from services.inference.core.options import Value
 from services.inference.core.usage import Usage
@@ -151,6 +152,44 @@ class Instance(Protocol):
 
     async def describe(self, model: str) -> Description:
         """Tell more of one model."""
+
+
+class BankAway(Exception):
+    """Whoever keeps the budgets does not answer."""
+
+
+class ReservationLost(Exception):
+    """It is not known any more."""
+
+
+class Bank(Protocol):
+    """The ledger of budgets. Every method raises BankAway."""
+
+    async def reserve(
+        self,
+        name: str,
+        payer: Payer,
+        *,
+        needed: Amount,
+        wanted: Amount = NOTHING,
+        lease_s: float,
+        token: str = "",
+    ) -> Grant:
+        """Set an amount aside under a new name. `token` is the payer's, if there is one. Raises QuotaExceeded."""
+
+    async def settle(
+        self,
+        name: str,
+        used: Amount,
+        *,
+        lease_s: float | None = None,
+        held: Amount = NOTHING,
+        wanted: Amount = NOTHING,
+    ) -> Grant | None:
+        """Tell all that was used under a name so far, and set aside anew what is held.
+
+        Without a lease, that was all. None: nothing is set aside any more. Raises ReservationLost.
+        """
 
 
 class UsageBook(Protocol):

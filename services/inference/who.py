@@ -9,7 +9,11 @@ def principal() -> Principal:
     """Return on whose behalf this call is made."""
     found = caller()
     return Principal(
-        organization_id=found.organization_id, project_id=found.project_id, user_id=found.user_id
+        organization_id=found.organization_id,
+        project_id=found.project_id,
+        user_id=found.user_id,
+        api_key_id=found.api_key_id or "",
+        token=found.token,
     )
 
 

@@ -8,7 +8,7 @@ from ollamesh.auth.v1 import auth_service_pb2, oauth_service_pb2
 from ollamesh.compat.envoy.v3 import ext_authz_pb2, rls_pb2
 from ollamesh.compat.ollama.v1 import ollama_service_pb2
 from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_pb2
-from ollamesh.inference.v1 import health_service_pb2, inference_service_pb2
+from ollamesh.inference.v1 import inference_service_pb2
 from ollamesh.sandbox.v1 import sandbox_service_pb2
 
 from services.common.policy import POLICY, Access
@@ -21,7 +21,6 @@ SERVICES: list[ServiceDescriptor] = [
         ext_authz_pb2,
         oauth_service_pb2,
         inference_service_pb2,
-        health_service_pb2,
         ollama_service_pb2,
         openai_service_pb2,
         openai_batch_service_pb2,
@@ -52,7 +51,6 @@ def test_nothing_is_public_but_what_proves_itself() -> None:
         "/ollamesh.auth.v1.OAuthService/Introspect",
         "/ollamesh.auth.v1.OAuthService/AuthorizeDevice",
         "/ollamesh.auth.v1.OAuthService/ReportLeakedKey",
-        "/ollamesh.inference.v1.HealthService/GetHealth",
     }
 
 

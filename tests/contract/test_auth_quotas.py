@@ -10,7 +10,7 @@ import pytest
 
 from services.auth.adapters.postgres import connected
 from services.auth.adapters.postgres_quotas import PostgresQuotas
-from services.auth.core.quotas import NOTHING, Account, Amount, Kind, Limits, Subject
+from services.auth.core.quotas import NOTHING, Account, Amount, Kind, Limits, Spent, Subject
 from services.auth.errors import QuotaExceeded, RequestIdReused, ReservationNotFound
 from services.auth.quota_ports import Wish
 from services.common.errors import StoreUnavailable
@@ -121,7 +121,8 @@ async def test_a_reservation_is_filled_up(ledger: PostgresQuotas) -> None:
     assert (await used(ledger), await reserved(ledger)) == (90, 90)
     last = await ledger.settle("r1", Amount(950), wish(100))  # More than was set aside.
     assert last.reservation is not None
-    assert (last.reservation.amount, last.spent) == (Amount(1000), "organization.tokens_per_day")
+    assert last.reservation.amount == Amount(1000)
+    assert last.spent == Spent("organization.tokens_per_day", 1000, only_held=False)
     with pytest.raises(QuotaExceeded):
         await ledger.reserve("r2", ACCOUNT, wish(1))
 
@@ -140,6 +141,17 @@ async def test_the_same_id_reserves_once(ledger: PostgresQuotas) -> None:
         await ledger.reserve("r1", Account(organization_id=ORG, project_id="p2"), wish(1))
     with pytest.raises(ReservationNotFound):
         await ledger.settle("r9", NOTHING, None)
+
+
+async def test_what_came_to_nothing_is_reserved_anew_by_its_name(ledger: PostgresQuotas) -> None:
+    await ledger.set_limits(ORG_SUBJECT, Limits(tokens_per_day=100))
+    await ledger.reserve("r1", ACCOUNT, wish(80))
+    await ledger.settle("r1", NOTHING, None)
+    await ledger.reserve("r2", ACCOUNT, wish(50))
+    with pytest.raises(QuotaExceeded):
+        await ledger.reserve("r1", ACCOUNT, wish(80))
+    await ledger.settle("r2", Amount(50), None)
+    assert (await ledger.reserve("r2", ACCOUNT, wish(90))).amount == Amount(50)  # It was: nothing more is.
 
 
 async def test_what_was_reserved_yesterday_counts_for_yesterday(

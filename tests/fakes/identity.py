@@ -89,8 +89,8 @@ class Identity:
     async def served(self) -> AsyncIterator[str]:
         """Serve the keys as the auth service does, and yield the address."""
         server = grpc.aio.server()
-        add_OAuthServiceServicer_to_server(_Keys(self.jwks()), server)
-        add_AuthServiceServicer_to_server(_Revocations(self.revoked), server)
+        add_OAuthServiceServicer_to_server(KeysServicer(self.jwks()), server)
+        add_AuthServiceServicer_to_server(RevocationsServicer(self.revoked), server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         try:
@@ -99,7 +99,7 @@ class Identity:
             await server.stop(None)
 
 
-class _Keys(OAuthServiceServicer):
+class KeysServicer(OAuthServiceServicer):
     def __init__(self, document: bytes) -> None:
         self._document = document
 
@@ -107,7 +107,7 @@ class _Keys(OAuthServiceServicer):
         return HttpBody(content_type="application/jwk-set+json", data=self._document)
 
 
-class _Revocations(AuthServiceServicer):
+class RevocationsServicer(AuthServiceServicer):
     def __init__(self, revoked: Sequence[Revocation]) -> None:
         self._revoked = revoked
 

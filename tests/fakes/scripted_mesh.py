@@ -47,12 +47,7 @@ USERNAME, PASSWORD = "admin", "correct horse"
 CLIENT_ID, CLIENT_SECRET = "robot", "battery staple"
 PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
-    "AuthService": (
-        *("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey"),
-        *("CreateUser", "ListUsers", "SetRole", "SetProject", "SetPassword", "DisableUser", "EnableUser"),
-        *("CreateOrganization", "ListOrganizations", "CreateProject", "ListProjects"),
-        *("CreateServiceAccount", "ListServiceAccounts", "DisableServiceAccount"),
-    ),
+    "AuthService": ("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey"),
     "InferenceService": (
         "Embed",
         "ListModels",

@@ -126,16 +126,10 @@ class Stack:
     channel: grpc.aio.Channel
     http: aiohttp.ClientSession
     log: Path
-    folder: Path  # Of the files that Envoy watches.
-    tls_port: int
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
-
-    @property
-    def tls_url(self) -> str:
-        return f"https://{LOOPBACK}:{self.tls_port}"
 
     @property
     def admin_url(self) -> str:
@@ -167,14 +161,13 @@ class Stack:
 
 def settings(auth_port: int, replicas: Mapping[str, tuple[int, ...]], **more: str) -> dict[str, str]:
     """The edge's environment, on free ports. Services that are not named have nobody behind them."""
-    edge, edge_tls, admin, *nobody = free_ports(6)
+    edge, admin, *nobody = free_ports(5)
     alone = {name: (port,) for name, port in zip(NAMES, nobody, strict=True)}
     ports: dict[str, tuple[int, ...]] = {"auth": (auth_port,), **alone, **replicas}
     return {
         "OLLAMESH_BIND": LOOPBACK,
         "OLLAMESH_ISSUER": ISSUER,
         "OLLAMESH_EDGE_PORT": str(edge),
-        "OLLAMESH_EDGE_TLS_PORT": str(edge_tls),
         "OLLAMESH_ADMIN_PORT": str(admin),
         **{
             f"OLLAMESH_{name.upper()}_REPLICAS": ",".join(f"{LOOPBACK}:{port}" for port in found)
@@ -185,11 +178,9 @@ def settings(auth_port: int, replicas: Mapping[str, tuple[int, ...]], **more: st
 
 
 async def rendered(env: Mapping[str, str]) -> bytes:
-    """The configuration, printed as `make up` has it printed; the files that it refers to are written."""
+    """The configuration, printed as `make up` has it printed."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "deploy.envoy", "--write"),
-        env={**os.environ, **env},
-        stdout=asyncio.subprocess.PIPE,
+        sys.executable, "-m", "deploy.envoy", env={**os.environ, **env}, stdout=asyncio.subprocess.PIPE
     )
     printed, _ = await process.communicate()
     assert process.returncode == 0
@@ -201,7 +192,6 @@ async def serving(env: Mapping[str, str]) -> AsyncIterator[Stack]:
     """Run Envoy until the block ends."""
     async with AsyncExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
-        env = {"OLLAMESH_EDGE_FOLDER": str(folder / "edge"), **env}
         (folder / "envoy.json").write_bytes(await rendered(env))
         argv = [str(envoy()), "-c", str(folder / "envoy.json"), *ARGUMENTS]
         with (folder / "log").open("wb") as output:
@@ -211,9 +201,7 @@ async def serving(env: Mapping[str, str]) -> AsyncIterator[Stack]:
         port, admin_port = int(env["OLLAMESH_EDGE_PORT"]), int(env["OLLAMESH_ADMIN_PORT"])
         http = await opened.enter_async_context(aiohttp.ClientSession())
         channel = await opened.enter_async_context(grpc.aio.insecure_channel(f"{LOOPBACK}:{port}"))
-        watched = Path(env["OLLAMESH_EDGE_FOLDER"])
-        tls_port = int(env["OLLAMESH_EDGE_TLS_PORT"])
-        stack = Stack(port, admin_port, channel, http, folder / "log", watched, tls_port)
+        stack = Stack(port, admin_port, channel, http, folder / "log")
         try:
             await _until_ready(stack, process)
             yield stack

@@ -286,6 +286,11 @@ async def test_a_second_edge_on_the_same_port_does_not_start(world: World) -> No
             pass
 
 
+async def test_health_is_told_without_a_token(world: World) -> None:
+    async with world.stack.http.get(f"{world.stack.url}/healthz") as answer:
+        assert (answer.status, await answer.text()) == (200, "ok\n")
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/ready", 200), ("/stats?filter=none", 200), ("/stats/prometheus?usedonly", 200),

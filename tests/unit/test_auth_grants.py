@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -12,7 +11,6 @@ from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.argon2_hasher import AT_ONCE_MAX, WAITING_MAX, Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
-from services.auth.attempts import Attempts
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import first_term
@@ -71,7 +69,6 @@ class Setup:
             issuer="i",
             metrics=AuthMetrics(self.registry),
             revocations=self.revocations,
-            attempts=Attempts(clock=time.monotonic, where=lambda: None),
         )
 
     def counted(self, name: str, **labels: str) -> float:

@@ -25,54 +25,19 @@ def test_without_settings_it_fits_the_local_stack() -> None:
     assert edge.cors_origins == ("http://localhost:*", "http://127.0.0.1:*")
 
 
-TLS = {
-    "OLLAMESH_EDGE_CERT_FILE": "/tls/edge.pem",
-    "OLLAMESH_EDGE_KEY_FILE": "/tls/edge.key",
-    "OLLAMESH_EDGE_FOLDER": "/edge",
-}
-
-
 @pytest.mark.parametrize(
-    ("bind", "plain", "secure", "reach"),
+    ("bind", "listen", "reach"),
     [
-        ("0.0.0.0", "127.0.0.1", "0.0.0.0", "127.0.0.1"),
-        ("[::]", "::1", "::", "::1"),
-        ("10.0.0.5", "127.0.0.1", "10.0.0.5", "10.0.0.5"),
-        ("127.0.0.2", "127.0.0.2", "127.0.0.2", "127.0.0.2"),
+        ("0.0.0.0", "0.0.0.0", "127.0.0.1"),
+        ("[::]", "::", "::1"),
+        ("10.0.0.5", "10.0.0.5", "10.0.0.5"),
+        ("127.0.0.2", "127.0.0.2", "127.0.0.2"),
     ],
 )
-def test_plain_text_stays_on_loopback_and_services_are_reached_where_they_listen(
-    bind: str, plain: str, secure: str, reach: str
-) -> None:
-    edge = read(OLLAMESH_BIND=bind, OLLAMESH_AGENT_PORT="6000", **TLS)
-    assert edge.tls is not None
-    assert (edge.listen, edge.tls.listen) == (Endpoint(plain, 8080), Endpoint(secure, 8443))
+def test_services_are_reached_where_they_listen(bind: str, listen: str, reach: str) -> None:
+    edge = read(OLLAMESH_BIND=bind, OLLAMESH_AGENT_PORT="6000")
+    assert edge.listen.host == listen
     assert edge.upstreams["agent"] == (Endpoint(reach, 6000),)
-
-
-def test_plain_text_elsewhere_takes_somebody_who_says_that_it_is_insecure() -> None:
-    with pytest.raises(ConfigError) as caught:
-        read(OLLAMESH_BIND="0.0.0.0")
-    assert caught.value.mistakes[0].startswith("OLLAMESH_BIND is not a loopback address")
-    assert read(OLLAMESH_BIND="0.0.0.0", OLLAMESH_INSECURE_EDGE="true").listen.host == "0.0.0.0"
-
-
-@pytest.mark.parametrize(
-    ("variables", "missing"),
-    [
-        ({"OLLAMESH_EDGE_CERT_FILE": "/c", "OLLAMESH_EDGE_FOLDER": "/e"}, "OLLAMESH_EDGE_KEY_FILE"),
-        ({"OLLAMESH_EDGE_KEY_FILE": "/k", "OLLAMESH_EDGE_FOLDER": "/e"}, "OLLAMESH_EDGE_CERT_FILE"),
-        ({"OLLAMESH_EDGE_CERT_FILE": "/c", "OLLAMESH_EDGE_KEY_FILE": "/k"}, "OLLAMESH_EDGE_FOLDER"),
-        ({"OLLAMESH_EDGE_CLIENT_CA": "/ca"}, "OLLAMESH_EDGE_CLIENT_CA"),
-        ({"OLLAMESH_EDGE_DISCOVERY": "files"}, "OLLAMESH_EDGE_FOLDER"),
-        ({"OLLAMESH_EDGE_DISCOVERY": "guess"}, "OLLAMESH_EDGE_DISCOVERY"),
-        ({"OLLAMESH_OTLP_TARGET": "collector"}, "OLLAMESH_OTLP_TARGET"),
-    ],
-)
-def test_what_goes_together_is_given_together(variables: dict[str, str], missing: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        read(**variables)
-    assert [mistake.split()[0] for mistake in caught.value.mistakes] == [missing]
 
 
 def test_replicas_are_listed() -> None:

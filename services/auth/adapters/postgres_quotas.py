@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import asyncpg
 
 from services.auth.core.quotas import (
+    NOTHING,
     Account,
     Amount,
     Book,
@@ -63,6 +64,7 @@ _RESERVE = """
         granted_token_count, granted_gpu_us, granted_batch_item_count, lease_until)
     VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
 """
+_GIVE_UP = "DELETE FROM quota_reservations WHERE reservation_id = $1"
 _SETTLE = """
     UPDATE quota_reservations SET used_token_count = $2, used_gpu_us = $3, used_batch_item_count = $4,
         granted_token_count = $5, granted_gpu_us = $6, granted_batch_item_count = $7, lease_until = $8
@@ -116,6 +118,9 @@ class PostgresQuotas:
             if row is not None and _account(row) != account:
                 raise RequestIdReused
             books, now = await self._books(connection, account, but=reservation_id)
+            if row is not None and row["lease_until"] <= now and _amount(row, "used") == NOTHING:
+                await connection.execute(_GIVE_UP, reservation_id)  # It came to nothing: asked for anew.
+                row = None
             if row is not None:
                 found = given(books, wish.needed)
                 return _reservation(books, found.limited, row["lease_until"], _amount(row, "granted"))
@@ -145,11 +150,11 @@ class PostgresQuotas:
                     _COUNT, account.organization_id, *_columns(account), row["day"], *more
                 )
             books, now = await self._books(connection, account, but=reservation_id)
-            granted, until, reservation, spent = used, now, None, ""
+            granted, until, reservation, spent = used, now, None, None
             if wish is not None and row["day"] == _day(now):
                 found = given(books, wish.needed, wish.wanted)
                 granted, until = used + found.amount, now + dt.timedelta(seconds=wish.lease_s or 0)
-                spent = found.spent.quota if found.spent is not None else ""
+                spent = found.spent
                 reservation = _reservation(books, found.limited, until, granted)
             await connection.execute(_SETTLE, reservation_id, *used.parts, *granted.parts, until)
             return Settlement(reservation, spent)

@@ -117,6 +117,11 @@ class Spent:
     only_held: bool  # Enough would be left if nobody else had set any aside.
 
 
+def retry_s(spent: Spent, *, reset_s: float) -> float:
+    """When to try again, where the day lasts for so long."""
+    return min(HELD_RETRY_S, reset_s) if spent.only_held else reset_s
+
+
 @dataclass(frozen=True, slots=True)
 class Given:
     amount: Amount  # Of what has no limit: zero.

@@ -1,10 +1,12 @@
 """Quotas over gRPC; decides nothing."""
 
+import datetime as dt
+
 from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.auth.v1 import auth_service_pb2 as pb
 from ollamesh.auth.v1 import quota_pb2
 
-from services.auth.core.quotas import MICRO, Account, Amount, Kind, Limits, Subject
+from services.auth.core.quotas import MICRO, Account, Amount, Kind, Limits, Spent, Subject, retry_s
 from services.auth.quota_ports import Reservation, Wish
 from services.auth.quotas import Quota, Quotas
 from services.common.grpc.around import Context
@@ -87,7 +89,7 @@ def _told(amount: Amount) -> quota_pb2.QuotaAmount:
     )
 
 
-def _grant(reserved: Reservation, *, spent: str = "") -> quota_pb2.QuotaGrant:
+def _grant(reserved: Reservation, *, spent: Spent | None = None) -> quota_pb2.QuotaGrant:
     tokens, gpu_seconds, batch_items = reserved.limited
     grant = quota_pb2.QuotaGrant(
         amount=_told(reserved.amount),
@@ -97,8 +99,11 @@ def _grant(reserved: Reservation, *, spent: str = "") -> quota_pb2.QuotaGrant:
         organization_stream_count=reserved.streams.get(Kind.ORGANIZATION),
         project_stream_count=reserved.streams.get(Kind.PROJECT),
         api_key_stream_count=reserved.streams.get(Kind.API_KEY),
-        spent=spent,
     )
+    if spent is not None:
+        grant.spent, grant.spent_limit = spent.quota, f"{spent.limit:g}"
+        reset_s = (reserved.reset_time - dt.datetime.now(dt.UTC)).total_seconds()
+        grant.spent_retry.FromMilliseconds(round(retry_s(spent, reset_s=max(0.0, reset_s)) * 1000))
     grant.expire_time.FromDatetime(reserved.expire_time)
     grant.reset_time.FromDatetime(reserved.reset_time)
     return grant

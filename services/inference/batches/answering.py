@@ -59,11 +59,14 @@ class Answers:
                 folded.add(completion_pb2.ChatResponse.FromString(response).event)
         finally:
             stream.close()
+        entry = _entry(held, ask, folded)
+        if self.gateway.budgets is not None:
+            self.gateway.budgets.used(entry)
         return Done(
             held=held,
             succeeded=True,
             payload=_result(held, item, answer=folded.answer()).SerializeToString(),
-            entry=_entry(held, ask, folded),
+            entry=entry,
         )
 
 

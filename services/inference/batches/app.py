@@ -39,7 +39,7 @@ def batch_desk(
     return BatchDesk(
         batches=batches,
         files=PostgresFiles(database, bytes_max=config.file_bytes_max, kept_s=FILES_KEPT_S),
-        intake=Intake(batches, bytes_max=config.bytes_max),
+        intake=Intake(batches, gateway.budgets, bytes_max=config.bytes_max),
         worker=worker,
         policies=policies,
     )

@@ -17,6 +17,7 @@ from ollamesh.inference.v1 import batch_pb2 as pb
 from services.common.errors import InvalidRequest, Violation
 from services.inference.batches.checking import check_items, numbered
 from services.inference.batches.ports import Batches, Creator, NewBatch, Record, Retry
+from services.inference.budgets import Budgets
 from services.inference.core.bounds import Bounds
 from services.inference.errors import QuotaExceeded
 
@@ -124,10 +125,12 @@ class Room:
 class Intake:
     """Accepts batches, of one process."""
 
-    def __init__(self, batches: Batches, *, bytes_max: int) -> None:
+    def __init__(self, batches: Batches, budgets: Budgets | None = None, *, bytes_max: int) -> None:
+        """Without `budgets`, nobody is charged for items."""
         self.bytes_max = bytes_max
         self.room = Room(ROOM_IN_BATCHES * bytes_max)
         self._batches = batches
+        self._budgets = budgets
         self._writing = asyncio.Semaphore(WRITTEN_AT_ONCE)
 
     async def read(
@@ -146,8 +149,26 @@ class Intake:
     async def accept(self, draft: Draft, origin: bytes | None = None) -> Record:
         """Store a batch that is whole."""
         new = draft.whole(origin)
+        if self._budgets is None:
+            return await self._stored(new)
+        items = len(new.items)
+        async with self._budgets.charged_items(new.creator.principal, items, name=_charge_of(new)) as charge:
+            record = await self._stored(new)
+            charge()
+        return record
+
+    async def _stored(self, new: NewBatch) -> Record:
         async with self._writing:
             return await self._batches.create(new)
+
+
+def _charge_of(new: NewBatch) -> str:
+    """Under which name a batch's items are charged: the same one when the same request comes again."""
+    if new.retry is None:
+        return new.batch_id.hex
+    owner = new.creator.principal
+    parts = (owner.organization_id, owner.user_id, new.retry.request_id, new.retry.body_hash.hex())
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 async def _gather(

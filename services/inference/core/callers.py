@@ -1,6 +1,6 @@
 """On whose behalf a request is made, and what they want beside an answer."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 
@@ -11,6 +11,9 @@ class Principal:
     organization_id: str  # The tenant.
     project_id: str
     user_id: str
+    # Who else is charged, and what proves it: of the call, and nothing that tells whose something is.
+    api_key_id: str = field(default="", compare=False)
+    token: str = field(default="", compare=False, repr=False)
 
 
 class CachePolicy(Enum):

@@ -1,7 +1,7 @@
 """Failures in OpenAI's own shape, with its codes where it has one; elsewhere the code is our reason."""
 
 from services.common.errors import InvalidRequest, MeshError, TokenExpired, TokenInvalid
-from services.inference.errors import ContextTooLarge, ModelNotFound, ModelUnsuitable
+from services.inference.errors import ContextTooLarge, ModelNotFound, ModelUnsuitable, QuotaExceeded
 from services.inference.rest.bodies import encode
 from services.inference.rest.refusals import status_of
 from services.inference.rest.wire import texts
@@ -32,6 +32,8 @@ def _error(error: MeshError) -> dict[str, str | None]:
         case ModelUnsuitable():
             ability = error.facts["capability"]
             param, message = "model", f"The model `{error.facts['model']}` does not support {ability}."
+        case QuotaExceeded() if error.facts["quota"].endswith("_per_day"):
+            code = "insufficient_quota"
         case ContextTooLarge():
             code = "context_length_exceeded"
         case TokenInvalid() | TokenExpired():

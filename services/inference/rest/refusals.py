@@ -13,6 +13,7 @@ import structlog
 
 from services.common.errors import Kind, MeshError, NotServed
 from services.common.grpc.around import Around, Context, Rest
+from services.inference.errors import QuotaExceeded
 from services.inference.rest.bodies import JSON, first_part
 
 log = structlog.get_logger(__name__)
@@ -81,12 +82,24 @@ async def _refuse(method: str, context: Context, dialect: Dialect, error: MeshEr
     headers = [(STATUS_HEADER, str(status))]
     if error.retry_after_s is not None:
         headers.append(("retry-after", str(math.ceil(error.retry_after_s))))
+    headers += _of_quota(error)
     if status == 401:
         headers.append(("www-authenticate", 'Bearer realm="ollamesh"'))
     log.info("rest_refused", method=method, status=status, reason=error.reason)
     await context.send_initial_metadata(headers)
     body = b"" if method.rpartition("/")[2] in BODILESS else dialect(error)
     await context.write(first_part(JSON, body))
+
+
+def _of_quota(error: MeshError) -> list[tuple[str, str]]:
+    """What a client reads of a budget that is spent, by the names that the edge uses for rates."""
+    if not isinstance(error, QuotaExceeded) or "limit" not in error.facts:
+        return []
+    return [
+        ("x-ratelimit-limit", error.facts["limit"]),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", str(math.ceil(error.retry_after_s or 0))),
+    ]
 
 
 async def told_in_band(

@@ -35,6 +35,7 @@ class Stream:
     live: Live
     _reader: Reader
     flagged: bool = False  # Its prompt has a phrase that its caller is told of.
+    left: Callable[[], None] | None = None  # Is called, at least once, when it is read no more.
 
     async def read(self) -> bytes | None:
         """Return the next frame, None after the last; raise how it failed."""
@@ -43,6 +44,8 @@ class Stream:
     def close(self) -> None:
         """Read no more. Idempotent and synchronous."""
         self.live.leave(self._reader)
+        if self.left is not None:
+            self.left()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,6 @@ without harm: they read, they log in, or they carry a request_id that makes the 
 """
 
 import json
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import grpc
@@ -22,11 +21,10 @@ IDEMPOTENT = {
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 
 
-def open_channel(target: str, *, ca: Path | None = None) -> grpc.aio.Channel:
+def open_channel(target: str) -> grpc.aio.Channel:
     """Connect to `https://host:port` with TLS, or to `http://host:port` or `host:port` without.
 
-    With `ca`, a file of PEM certificates, only what these have signed is believed; else what this system believes.
-    Raises ValueError if `target` is none of these, or `ca` cannot be read.
+    Raises ValueError if `target` is none of these.
     """
     url = urlsplit(target if "://" in target else f"http://{target}")
     if url.scheme not in {"http", "https"} or not url.hostname or url.path.strip("/") or url.query:
@@ -41,19 +39,9 @@ def open_channel(target: str, *, ca: Path | None = None) -> grpc.aio.Channel:
         ("grpc.enable_http_proxy", int(url.hostname not in LOOPBACK)),
     ]
     if url.scheme == "https":
-        secure = grpc.ssl_channel_credentials(_read(ca) if ca is not None else None)
+        secure = grpc.ssl_channel_credentials()
         return grpc.aio.secure_channel(f"{host}:{url.port or 443}", secure, options=options)
     return grpc.aio.insecure_channel(f"{host}:{url.port or 80}", options=options)
-
-
-def _read(ca: Path) -> bytes:
-    try:
-        found = ca.read_bytes()
-    except OSError as error:
-        raise ValueError(f"the certificates in {ca} cannot be read: {error.strerror}") from error
-    if b"-----BEGIN CERTIFICATE-----" not in found:
-        raise ValueError(f"there is no certificate in {ca}")
-    return found
 
 
 def _service_config() -> str:

@@ -4,7 +4,6 @@ import asyncio
 import uuid
 from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -76,15 +75,11 @@ class Client:
         deadline_s: float = DEADLINE_S,
         stream_deadline_s: float = STREAM_DEADLINE_S,
         resume: bool = True,
-        ca: Path | None = None,
     ) -> None:
-        """`resume`: chats go on where they were when the connection, or a gateway, was lost.
-
-        `ca`: the file of those who sign the mesh's certificate, where this system does not know them.
-        """
+        """`resume`: chats go on where they were when the connection, or a gateway, was lost."""
         asyncio.get_running_loop()  # Outside of one, gRPC would pick another than the caller's.
         self._deadline_s, self._stream_deadline_s = deadline_s, stream_deadline_s
-        self._channel = open_channel(target, ca=ca)
+        self._channel = open_channel(target)
         self._tokens = Tokens(credentials, self._channel)
         self._calls = Calls(self._tokens)
         self._auth = AuthServiceStub(self._channel)
