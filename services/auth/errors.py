@@ -78,3 +78,14 @@ class WatchEnded(MeshError):
     kind, reason = Kind.UNAVAILABLE, "WATCH_ENDED"
     message = "this replica tells you no more; begin anew"
     retry_after_s = 1.0
+
+
+class ProviderUnavailable(MeshError):
+    kind, reason = Kind.UNAVAILABLE, "PROVIDER_UNAVAILABLE"
+    message = "the identity provider does not answer; local logins work"
+    retry_after_s = 5.0
+
+
+class FederationRefused(MeshError):
+    kind, reason = Kind.UNAUTHENTICATED, "FEDERATION_REFUSED"
+    message = "what the identity provider sent proves nothing, or the user may not in"
