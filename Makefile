@@ -145,10 +145,13 @@ SEED ?= 1
 KILLS ?= 20
 FAULT_S ?= 30
 READERS ?= 200
+CALLS ?= 5000
+STREAMS ?= 30
 .PHONY: chaos
-chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT_S=10 READERS=50
+chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT_S=10 READERS=50 CALLS=600 STREAMS=8
 	@OLLAMESH_CHAOS_SEED=$(SEED) OLLAMESH_CHAOS_KILLS=$(KILLS) OLLAMESH_CHAOS_FAULT_S=$(FAULT_S) \
-	  OLLAMESH_CHAOS_READERS=$(READERS) $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
+	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
+	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
 .PHONY: deploy-check
 deploy-check: setup ## (nothing yet) offline checks of images, compose, charts, policies and alert rules

@@ -185,11 +185,11 @@ def _edge(plan: Plan) -> Part:
         "OLLAMESH_EDGE_DISCOVERY": "files",
         **_certificate(plan),
     }
-    argv = (str(servers.envoy()), "--config-path", str(configuration), "--disable-hot-restart")
+    argv = (str(servers.envoy()), str(configuration), "--concurrency", "1")
     return Part(
         node=Node(name="edge", after=tuple(CALLS), has_preparation=True),
         prepare=_python(plan, "deploy.envoy", "--write", settings=settings, output=configuration),
-        run=Command(argv=(*argv, "--concurrency", "1"), env=FOR_SERVERS),
+        run=_python(plan, "deploy.envoy.serve", *argv, settings=settings),
         probe=HttpProbe(plan.ports["admin"], "/ready", "LIVE"),
         port=plan.ports["edge"],
         port_variable=port_variable("edge"),

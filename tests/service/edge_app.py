@@ -1,7 +1,9 @@
 """A real Envoy with our configuration, before a real auth service and services that only echo."""
 
 import asyncio
+import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -26,9 +28,10 @@ from tests.service.auth_app import CLIENT_SECRET, ISSUER, TIMEOUT_S, Auth
 
 LOOPBACK = "127.0.0.1"
 ARGUMENTS = (
-    *("--disable-hot-restart", "--concurrency", "1"),
+    *("--concurrency", "1"),
     *("--file-flush-interval-msec", "50", "--log-level", "warning"),
 )
+REPLACED_WITHIN_S = 90.0
 NAMES = ("agent", "inference", "sandbox")
 CHAT = "/ollamesh.inference.v1.InferenceService/Chat"
 GET_FLEET = "/ollamesh.inference.v1.InferenceService/GetFleet"
@@ -128,6 +131,7 @@ class Stack:
     log: Path
     folder: Path  # Of the files that Envoy watches.
     tls_port: int
+    process: asyncio.subprocess.Process = field(repr=False)
 
     @property
     def url(self) -> str:
@@ -156,6 +160,21 @@ class Stack:
                         return token
                     assert answer.status == 503, await answer.text()
                 await asyncio.sleep(0.05)
+
+    async def replace(self) -> None:
+        """Return when another Envoy serves, and the old one has ended. Only if it is kept."""
+        before = self.keeper()["reload_count"]
+        self.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(REPLACED_WITHIN_S):
+            while (told := self.keeper())["reload_count"] == before or told["draining_pid"] is not None:
+                assert self.process.returncode is None
+                await asyncio.sleep(0.1)
+        assert told["error"] == ""
+
+    def keeper(self) -> dict[str, Any]:
+        """What the keeper of Envoy tells of its reloads."""
+        told: dict[str, Any] = json.loads((self.log.parent / "envoy.state").read_text())
+        return told
 
     def unary(self, path: str) -> Any:
         """Call a method through the edge with bytes."""
@@ -198,23 +217,26 @@ async def rendered(env: Mapping[str, str]) -> bytes:
 
 
 @asynccontextmanager
-async def serving(env: Mapping[str, str]) -> AsyncIterator[Stack]:
-    """Run Envoy until the block ends."""
+async def serving(env: Mapping[str, str], *, kept: bool = False) -> AsyncIterator[Stack]:
+    """Run Envoy until the block ends; `kept` by who can replace it."""
     async with AsyncExitStack() as opened:
         folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
         env = {"OLLAMESH_EDGE_FOLDER": str(folder / "edge"), **env}
         (folder / "envoy.json").write_bytes(await rendered(env))
-        argv = [str(envoy()), "-c", str(folder / "envoy.json"), *ARGUMENTS]
+        argv = [str(envoy()), "-c", str(folder / "envoy.json"), "--disable-hot-restart", *ARGUMENTS]
+        if kept:
+            keeper = (sys.executable, "-m", "deploy.envoy.serve")
+            argv = [*keeper, str(envoy()), str(folder / "envoy.json"), *ARGUMENTS]
         with (folder / "log").open("wb") as output:
             process = await asyncio.create_subprocess_exec(
-                *Guard().command(argv), stdout=output, stderr=output
+                *Guard().command(argv), stdout=output, stderr=output, env={**os.environ, **env}
             )
         port, admin_port = int(env["OLLAMESH_EDGE_PORT"]), int(env["OLLAMESH_ADMIN_PORT"])
         http = await opened.enter_async_context(aiohttp.ClientSession())
         channel = await opened.enter_async_context(grpc.aio.insecure_channel(f"{LOOPBACK}:{port}"))
         watched = Path(env["OLLAMESH_EDGE_FOLDER"])
         tls_port = int(env["OLLAMESH_EDGE_TLS_PORT"])
-        stack = Stack(port, admin_port, channel, http, folder / "log", watched, tls_port)
+        stack = Stack(port, admin_port, channel, http, folder / "log", watched, tls_port, process)
         try:
             await _until_ready(stack, process)
             yield stack
