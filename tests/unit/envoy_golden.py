@@ -26,6 +26,9 @@ SETTINGS = {
     "OLLAMESH_EDGE_CLIENT_CA": "/tls/clients.pem",
     "OLLAMESH_EDGE_FOLDER": "/edge",
     "OLLAMESH_EDGE_DISCOVERY": "files",
+    "OLLAMESH_TLS_CERT": "/inside/tls.crt",
+    "OLLAMESH_TLS_KEY": "/inside/tls.key",
+    "OLLAMESH_TLS_CA": "/inside/ca.crt",
     "OLLAMESH_OTLP_TARGET": "collector:4317",
 }
 

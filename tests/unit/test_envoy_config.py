@@ -5,10 +5,13 @@ import pytest
 from deploy.envoy.config import Edge, Endpoint
 from services.common.config import ConfigError, Environment
 
+PLAIN = {"OLLAMESH_INSECURE_INSIDE": "true"}
+
 
 def read(**variables: str) -> Edge:
-    inside = {f"OLLAMESH_TLS_{name}": f"/tls/{name}" for name in ("CERT", "KEY", "CA")}
-    env = Environment({**inside, "OLLAMESH_EDGE_FOLDER": "/edge", **variables})
+    inside = {f"OLLAMESH_TLS_{name}": f"/inside/{name}" for name in ("CERT", "KEY", "CA")}
+    usual = {**inside, "OLLAMESH_EDGE_FOLDER": "/edge"} if PLAIN.keys().isdisjoint(variables) else {}
+    env = Environment({**usual, **variables})
     edge = Edge.read(env)
     env.check()
     return edge
@@ -72,8 +75,14 @@ def test_plain_text_elsewhere_takes_somebody_who_says_that_it_is_insecure() -> N
 )
 def test_what_goes_together_is_given_together(variables: dict[str, str], missing: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        read(**variables)
+        read(**PLAIN, **variables)
     assert [mistake.split()[0] for mistake in caught.value.mistakes] == [missing]
+
+
+def test_certificates_inside_need_a_folder_to_be_followed() -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(OLLAMESH_EDGE_FOLDER="")
+    assert [mistake.split()[0] for mistake in caught.value.mistakes] == ["OLLAMESH_EDGE_FOLDER"]
 
 
 def test_replicas_are_listed() -> None:
