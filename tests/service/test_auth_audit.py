@@ -154,7 +154,7 @@ async def test_an_admin_sees_the_events_of_their_own_organisation(database: Data
         await recorded(auth, event("ours"), event("theirs", organization_id="acme"))
         everything = await listed(auth, action=audit_pb2.AUDIT_ACTION_MODEL_CHANGED)
         assert [each.object for each in everything] == ["model/ours", "model/theirs"]
-        connection = await asyncpg.connect(database("auth"))
+        connection = await asyncpg.connect(database.admin_dsn, server_settings={"search_path": "auth"})
         await connection.execute(
             "INSERT INTO organizations VALUES ('acme', 'Acme'); INSERT INTO projects VALUES ('acme', 'p', 'P');"
             "UPDATE users SET organization_id = 'acme', project_id = 'p'"
