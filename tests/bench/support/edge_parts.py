@@ -20,6 +20,8 @@ from tests.service.auth_app import ADMIN_PASSWORD, CLIENT_SECRET, ISSUER, TIMEOU
 from tests.service.edge_app import GET_FLEET, Stack, until_keys_are_known
 from tests.stack import running_postgres
 
+AUTH_REPLICAS = 2
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Parts:
@@ -35,13 +37,17 @@ class Parts:
     async def token(self) -> str:
         return await self.stack.token()
 
-    async def key(self) -> str:
-        """An API key of the admin's."""
-        auth = AuthServiceStub(self.stack.channel)
+    async def admin(self) -> tuple[tuple[str, str], ...]:
+        """The metadata of an admin."""
         login = LoginRequest(username="admin", password=ADMIN_PASSWORD)
-        token = (await auth.Login(login, timeout=TIMEOUT_S)).tokens.access_token
-        wish = CreateApiKeyRequest(display_name="bench")
-        return (await auth.CreateApiKey(wish, metadata=bearer(token), timeout=TIMEOUT_S)).secret
+        auth = AuthServiceStub(self.stack.channel)
+        return bearer((await auth.Login(login, timeout=TIMEOUT_S)).tokens.access_token)
+
+    async def key(self) -> tuple[str, str]:
+        """A new API key of the admin's, its id first."""
+        auth, wish = AuthServiceStub(self.stack.channel), CreateApiKeyRequest(display_name="bench")
+        made = await auth.CreateApiKey(wish, metadata=await self.admin(), timeout=TIMEOUT_S)
+        return made.api_key.api_key_id, made.secret
 
 
 @asynccontextmanager
@@ -49,7 +55,8 @@ async def edge_parts(**more: str) -> AsyncIterator[Parts]:
     """Run all of it until the block ends. `more` is for the edge's environment."""
     async with AsyncExitStack() as opened:
         database = opened.enter_context(opened.enter_context(running_postgres()).fresh())
-        auth_port, metrics_port, echo_port = free_ports(3)
+        echo_port, *ports = free_ports(1 + 2 * AUTH_REPLICAS)
+        auth_ports, metrics_ports = tuple(ports[:AUTH_REPLICAS]), ports[AUTH_REPLICAS:]
         auth = {
             "DATABASE_URL": database("auth"),
             "SECRET_KEY": "s" * 32,
@@ -58,12 +65,13 @@ async def edge_parts(**more: str) -> AsyncIterator[Parts]:
             "OLLAMESH_SERVICE_CLIENT_SECRET": CLIENT_SECRET,
             "OLLAMESH_ISSUER": ISSUER,
             "OLLAMESH_INSECURE_INSIDE": "true",
-            "OLLAMESH_AUTH_PORT": str(auth_port),
-            "OLLAMESH_AUTH_METRICS_PORT": str(metrics_port),
         }
-        await opened.enter_async_context(_running("services.auth", env=auth))
+        for port, metrics_port in zip(auth_ports, metrics_ports, strict=True):
+            own = {"OLLAMESH_AUTH_PORT": str(port), "OLLAMESH_AUTH_METRICS_PORT": str(metrics_port)}
+            await opened.enter_async_context(_running("services.auth", env={**auth, **own}))
         await opened.enter_async_context(_running("tests.bench.support.echo", str(echo_port)))
-        settings = edge_app.settings(auth_port, {"inference": (echo_port,)}, **more)
+        replicas = {"auth": auth_ports, "inference": (echo_port,)}
+        settings = edge_app.settings(auth_ports[0], replicas, **more)
         stack = await opened.enter_async_context(edge_app.serving(settings))
         await until_keys_are_known(stack, GET_FLEET, await stack.token())
         yield Parts(stack=stack, echo_port=echo_port)
