@@ -4,12 +4,15 @@ from dataclasses import dataclass, field
 from typing import Self
 
 from services.auth.core.api_keys import ENVIRONMENT
+from services.auth.core.keys import KEPT_S
+from services.auth.core.rotation import LEAD_S
 from services.auth.quota_config import QuotaConfig
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.server import ServerConfig
 
 PASSWORD_BYTES_MIN = 12
+DAY_S = 86_400.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +25,8 @@ class Config:
     encryption_keys: tuple[str, ...] = field(repr=False)  # The first seals, each opens.
     admin_password: str = field(repr=False)  # Only for the first start.
     service_client_secret: str = field(repr=False)  # Likewise.
+    key_rotation_s: float = 0.0  # 0: signing keys follow each other only by command.
+    key_lead_s: float = LEAD_S
     environment: str = "live"  # Written into API keys: those of another one are not taken.
     audit: AuditConfig = field(default_factory=AuditConfig)
 
@@ -36,9 +41,18 @@ class Config:
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
             service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
+            key_rotation_s=_rotation_s(env),
             environment=_environment(env),
             audit=AuditConfig.read(env),
         )
+
+
+def _rotation_s(env: Environment) -> float:
+    name = "OLLAMESH_KEY_ROTATION_S"
+    every_s = env.seconds(name, 30 * DAY_S, high=400 * DAY_S)
+    if 0 < every_s < KEPT_S:  # Each is published until its last token is gone: so they stay a handful.
+        env.reject(name, f"is neither 0 nor at least {KEPT_S}")
+    return every_s
 
 
 def _environment(env: Environment) -> str:

@@ -4,10 +4,8 @@ Once loaded, nothing here needs the store: it may be away for hours and tokens a
 A stored key that cannot be opened is left out and complained about, so a forged row ends nobody's work.
 """
 
-import asyncio
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -15,13 +13,11 @@ from services.auth.core.claims import Claims
 from services.auth.core.keys import Term, published, signing
 from services.auth.core.oauth import jwk_set
 from services.auth.ports import Locksmith, SealedKey, SigningKey, Store
-from services.common.errors import StoreFailure, StoreUnavailable
+from services.common.errors import StoreUnavailable
 from services.common.grpc.caller import Keys
 from services.common.grpc.keys import parse_keys
 
 log = structlog.get_logger(__name__)
-
-RELOAD_EVERY_S = 15.0  # How late a replica learns what another did to the keys.
 
 
 class Keyring:
@@ -30,18 +26,20 @@ class Keyring:
     def __init__(self, store: Store, locksmith: Locksmith, *, clock: Callable[[], float] = time.time) -> None:
         self._store, self._locksmith, self._clock = store, locksmith, clock
         self._keys: dict[Term, SigningKey] = {}
+        self.stored: Sequence[SealedKey] = ()  # As they were loaded, those that cannot be opened too.
 
     async def load(self) -> None:
+        """Raises StoreFailure. A key that was opened once stays open, however it is sealed now."""
         stored = await self._store.signing_keys()
-        opened = {key.term: self._opened(key) for key in stored}
+        known = {key.key_id: key for key in self._keys.values()}
+        opened = {key.term: known.get(key.term.key_id) or self._opened(key) for key in stored}
         self._keys = {term: key for term, key in opened.items() if key is not None}
+        self.stored = stored
 
-    async def follow(self) -> None:
-        """Load again and again, for as long as the service runs."""
-        while True:
-            await asyncio.sleep(RELOAD_EVERY_S)
-            with suppress(StoreFailure):
-                await self.load()
+    @property
+    def terms(self) -> list[Term]:
+        """Of the keys that can be used."""
+        return list(self._keys)
 
     def sign(self, claims: Claims) -> str:
         term = signing(self._keys, self._clock())

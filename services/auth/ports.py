@@ -96,6 +96,9 @@ class Locksmith(Protocol):
         """None for what this service did not seal under this id, or cannot open any more."""
         ...
 
+    def resealed(self, sealed: bytes) -> bytes | None:
+        """The same key, sealed with the first of the keys that open; None if it is, or cannot be opened."""
+        ...
 
 class Clock(Protocol):
     """Python's module `time` is one."""

@@ -93,23 +93,38 @@ class Revocations:
         self._bell = asyncio.Event()
         self._watchers: set[Watcher] = set()
 
-    async def revoke(self, kind: Kind, id: str, *, until_s: float | None = None) -> None:  # noqa: A002
+    async def revoke(
+        self,
+        kind: Kind,
+        id: str,  # noqa: A002
+        *,
+        until_s: float | None = None,
+        for_good: bool = False,
+    ) -> None:
         """Have all tokens with that id refused, from now on here and within a second everywhere.
 
-        Of a user or a client: all that were issued up to now. `until_s`: when they will all have expired anyway; by
-        default, when any token has that was issued by now. Idempotent. Raises StoreFailure, having changed nothing.
+        Of a user or a client: those that were issued up to now; or, `for_good`, whenever they are. `until_s`: when they
+        will all have expired anyway; by default, when any token has that was issued by now. Idempotent. Raises
+        StoreFailure, having changed nothing.
         """
-        entry = self.entry(kind, id, until_s=until_s)
+        entry = self.entry(kind, id, until_s=until_s, for_good=for_good)
         self._learn([await self._store.write(entry)])
         log.info("revoked", kind=kind.value, id=id)
 
-    def entry(self, kind: Kind, id: str, *, until_s: float | None = None) -> Revocation:  # noqa: A002
+    def entry(
+        self,
+        kind: Kind,
+        id: str,  # noqa: A002
+        *,
+        until_s: float | None = None,
+        for_good: bool = False,
+    ) -> Revocation:
         """What `revoke` writes: for a transaction that does more (adapters/postgres_revocations.py, `write`)."""
         now_s = self._clock()
         return Revocation(
             kind=kind,
             id=id,
-            issued_until_s=now_s if kind in CUT else None,
+            issued_until_s=now_s if kind in CUT and not for_good else None,
             forget_at_s=max(now_s + KEPT_S, until_s or 0.0),
         )
 
@@ -125,7 +140,7 @@ class Revocations:
     async def load(self) -> None:
         """Read all. Raises StoreFailure."""
         self._horizon = EVER
-        await self._read()
+        await self.catch_up()
 
     async def follow(self) -> None:
         """Read what is new, whenever the bell rings and twice a second, for as long as the service runs."""
@@ -136,7 +151,7 @@ class Revocations:
                     await self._bell.wait()
             self._bell.clear()
             try:
-                await self._read()
+                await self.catch_up()
                 if self._monotonic() - forgotten_at_s >= FORGET_EVERY_S:
                     forgotten_at_s = self._monotonic()
                     await self._store.forget()
@@ -166,7 +181,8 @@ class Revocations:
         finally:
             self._watchers.discard(watcher)
 
-    async def _read(self) -> None:
+    async def catch_up(self) -> None:
+        """Read what is new. Raises StoreFailure."""
         began_s = self._monotonic()
         read = await self._store.read(self._horizon)
         self._horizon, self._read_at_s = read.horizon, began_s

@@ -17,7 +17,10 @@ from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.adapters.postgres_api_keys import PostgresApiKeys
 from services.auth.adapters.postgres_people import PostgresPeople
 from services.auth.adapters.postgres_quotas import PostgresQuotas
+from services.auth.adapters.postgres_revocations import CHANNEL as REVOCATIONS
 from services.auth.adapters.postgres_revocations import PostgresRevocations, listen
+from services.auth.adapters.postgres_signing_keys import CHANNEL as SIGNING_KEYS
+from services.auth.adapters.postgres_signing_keys import PostgresSigningKeys
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.attempts import Attempts
@@ -38,6 +41,7 @@ from services.auth.ports import Hasher, Locksmith
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.revocations import Revocations
+from services.auth.rotation import Rotation
 from services.auth.rpc.api_keys import ApiKeyMethods
 from services.auth.rpc.audit import AuditMethods
 from services.auth.rpc.ext_authz import ExtAuthz, passed
@@ -46,6 +50,7 @@ from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.quotas import QuotaMethods
 from services.auth.rpc.revocations import RevocationMethods
+from services.auth.rpc.signing_keys import SigningKeyMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.servicer import AuthServicer
 from services.auth.telemetry import AuthMetrics, KeyMetrics
@@ -86,6 +91,7 @@ class Shared:
             issuer=self.config.issuer,
             audience=audience,
             denied=self.revocations.denied,
+            refetch_after_s=0.0,
         )
 
 
@@ -122,8 +128,8 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
     """Have the server serve every subject; return what must run for them."""
     grants, api_keys, key_checks = _grants(shared), _api_keys(shared), _key_checks(shared)
     subjects = [
-        Subject(methods=[LoginMethods(grants)], background=[("keys", lambda: _keep_keys(shared))]),
-        _revocations(shared, verifier),
+        Subject(methods=[LoginMethods(grants)]),
+        _keys(shared, verifier),
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared),
         Subject(methods=[AuditMethods(shared.audit)]),
@@ -137,13 +143,13 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
     return [each for subject in subjects for each in subject.background]
 
 
-async def _keep_keys(shared: Shared) -> None:
+async def _keep_keys(shared: Shared, rotation: Rotation) -> None:
     """Make what must exist before anybody can log in, then follow the keys."""
     made = await founders(
         shared.config, hasher=shared.hasher, digest=shared.digest, locksmith=shared.locksmith
     )
     await founded(shared.store, shared.keyring, shared.revocations, made)
-    await shared.keyring.follow()
+    await rotation.follow()
 
 
 def _grants(shared: Shared) -> Grants:
@@ -159,13 +165,25 @@ def _grants(shared: Shared) -> Grants:
     )
 
 
-def _revocations(shared: Shared, verifier: Verifier) -> Subject:
-    revocations = shared.revocations
+def _keys(shared: Shared, verifier: Verifier) -> Subject:
+    """What signs tokens, and what takes them back."""
+    config, revocations = shared.config, shared.revocations
+    rotation = Rotation(
+        PostgresSigningKeys(shared.database),
+        shared.keyring,
+        shared.locksmith,
+        revocations,
+        shared.trail,
+        every_s=config.key_rotation_s,
+        lead_s=config.key_lead_s,
+    )
+    bells = {REVOCATIONS: revocations.ring, SIGNING_KEYS: rotation.ring}
     return Subject(
-        methods=[RevocationMethods(revocations, verifier, shared.trail)],
+        methods=[RevocationMethods(revocations, verifier, shared.trail), SigningKeyMethods(rotation)],
         background=[
+            ("keys", lambda: _keep_keys(shared, rotation)),
             ("revocations", revocations.follow),
-            ("bell", lambda: listen(shared.config.database_url, revocations.ring)),
+            ("bells", lambda: listen(config.database_url, bells)),
         ],
     )
 

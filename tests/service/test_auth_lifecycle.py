@@ -3,9 +3,11 @@
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import grpc.aio
@@ -149,6 +151,8 @@ async def test_a_process_serves_until_told_to_stop_and_logs_no_secret(database: 
             wrong = pb.LoginRequest(username="typed-into-wrong-field", password="hunter2hunter2")
             with pytest.raises(grpc.aio.AioRpcError):
                 await auth.service.Login(wrong, timeout=TIMEOUT_S)
+        limits = await asyncio.to_thread(Path(f"/proc/{started.pid}/limits").read_text)
+        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
     finally:
         started.send_signal(signal.SIGTERM)
         _, logged = await started.communicate()

@@ -144,6 +144,14 @@ async def test_whoever_lost_all_tokens_may_come_back_at_once(mesh: Mesh, kind: K
     assert await mesh.good_everywhere(other)
 
 
+async def test_a_clock_that_was_set_back_leaves_no_token_out(mesh: Mesh) -> None:
+    """The replica that revokes is 90 s behind: the store's own clock makes up for it (R13)."""
+    token = await mesh.person()
+    behind = Revocations(PostgresRevocations(mesh.pool), clock=lambda: time.time() - 90)
+    await behind.revoke(Kind.USER, "user:admin")
+    assert await mesh.until_dead(token) <= EFFECTIVE_WITHIN_S
+
+
 async def test_a_revocation_is_a_part_of_the_transaction_that_makes_it(mesh: Mesh) -> None:
     token = await mesh.person()
     entry = Revocations(PostgresRevocations(mesh.pool)).entry(Kind.USER, "user:admin")

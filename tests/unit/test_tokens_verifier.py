@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.common.errors import AuthUnavailable, RoleRequired, ScopeRequired, TokenExpired, TokenInvalid
 from services.common.grpc import caller as caller_module
 from services.common.grpc.caller import Keys, Verifier, authentication, caller
+from services.common.revoked import DenyList, Kind, Revocation
 
 USER_METHOD = "/ollamesh.inference.v1.InferenceService/Chat"
 ADMIN_METHOD = "/ollamesh.inference.v1.InferenceService/PullModel"
@@ -88,11 +89,11 @@ async def test_a_flood_of_unknown_keys_is_one_question(issuer: Issuer, verifier:
 
 
 async def test_a_new_key_is_learned_when_a_token_names_it(
-    issuer: Issuer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+    issuer: Issuer,
 ) -> None:
+    verifier = Verifier(issuer.fetch, issuer="i", audience="inference", refetch_after_s=0.0)
     await verifier.verify(issuer.token())
     issuer.private["k2"] = ec.generate_private_key(ec.SECP256R1())
-    monkeypatch.setattr(caller_module, "REFETCH_AFTER_S", 0.0)
     await verifier.verify(issuer.token("k2"))
     assert issuer.asked_count == 2
 
@@ -134,6 +135,47 @@ async def test_a_verified_token_is_remembered_until_it_expires(
     monkeypatch.setattr(time, "time", lambda: later_s)
     with pytest.raises(TokenExpired):
         await verifier.verify(token)
+
+
+async def test_a_clock_that_is_set_back_forgets_nobody(
+    issuer: Issuer, verifier: Verifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = issuer.token(lifetime_s=60)
+    await verifier.verify(token)
+    earlier_s = time.time() - 3600
+    monkeypatch.setattr(time, "time", lambda: earlier_s)
+    await verifier.verify(token)
+    with pytest.raises(TokenInvalid):  # One that it has not seen is of the future, by that clock.
+        await verifier.verify(issuer.token(jti="new", age_s=-3600))
+
+
+async def test_what_is_revoked_is_refused_though_it_is_remembered(issuer: Issuer) -> None:
+    denied = DenyList()
+    verifier = Verifier(issuer.fetch, issuer="i", audience="inference", denied=denied)
+    token, other = issuer.token(), issuer.token(jti="other")
+    await verifier.verify(token)
+    await verifier.verify(other)
+    denied.add([Revocation(kind=Kind.TOKEN, id="t", forget_at_s=time.time() + 60)], now_s=time.time())
+    for _ in range(2):
+        with pytest.raises(TokenInvalid):
+            await verifier.verify(token)
+    with pytest.raises(TokenInvalid):
+        await verifier.verify_any(token)
+    await verifier.verify(other)
+
+
+async def test_a_key_that_is_published_no_more_opens_nothing(issuer: Issuer, verifier: Verifier) -> None:
+    """Nor what was verified by it and is remembered."""
+    token = issuer.token()
+    await verifier.verify(token)
+    issuer.private["k2"] = issuer.private.pop("k1")
+    await verifier.refresh()
+    with pytest.raises(TokenInvalid):
+        await verifier.verify(token)
+    issuer.away = True
+    with pytest.raises(AuthUnavailable):
+        await verifier.refresh()
+    await verifier.verify(issuer.token("k2"))
 
 
 async def test_only_so_many_are_remembered(

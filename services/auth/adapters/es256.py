@@ -36,6 +36,7 @@ class Es256Locksmith:
     """Seals with the first of `encryption_keys`, opens with any: so they can be rotated."""
 
     def __init__(self, encryption_keys: tuple[str, ...]) -> None:
+        self._first = Fernet(encryption_keys[0])
         self._fernet = MultiFernet([Fernet(key) for key in encryption_keys])
 
     def make(self) -> tuple[str, bytes]:
@@ -54,6 +55,16 @@ class Es256Locksmith:
             return None
         key = Es256Key(private)
         return key if key.key_id == key_id else None
+
+    def resealed(self, sealed: bytes) -> bytes | None:
+        try:
+            self._first.decrypt(sealed)
+        except InvalidToken:
+            try:
+                return self._fernet.rotate(sealed)
+            except InvalidToken:
+                return None
+        return None
 
 
 def _coordinate(value: int) -> str:

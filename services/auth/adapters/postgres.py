@@ -26,7 +26,8 @@ _FIND_SERVICE_ACCOUNT = """
 """
 _REHASH = "UPDATE users SET password_hash = $3 WHERE user_id = $1 AND password_hash = $2"
 _SIGNING_KEYS = """
-    SELECT key_id, active_from, retired_from, sealed_key FROM signing_keys ORDER BY active_from, key_id
+    SELECT key_id, create_time, active_from, retired_from, sealed_key FROM signing_keys
+    WHERE remove_time IS NULL ORDER BY active_from, key_id
 """
 _FOUND_ORGANIZATION = """
     INSERT INTO organizations (organization_id, display_name) VALUES ($1, $1) ON CONFLICT DO NOTHING
@@ -113,7 +114,7 @@ class PostgresStore:
     async def signing_keys(self) -> Sequence[SealedKey]:
         async with self._database.connection() as connection:
             rows = await connection.fetch(_SIGNING_KEYS)
-        return [SealedKey(_term(row), row["sealed_key"]) for row in rows]
+        return [SealedKey(term(row), row["sealed_key"]) for row in rows]
 
     async def answers(self) -> bool:
         return await self._database.answers()
@@ -132,12 +133,13 @@ def _identity(
     )
 
 
-def _term(row: asyncpg.Record) -> Term:
+def term(row: asyncpg.Record) -> Term:
     retired = row["retired_from"]
     return Term(
         key_id=row["key_id"],
         active_from_s=row["active_from"].timestamp(),
         retired_from_s=None if retired is None else retired.timestamp(),
+        made_at_s=row["create_time"].timestamp(),
     )
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import asyncpg
@@ -21,7 +21,9 @@ LISTENING_CHECK_EVERY_S = 5.0
 
 _WRITE = f"""
     WITH written AS (
-        INSERT INTO revocations AS known (kind, id, issue_time_max, forget_time) VALUES ($1, $2, $3, $4)
+        -- Up to now, by the later of two clocks: a replica whose own was set back would leave the newest tokens out.
+        INSERT INTO revocations AS known (kind, id, issue_time_max, forget_time)
+        VALUES ($1, $2, CASE WHEN $3::timestamptz IS NOT NULL THEN greatest($3, now()) END, $4)
         ON CONFLICT (kind, id) DO UPDATE SET
             -- No cutoff is the strictest; greatest() would pass over it.
             issue_time_max = CASE WHEN known.issue_time_max IS NULL OR excluded.issue_time_max IS NULL THEN NULL
@@ -71,8 +73,8 @@ async def write(connection: Connection, entry: Revocation) -> Revocation:
     return _revocation(row)
 
 
-async def listen(database_url: str, ring: Callable[[], None]) -> None:
-    """Call `ring` whenever something was written, by whatever replica; for ever.
+async def listen(database_url: str, bells: Mapping[str, Callable[[], None]]) -> None:
+    """Ring the bell of a channel whenever something was written, by whatever replica; for ever.
 
     On a connection of its own: one that waits is of no use to a pool.
     """
@@ -80,8 +82,9 @@ async def listen(database_url: str, ring: Callable[[], None]) -> None:
         try:
             connection = await asyncpg.connect(database_url, timeout=CONNECT_S_MAX)
             try:
-                await connection.add_listener(CHANNEL, lambda *_: ring())
-                ring()  # For what was written in between.
+                for channel, ring in bells.items():
+                    await connection.add_listener(channel, lambda *_, ring=ring: ring())
+                    ring()  # For what was written in between.
                 while True:  # A dead peer is noticed by asking it.
                     await asyncio.sleep(LISTENING_CHECK_EVERY_S)
                     await connection.execute("SELECT 1", timeout=CONNECT_S_MAX)

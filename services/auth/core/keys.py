@@ -34,6 +34,7 @@ class Term:
     key_id: str
     active_from_s: float
     retired_from_s: float | None = None  # None: no successor yet.
+    made_at_s: float = 0.0
 
 
 def first_term(key_id: str) -> Term:

@@ -56,10 +56,13 @@ class Verifier:
         issuer: str,
         audience: str,
         denied: DenyList | None = None,
+        refetch_after_s: float | None = None,
     ) -> None:
+        """`refetch_after_s` 0: the keys are at hand, so an unknown one may be looked for each time."""
         self._fetch_keys = fetch_keys
         self._issuer, self._audience = issuer, audience
         self._denied = DenyList() if denied is None else denied
+        self._refetch_after_s = REFETCH_AFTER_S if refetch_after_s is None else refetch_after_s
         self._keys: Keys = {}
         self._fetched_at_s = self._failed_at_s = float("-inf")
         self._refreshing = asyncio.Lock()
@@ -87,6 +90,18 @@ class Verifier:
         found = verify(token, self._keys, issuer=self._issuer, audience=None, now_s=time.time())
         return self._unless_revoked(found)
 
+    async def refresh(self) -> None:
+        """Have the keys that are published now, and no other. Raises AuthUnavailable, and keeps those it has."""
+        async with self._refreshing:
+            self._took(await self._fetch_keys())
+
+    def _took(self, keys: Keys) -> None:
+        if self._keys.keys() - keys.keys():
+            self._verified = {
+                digest: known for digest, known in self._verified.items() if known.key_id in keys
+            }
+        self._keys, self._fetched_at_s = keys, asyncio.get_running_loop().time()
+
     def _unless_revoked(self, found: Caller) -> Caller:
         if self._denied.denies(found):
             raise TokenInvalid
@@ -97,19 +112,18 @@ class Verifier:
         now_s = asyncio.get_running_loop().time
         arrived_s = now_s()
         async with self._refreshing:
-            if key_id in self._keys or (self._keys and now_s() - self._fetched_at_s < REFETCH_AFTER_S):
+            if key_id in self._keys or (self._keys and now_s() - self._fetched_at_s < self._refetch_after_s):
                 return
             # Others asked in vain: while this one waited, or just now for another unknown key.
             if self._failed_at_s > arrived_s or (
-                self._keys and now_s() - self._failed_at_s < REFETCH_AFTER_S
+                self._keys and now_s() - self._failed_at_s < self._refetch_after_s
             ):
                 raise AuthUnavailable
             try:
-                self._keys = await self._fetch_keys()
+                self._took(await self._fetch_keys())
             except AuthUnavailable:
                 self._failed_at_s = now_s()
                 raise
-            self._fetched_at_s = now_s()
 
 
 def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Check:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
 import grpc.aio
@@ -22,6 +22,7 @@ from services.common.jws import Malformed
 from services.common.revoked import DenyList
 
 FETCH_TIMEOUT_S = 2.0
+REFRESH_EVERY_S, RETRY_AFTER_S = 20.0, 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +57,27 @@ async def trust(config: TrustConfig, *, inside: Inside, audience: str) -> AsyncI
                 raise AuthUnavailable from error
             return parse_keys(body.data)
 
-        async with beside(follower.run(), name="revocations"):
-            yield Verifier(fetch, issuer=config.issuer, audience=audience, denied=denied)
+        verifier = Verifier(fetch, issuer=config.issuer, audience=audience, denied=denied)
+        async with (
+            beside(follower.run(), name="revocations"),
+            beside(_keep_fresh(verifier, follower.keys_changed), name="published keys"),
+        ):
+            yield verifier
+
+
+async def _keep_fresh(verifier: Verifier, changed: asyncio.Event) -> None:
+    """Know each key before the first token that it signs, and forget those that are published no more."""
+    while True:
+        changed.clear()
+        try:
+            await verifier.refresh()
+        except AuthUnavailable:
+            pause_s = RETRY_AFTER_S
+        else:
+            pause_s = REFRESH_EVERY_S
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause_s):
+                await changed.wait()
 
 
 def parse_keys(document: bytes) -> Keys:

@@ -40,6 +40,9 @@ class Follower:
     ) -> None:
         self._auth, self._denied, self._clock = auth, denied, clock
         self._known = asyncio.Event()
+        self.keys_changed = (
+            asyncio.Event()
+        )  # Set when a signing key was taken away, and so another took its place.
 
     async def known(self) -> None:
         """Return once the list has been whole for the first time: before, nobody may be let in by it."""
@@ -81,7 +84,9 @@ class Follower:
 
     def _learn(self, messages: Iterable[Message]) -> None:
         entries = (from_message(message) for message in messages)
-        self._denied.add((entry for entry in entries if entry is not None), now_s=self._clock())
+        new = self._denied.add((entry for entry in entries if entry is not None), now_s=self._clock())
+        if any(entry.kind is Kind.SIGNING_KEY for entry in new):
+            self.keys_changed.set()
 
 
 def to_message(entry: Revocation) -> Message:

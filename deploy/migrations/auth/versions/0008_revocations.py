@@ -20,7 +20,19 @@ _REVOCATIONS = """
 _CHANGES = "CREATE INDEX revocations_changed_by ON revocations (changed_by)"
 _FORGETTING = "CREATE INDEX revocations_forget_time ON revocations (forget_time)"
 
+# A signing key that was taken away at once. Its row stays for a while, so that nobody can put it back.
+_REMOVED = "ALTER TABLE signing_keys ADD COLUMN remove_time timestamptz"
+_ROTATIONS = """
+    CREATE TABLE key_rotations (
+        request_id text PRIMARY KEY CHECK (length(request_id) BETWEEN 1 AND 64),
+        is_emergency boolean NOT NULL,
+        key_id text NOT NULL,
+        active_from timestamptz NOT NULL,
+        create_time timestamptz NOT NULL DEFAULT now()
+    )
+"""
+
 
 def upgrade() -> None:
-    for statement in (_REVOCATIONS, _CHANGES, _FORGETTING):
+    for statement in (_REVOCATIONS, _CHANGES, _FORGETTING, _REMOVED, _ROTATIONS):
         op.execute(statement)
