@@ -71,12 +71,12 @@ async def refusal(place: Place, key: str, path: str = CHAT) -> tuple[grpc.Status
 
 
 @pytest.mark.parametrize("service", PATHS)
-async def test_a_key_is_changed_for_a_short_token_for_one_service(place: Place, service: str) -> None:
+async def test_a_key_is_changed_for_a_short_token_for_that_service(place: Place, service: str) -> None:
     assert await call(place, place.key, PATHS[service]) == b"hi"
     caller = await place.caller(service)
     assert (caller.user_id, caller.role, caller.organization_id) == ("user:admin", Role.ADMIN, "default")
     assert caller.api_key_id == place.key_id
-    assert caller.scopes == {service}
+    assert caller.scopes == ({"agent", "inference", "sandbox"} if service == "agent" else {service})
     assert not caller.is_service
 
 

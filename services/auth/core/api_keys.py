@@ -32,6 +32,8 @@ ENVIRONMENT = re.compile(r"[a-z][a-z0-9]{0,15}")
 LIFETIME_S = 90 * 86_400
 KEYS_MAX = 50  # That work, for each user.
 
+# Where a service calls others with its caller's own token (decision 0005).
+_GOES_ON_TO = {"agent": frozenset({"inference", "sandbox"})}
 _KEY = re.compile(DETECTOR)
 _WHOLE = re.compile(rf"(?<![0-9A-Za-z]){DETECTOR}(?![0-9A-Za-z])")
 
@@ -186,7 +188,9 @@ def identity_of(kept: Kept, now_s: float) -> Identity | None:
 
 def for_service(identity: Identity, service: str) -> Identity | None:
     """The identity at that service and nowhere else; None where its scopes do not lead."""
-    return replace(identity, scopes=frozenset({service})) if service in identity.scopes else None
+    if service not in identity.scopes:
+        return None
+    return replace(identity, scopes=identity.scopes & (_GOES_ON_TO.get(service, frozenset()) | {service}))
 
 
 def _checksum(body: str) -> str:
