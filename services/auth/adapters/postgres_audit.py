@@ -44,9 +44,8 @@ _COLUMNS = (
 )
 _ALL = ", ".join(_COLUMNS)
 
-_TURN = """
-    SELECT set_config('idle_in_transaction_session_timeout', $2, true), pg_advisory_xact_lock($1)
-"""
+_PATIENCE = f"SET LOCAL idle_in_transaction_session_timeout = '{TURN_S_MAX}s'"
+_TURN = "SELECT pg_advisory_xact_lock($1)"
 _AT = "SELECT sequence, hash, record_time FROM audit_events ORDER BY sequence DESC LIMIT 1"
 _KNOWN = "SELECT event_id FROM audit_events WHERE event_id = ANY($1::uuid[])"
 _RANGE = f"SELECT {_ALL} FROM audit_events WHERE sequence > $1 ORDER BY sequence LIMIT $2"  # noqa: S608 - Ours.
@@ -120,13 +119,14 @@ class PostgresAudit:
     async def append(self, records: Sequence[Record]) -> int:
         """Add those that are not in it yet, in their order. Return the sequence of the last event."""
         async with self._database.transaction() as connection:
-            await connection.fetchrow(_TURN, CHAIN_LOCK, f"{TURN_S_MAX}s")
+            await _take_turn(connection, CHAIN_LOCK)
             row = await connection.fetchrow(_AT)
             place = Place(row["sequence"], row["hash"]) if row else Place()
             record_time_us = max(time.time_ns() // 1000, _us(row["record_time"]) if row else 0)
             fresh = await _fresh(connection, records)
             rows, place = await _linked_rows(fresh, place, record_time_us)
             if rows:
+                # COPY knows no row-level security, so there is none here: `page` says whose events are seen.
                 await connection.copy_records_to_table("audit_events", records=rows, columns=_COLUMNS)
             return place.sequence
 
@@ -205,7 +205,7 @@ class PostgresAudit:
     async def keys(self, make: tuple[str, bytes]) -> list[tuple[str, bytes]]:
         """Ids and keys, sealed, oldest first. The first of all is `make`, for whichever replica is the first."""
         async with self._database.transaction() as connection:
-            await connection.fetchrow(_TURN, HEADS_LOCK, f"{TURN_S_MAX}s")
+            await _take_turn(connection, HEADS_LOCK)
             rows = await connection.fetch(_KEYS)
             if not rows:
                 await connection.execute(_ADD_KEY, *make)
@@ -215,6 +215,11 @@ class PostgresAudit:
     async def add_key(self, key_id: str, sealed: bytes) -> None:
         async with self._database.connection() as connection:
             await connection.execute(_ADD_KEY, key_id, sealed)
+
+
+async def _take_turn(connection: Connection, lock: int) -> None:
+    await connection.execute(_PATIENCE)
+    await connection.execute(_TURN, lock)
 
 
 async def _fresh(connection: Connection, records: Sequence[Record]) -> list[Record]:
