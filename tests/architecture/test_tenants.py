@@ -10,6 +10,8 @@ DATABASE = ROOT / "services" / "common" / "postgres.py"
 PLACES = {
     # Whoever logs in has no tenant yet; founders are made before there is one.
     "services/auth/adapters/postgres.py": "found find_user find_service_account replace_password_hash",
+    # Clients belong to all; a grant says whose it is only once it is found.
+    "services/auth/adapters/postgres_oauth.py": "add_client find_client find_identity",
     # Tenants are made and listed by those who belong to another one.
     "services/auth/adapters/postgres_tenants.py": "create_organization organizations",
     # A key says whose it is only once it is found.

@@ -24,7 +24,7 @@ from ollamesh.client import batches, chats, executions, keys, library, runs
 from ollamesh.client.answers import Answers
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
-from ollamesh.client.credentials import AccessToken, Credentials, Role
+from ollamesh.client.credentials import AccessToken, Credentials, Role, Session
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.resuming import resumed
 from ollamesh.client.runs_wire import config_of, event_of, run_of
@@ -109,6 +109,10 @@ class Client:
     async def access_token(self) -> AccessToken:
         """Return a token that is valid now, for calls that are not made through this client."""
         return await self._tokens.token()
+
+    async def session(self) -> Session | None:
+        """Return this login, for a SavedSession to go on with in place of this one; None if it cannot be renewed."""
+        return await self._tokens.session()
 
     # ---- Models ------------------------------------------------------------------------------------
 
@@ -356,15 +360,14 @@ class Client:
         response = await self.call(self._auth.CreateApiKey, request)
         return keys.key_of(response.api_key), response.secret
 
-    async def list_api_keys(self) -> AsyncGenerator[keys.Key, None]:
+    def list_api_keys(self) -> AsyncGenerator[keys.Key, None]:
         """List the caller's keys or, for an admin, the organisation's; newest first."""
-        async for key in keys.listed(partial(self.call, self._auth.ListApiKeys)):
-            yield key
+        return keys.listed(partial(self.call, self._auth.ListApiKeys))
 
     async def revoke_api_key(self, api_key_id: str) -> keys.Key:
         """Make a key useless, everywhere within a second."""
-        request = RevokeApiKeyRequest(api_key_id=api_key_id)
-        return keys.key_of((await self.call(self._auth.RevokeApiKey, request)).api_key)
+        response = await self.call(self._auth.RevokeApiKey, RevokeApiKeyRequest(api_key_id=api_key_id))
+        return keys.key_of(response.api_key)
 
     # ---- Everything else ---------------------------------------------------------------------------
 
