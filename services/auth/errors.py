@@ -89,3 +89,27 @@ class ProviderUnavailable(MeshError):
 class FederationRefused(MeshError):
     kind, reason = Kind.UNAUTHENTICATED, "FEDERATION_REFUSED"
     message = "what the identity provider sent proves nothing, or the user may not in"
+
+
+class GrantInvalid(MeshError):
+    """Nothing says which of it: whoever guesses shall not learn."""
+
+    kind, reason = Kind.UNAUTHENTICATED, "GRANT_INVALID"
+    message = "the code or the refresh token is unknown, expired, used before or revoked; log in again"
+
+
+class ClientNotAllowed(MeshError):
+    kind, reason = Kind.DENIED, "CLIENT_NOT_ALLOWED"
+    message = "the client may not use this grant, or not for this user"
+
+
+class ExchangeRefused(MeshError):
+    """The user's token says that it cannot be passed on like that."""
+
+    kind, reason = Kind.DENIED, "EXCHANGE_REFUSED"
+    message = "the subject token is not a user's valid token, or is one that somebody else acts with"
+
+
+class ScopeDenied(MeshError):
+    kind, reason = Kind.DENIED, "SCOPE_DENIED"
+    message = "the token may name only services that the user's token, and the client, are good for"

@@ -41,8 +41,8 @@ _FOUND_USER = """
     VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT DO NOTHING
 """
 _FOUND_SERVICE_ACCOUNT = """
-    INSERT INTO service_accounts (client_id, organization_id, project_id, secret_digest, role)
-    VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING
+    INSERT INTO service_accounts (client_id, organization_id, project_id, secret_digest, role, acts_for)
+    VALUES ($1, $2, $3, $4, $5, 'everybody') ON CONFLICT DO NOTHING
 """
 _FOUND_KEY = """
     INSERT INTO signing_keys (key_id, active_from, sealed_key)
