@@ -108,7 +108,7 @@ def _open(path: str) -> Route:
         name=path,
         match=RouteMatch(path=path),
         route=_action(cluster, deadline_s, retry_on=READ if read else NOT_PROCESSED),
-        request_headers_to_add=[_deadline(deadline_s)],
+        request_headers_to_add=[_deadline(deadline_s), _origin()],
         response_headers_to_add=[NOT_STORED] if path == HEALTH_PATH else [],
         typed_per_filter_config=_nobody(),
     )
@@ -202,6 +202,14 @@ def _deadline(seconds: int) -> HeaderValueOption:
     return HeaderValueOption(
         header=HeaderValue(key="grpc-timeout", value=f"{seconds}S"),
         append_action=HeaderValueOptionHeaderAppendAction.ADD_IF_ABSENT,
+    )
+
+
+def _origin() -> HeaderValueOption:
+    """Where a browser believes itself to be: its pages must be of that origin. Callers cannot set it (listeners.py)."""
+    return HeaderValueOption(
+        header=HeaderValue(key="x-ollamesh-origin", value="%REQ(X-FORWARDED-PROTO)%://%REQ(:AUTHORITY)%"),
+        append_action=HeaderValueOptionHeaderAppendAction.OVERWRITE_IF_EXISTS_OR_ADD,
     )
 
 

@@ -12,13 +12,20 @@ class Revoker(Protocol):
         ...
 
 
+class Renewals(Protocol):
+    """What keeps the logins that can be renewed."""
+
+    async def end_all(self, user_id: str) -> list[str]: ...
+
+
 class RevokedSessions:
     """Implements people_ports.Sessions: every token of a user is dead that was issued until now."""
 
-    def __init__(self, revoker: Revoker) -> None:
-        self._revoker = revoker
+    def __init__(self, revoker: Revoker, renewals: Renewals) -> None:
+        self._revoker, self._renewals = revoker, renewals
 
     async def end(self, organization_id: str, user_id: str) -> None:
         """On every replica and in every service within a second; ids are the same in no two organisations."""
         del organization_id
+        await self._renewals.end_all(user_id)  # First: what is issued from here on descends from a new login.
         await self._revoker.revoke(Kind.USER, user_id)

@@ -1,34 +1,17 @@
 """The ways to a token. Each proves who asks, then signs what the asker may be told to be."""
 
-import time
-import uuid
 from contextlib import suppress
-from dataclasses import dataclass, field
-
-import structlog
 
 from services.auth.attempts import Attempts
-from services.auth.core.claims import access_claims, period
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, is_client_id, is_username, lowered, narrowed
 from services.auth.errors import CredentialsInvalid
-from services.auth.keyring import Keyring
+from services.auth.issuer import Issued, TokenIssuer
+from services.auth.logins import Logins
 from services.auth.ports import Hasher, Store, User
-from services.auth.revocations import Revocations
 from services.auth.telemetry import AuthMetrics
+from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import MeshError
-
-log = structlog.get_logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issued:
-    """A token that was signed just now."""
-
-    access_token: str = field(repr=False)
-    identity: Identity
-    lifetime_s: int
-    expires_at_s: int
 
 
 class Grants:
@@ -38,26 +21,26 @@ class Grants:
         store: Store,
         hasher: Hasher,
         digest: SecretDigest,
-        keyring: Keyring,
-        issuer: str,
+        issuer: TokenIssuer,
+        logins: Logins,
+        trail: Trail,
         metrics: AuthMetrics,
         attempts: Attempts,
-        revocations: Revocations,
     ) -> None:
-        self._store, self._hasher, self._digest, self._keyring = store, hasher, digest, keyring
-        self._issuer, self._metrics = issuer, metrics
-        self._attempts, self._revocations = attempts, revocations
+        self._store, self._hasher, self._digest = store, hasher, digest
+        self._issuer, self._logins = issuer, logins
+        self._trail, self._metrics, self._attempts = trail, metrics, attempts
 
     async def login(
         self, username: str, password: str, *, role: Role | None = None, lifetime_s: float | None = None
     ) -> Issued:
-        """A person's token, with the lesser `role` and the shorter life they may ask for.
+        """A person's tokens, with the lesser `role` and the shorter life they may ask for.
 
         Raises CredentialsInvalid, RateLimited, RoleRequired, StoreFailure.
         """
         with self._metrics.grant("password"):
-            user = await self._authenticated(username, password)
-            return await self._issue(lowered(user.identity, role), lifetime_s)
+            identity = await self.authenticated(username, password)
+            return await self._logins.login(lowered(identity, role), lifetime_s)
 
     async def client_credentials(
         self,
@@ -79,9 +62,30 @@ class Grants:
                 or account is None
             ):
                 raise CredentialsInvalid
-            return await self._issue(narrowed(account.identity, scopes), lifetime_s)
+            return await self._issuer.issue(
+                narrowed(account.identity, scopes), lifetime_s, grant="client_credentials"
+            )
 
-    async def _authenticated(self, username: str, password: str) -> User:
+    async def authenticated(self, username: str, password: str) -> Identity:
+        """Who proved to be whom. Raises CredentialsInvalid, RateLimited, StoreFailure."""
+        try:
+            user = await self._known(username, password)
+        except MeshError as error:
+            # Not whom they claimed to be: what was typed as a name may be a password.
+            self._trail.note(Happened(action=Action.LOGIN, outcome=Outcome.DENIED, reason=error.reason))
+            raise
+        identity = user.identity
+        self._trail.note(
+            Happened(
+                action=Action.LOGIN,
+                outcome=Outcome.ALLOWED,
+                user_id=identity.user_id,
+                organization_id=identity.organization_id,
+            )
+        )
+        return identity
+
+    async def _known(self, username: str, password: str) -> User:
         # Nothing here may take longer, or read otherwise, for a name that exists than for one that does
         # not; and a throttled guess costs neither the store nor a core anything.
         self._attempts.check(username)
@@ -98,17 +102,3 @@ class Grants:
     async def _rehash(self, user_id: str, old: str, password: str) -> None:
         new = await self._hasher.hash(password)
         await self._store.replace_password_hash(user_id, old=old, new=new)
-
-    async def _issue(self, identity: Identity, lifetime_s: float | None) -> Issued:
-        await self._revocations.settled(identity.user_id, identity.client_id)
-        valid = period(time.time(), lifetime_s)
-        token_id = uuid.uuid4().hex
-        claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id)
-        token = self._keyring.sign(claims)
-        log.info("token_issued", user_id=identity.user_id, role=identity.role.value, token_id=token_id)
-        return Issued(
-            access_token=token,
-            identity=identity,
-            lifetime_s=valid.expires_at_s - valid.issued_at_s,
-            expires_at_s=valid.expires_at_s,
-        )

@@ -1,4 +1,4 @@
-"""What OAuth needs of a store, and of whoever makes tokens useless before their time.
+"""What OAuth needs of a store.
 
 Every method raises StoreFailure when the store does not answer in time. What must not be torn apart (look, decide,
 write) is one method that takes the decision as a plain function. It may be asked more than once and must not await;
@@ -103,16 +103,4 @@ class DeviceStore(Protocol):
         self, user_code_digest: bytes, decide: Callable[[Device, float], Device | None]
     ) -> Device | None:
         """The device as it was decided; None if there was nothing to decide."""
-        ...
-
-
-class Revoker(Protocol):
-    """Makes tokens that are still valid useless, on every replica of every service within a second."""
-
-    async def revoke_session(self, session_id: str) -> None:
-        """All tokens of a login. Idempotent."""
-        ...
-
-    async def revoke_token(self, token_id: str, *, expires_at_s: float) -> None:
-        """One token. Idempotent."""
         ...

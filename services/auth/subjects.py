@@ -3,7 +3,7 @@
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cryptography.fernet import Fernet, MultiFernet
 from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
@@ -15,6 +15,7 @@ from services.auth.adapters.common_passwords import common_passwords
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.adapters.postgres_api_keys import PostgresApiKeys
+from services.auth.adapters.postgres_oauth import PostgresSessions
 from services.auth.adapters.postgres_people import PostgresPeople
 from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.adapters.postgres_revocations import CHANNEL as REVOCATIONS
@@ -24,20 +25,18 @@ from services.auth.adapters.postgres_signing_keys import PostgresSigningKeys
 from services.auth.adapters.postgres_tenants import PostgresTenants
 from services.auth.api_keys import ApiKeys
 from services.auth.attempts import Attempts
-from services.auth.audit import AuditLog, audit_log
+from services.auth.audit import audit_log
 from services.auth.config import Config
 from services.auth.core.api_keys import KeyForm
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.request_digest import RequestDigest
 from services.auth.ending import RevokedSessions
 from services.auth.founding import founded, founders
-from services.auth.grants import Grants
 from services.auth.key_checks import KeyChecks
 from services.auth.key_swaps import Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
-from services.auth.ports import Hasher, Locksmith
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.revocations import Revocations
@@ -45,54 +44,21 @@ from services.auth.rotation import Rotation
 from services.auth.rpc.api_keys import ApiKeyMethods
 from services.auth.rpc.audit import AuditMethods
 from services.auth.rpc.ext_authz import ExtAuthz, passed
-from services.auth.rpc.login import LoginMethods
-from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.quotas import QuotaMethods
 from services.auth.rpc.revocations import RevocationMethods
 from services.auth.rpc.signing_keys import SigningKeyMethods
 from services.auth.rpc.tenants import TenantMethods
 from services.auth.servicer import AuthServicer
-from services.auth.telemetry import AuthMetrics, KeyMetrics
+from services.auth.shared import Shared
+from services.auth.telemetry import KeyMetrics
 from services.auth.tenants import Tenants
-from services.common.audit import Trail
+from services.auth.wiring import OAuth, wired
 from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
 from services.common.grpc.server import Server
-from services.common.postgres import Database
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What several subjects need."""
-
-    config: Config
-    registry: CollectorRegistry
-    database: Database
-    store: PostgresStore
-    hasher: Hasher
-    attempts: Attempts
-    locksmith: Locksmith
-    digest: SecretDigest = field(repr=False)
-    keyring: Keyring
-    revocations: Revocations
-    audit: AuditLog
-
-    @property
-    def trail(self) -> Trail:
-        return self.audit.trail
-
-    def verifier(self, audience: str) -> Verifier:
-        """One that asks this service's own keyring and revocations."""
-        return Verifier(
-            self.keyring.verification_keys,
-            issuer=self.config.issuer,
-            audience=audience,
-            denied=self.revocations.denied,
-            refetch_after_s=0.0,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,19 +92,19 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
 
 def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Background]:
     """Have the server serve every subject; return what must run for them."""
-    grants, api_keys, key_checks = _grants(shared), _api_keys(shared), _key_checks(shared)
+    api_keys, key_checks = _api_keys(shared), _key_checks(shared)
+    oauth = wired(shared, verifier, api_keys)
     subjects = [
-        Subject(methods=[LoginMethods(grants)]),
-        _keys(shared, verifier),
+        Subject(methods=[oauth.login]),
+        _keys(shared, verifier, oauth),
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared),
         Subject(methods=[AuditMethods(shared.audit)]),
         _administration(shared),
     ]
     servicer = AuthServicer(*(methods for subject in subjects for methods in subject.methods))
-    oauth = OAuthServicer(grants, shared.keyring, api_keys, issuer=shared.config.issuer)
     add_AuthServiceServicer_to_server(servicer, server.grpc)
-    add_OAuthServiceServicer_to_server(oauth, server.grpc)
+    add_OAuthServiceServicer_to_server(oauth.servicer, server.grpc)
     server.grpc.add_generic_rpc_handlers((ExtAuthz(key_checks).handler(),))
     return [each for subject in subjects for each in subject.background]
 
@@ -152,20 +118,7 @@ async def _keep_keys(shared: Shared, rotation: Rotation) -> None:
     await rotation.follow()
 
 
-def _grants(shared: Shared) -> Grants:
-    return Grants(
-        store=shared.store,
-        hasher=shared.hasher,
-        digest=shared.digest,
-        keyring=shared.keyring,
-        issuer=shared.config.issuer,
-        metrics=AuthMetrics(shared.registry),
-        attempts=shared.attempts,
-        revocations=shared.revocations,
-    )
-
-
-def _keys(shared: Shared, verifier: Verifier) -> Subject:
+def _keys(shared: Shared, verifier: Verifier, oauth: OAuth) -> Subject:
     """What signs tokens, and what takes them back."""
     config, revocations = shared.config, shared.revocations
     rotation = Rotation(
@@ -179,7 +132,10 @@ def _keys(shared: Shared, verifier: Verifier) -> Subject:
     )
     bells = {REVOCATIONS: revocations.ring, SIGNING_KEYS: rotation.ring}
     return Subject(
-        methods=[RevocationMethods(revocations, verifier, shared.trail), SigningKeyMethods(rotation)],
+        methods=[
+            RevocationMethods(revocations, verifier, shared.trail, logins=oauth.logins, people=oauth.people),
+            SigningKeyMethods(rotation),
+        ],
         background=[
             ("keys", lambda: _keep_keys(shared, rotation)),
             ("revocations", revocations.follow),
@@ -190,7 +146,8 @@ def _keys(shared: Shared, verifier: Verifier) -> Subject:
 
 def _administration(shared: Shared) -> Subject:
     """Users, service accounts, organisations and projects."""
-    passwords, sessions = Passwords(shared.hasher, common_passwords()), RevokedSessions(shared.revocations)
+    passwords = Passwords(shared.hasher, common_passwords())
+    sessions = RevokedSessions(shared.revocations, PostgresSessions(shared.database))
     people = People(
         store=PostgresPeople(shared.database),
         passwords=passwords,

@@ -27,6 +27,10 @@ class AuthMetrics:
             raise
         self._issued.labels(grant).inc()
 
+    def issued(self, grant: str) -> None:
+        """Count one whose refusals are no failures: a device that has to wait is told so again and again."""
+        self._issued.labels(grant).inc()
+
 
 class KeyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:

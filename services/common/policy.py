@@ -54,6 +54,7 @@ POLICY: dict[str, Row] = {
         Access.PUBLIC,
         "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice ReportLeakedKey",
     ),
+    **_rows(_OAUTH, Access.PUBLIC, "ShowSignIn SubmitSignIn ShowDevice SubmitDevice EndSession"),
     **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
     **_rows(
         _AUTH,

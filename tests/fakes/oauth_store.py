@@ -12,6 +12,7 @@ from services.auth.core.device import Device, Reply, State
 from services.auth.core.identity import Identity
 from services.auth.core.refresh import Family, ended
 from services.auth.ports_oauth import Redeemed, UsedBefore
+from services.common.revoked import Kind
 
 T = TypeVar("T")
 
@@ -162,11 +163,7 @@ class FakeOAuthStore:
 
 @dataclass(slots=True)
 class RecordedRevoker:
-    sessions: list[str] = field(default_factory=list)
-    tokens: list[str] = field(default_factory=list)
+    revoked: list[tuple[Kind, str]] = field(default_factory=list)
 
-    async def revoke_session(self, session_id: str) -> None:
-        self.sessions.append(session_id)
-
-    async def revoke_token(self, token_id: str, *, expires_at_s: float) -> None:
-        self.tokens.append(token_id)
+    async def revoke(self, kind: Kind, id: str) -> None:  # noqa: A002 - The list's own name for it.
+        self.revoked.append((kind, id))

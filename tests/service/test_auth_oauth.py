@@ -113,7 +113,7 @@ REFUSALS = [
         "refresh",
         CLIENT | {"grant_type": "refresh_token", "refresh_token": "r"},
         (),
-        "unsupported_grant_type",
+        "unauthorized_client",
         400,
     ),
     ("no client", GRANT, (), "invalid_client", 401),
@@ -176,4 +176,6 @@ async def test_the_server_describes_itself(auth: Auth) -> None:
     assert document["issuer"] == ISSUER
     assert document["token_endpoint"] == f"{ISSUER}/oauth/token"
     assert document["jwks_uri"] == f"{ISSUER}/.well-known/jwks.json"
-    assert document["grant_types_supported"] == ["client_credentials"]
+    assert document["code_challenge_methods_supported"] == ["S256"]
+    assert "implicit" not in document["grant_types_supported"]
+    assert "password" not in document["grant_types_supported"]

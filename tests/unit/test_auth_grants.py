@@ -2,80 +2,22 @@
 
 import asyncio
 import threading
-import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
 import pytest_asyncio
 from cryptography.fernet import Fernet
-from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.argon2_hasher import AT_ONCE_MAX, WAITING_MAX, Argon2Hasher
 from services.auth.adapters.es256 import Es256Locksmith
-from services.auth.attempts import Attempts
-from services.auth.core.client_secret import SecretDigest
-from services.auth.core.identity import Identity, Role, service_user_id
 from services.auth.core.keys import first_term
 from services.auth.core.throttle import FREE_COUNT
 from services.auth.errors import CredentialsInvalid, RateLimited
-from services.auth.grants import Grants
 from services.auth.keyring import Keyring
-from services.auth.ports import SealedKey, ServiceAccount, User
-from services.auth.revocations import Revocations
-from services.auth.telemetry import AuthMetrics
+from services.auth.ports import SealedKey
 from services.common.errors import StoreUnavailable
 from tests.fakes.auth_store import FakeStore
-from tests.fakes.revocation_store import FakeRevocationStore
-
-SECRET = "s" * 32
-
-
-class PlainHasher:
-    """Hashes nothing, remembers what it was asked."""
-
-    def __init__(self) -> None:
-        self.checked: list[str | None] = []
-        self.out_of_date = False
-
-    async def hash(self, password: str) -> str:
-        return f"new:{password}"
-
-    async def matches(self, password_hash: str | None, password: str) -> bool:
-        self.checked.append(password_hash)
-        return password_hash is not None and password_hash.removeprefix("new:") == password
-
-    def outdated(self, password_hash: str) -> bool:
-        return self.out_of_date
-
-
-def identity(user_id: str, role: Role = Role.USER) -> Identity:
-    return Identity(user_id=user_id, role=role, organization_id="o", project_id="p", client_id="c")
-
-
-class Setup:
-    def __init__(self) -> None:
-        locksmith, digest = Es256Locksmith((Fernet.generate_key().decode(),)), SecretDigest("k" * 32)
-        key_id, sealed = locksmith.make()
-        self.store, self.hasher, self.registry = FakeStore(), PlainHasher(), CollectorRegistry()
-        self.store.users["ann"] = User(identity("user:ann"), "pw")
-        account = ServiceAccount(identity(service_user_id("svc")), digest.of(SECRET))
-        self.store.service_accounts["svc"] = account
-        self.store.keys.append(SealedKey(first_term(key_id), sealed))
-        self.keyring = Keyring(self.store, locksmith)
-        self.revocations = Revocations(FakeRevocationStore())
-        self.grants = Grants(
-            store=self.store,
-            hasher=self.hasher,
-            digest=digest,
-            keyring=self.keyring,
-            issuer="i",
-            metrics=AuthMetrics(self.registry),
-            revocations=self.revocations,
-            attempts=Attempts(clock=time.monotonic, where=lambda: None),
-        )
-
-    def counted(self, name: str, **labels: str) -> float:
-        return self.registry.get_sample_value(f"ollamesh_auth_tokens_{name}_total", labels) or 0
+from tests.unit.auth_rig import SECRET, Setup
 
 
 @pytest_asyncio.fixture
@@ -137,7 +79,7 @@ async def test_a_clients_secret_is_not_hashed_slowly_nor_throttled(setup: Setup)
 
 async def test_without_keys_nobody_gets_a_token_and_the_keys_are_not_an_empty_list(setup: Setup) -> None:
     keyless = Keyring(FakeStore(), Es256Locksmith((Fernet.generate_key().decode(),)))
-    setup.grants._keyring = keyless
+    setup.grants._issuer._keyring = setup.logins._issuer._keyring = keyless
     with pytest.raises(StoreUnavailable):
         await setup.grants.login("ann", "pw")
     with pytest.raises(StoreUnavailable):

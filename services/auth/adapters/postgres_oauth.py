@@ -78,7 +78,7 @@ class PostgresClients:
         self._database = database
 
     async def find_client(self, client_id: str) -> Client | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             if (row := await connection.fetchrow(_FIND_CLIENT, client_id)) is not None:
                 return _client(row)
             row = await connection.fetchrow(_FIND_ACCOUNT, client_id)
@@ -98,22 +98,22 @@ class PostgresClients:
             client.in_browser,
             client.resource_server,
         )
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             return await connection.fetchval(_ADD_CLIENT, *values) is not None
 
     async def clients(self, organization_id: str) -> list[Client]:
-        async with self._database.connection() as connection:
+        async with self._database.connection(organization_id=organization_id) as connection:
             return [_client(row) for row in await connection.fetch(_CLIENTS, organization_id)]
 
     async def disable_client(self, client_id: str, organization_id: str) -> bool:
-        async with self._database.transaction() as connection:
+        async with self._database.transaction(organization_id=organization_id) as connection:
             found = await connection.fetchval(_DISABLE_CLIENT, client_id, organization_id) is not None
             if found:
                 await connection.execute(_END_OF_CLIENT, client_id)
         return found
 
     async def find_identity(self, user_id: str) -> Identity | None:
-        async with self._database.connection() as connection:
+        async with self._database.connection(system=True) as connection:
             row = await connection.fetchrow(_FIND_IDENTITY, user_id)
         if row is None:
             return None

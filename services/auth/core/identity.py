@@ -63,11 +63,6 @@ def outranks(role: Role, other: Role) -> bool:
     return _RANKS.index(role) > _RANKS.index(other)
 
 
-def lesser(identity: Identity, role_max: Role) -> Identity:
-    """The identity with this role at most."""
-    return replace(identity, role=min(identity.role, role_max, key=_RANKS.index))
-
-
 def narrowed(identity: Identity, scopes: frozenset[str]) -> Identity:
     """The identity with these scopes only; none means all it has. Raises ScopeNotHeld."""
     if not scopes:

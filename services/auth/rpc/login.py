@@ -6,9 +6,13 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.auth.v1 import auth_service_pb2 as pb
 from ollamesh.auth.v1.identity_pb2 import ROLE_ADMIN, ROLE_USER
 
+from services.auth.core.forms import ClientProof
 from services.auth.core.identity import Role
-from services.auth.grants import Grants, Issued
-from services.common.errors import NotServed
+from services.auth.core.token_requests import Exchange
+from services.auth.grants import Grants
+from services.auth.issuer import Issued
+from services.auth.logins import Logins
+from services.auth.token_endpoint import TokenEndpoint
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 
@@ -16,8 +20,8 @@ _ROLES = {ROLE_USER: Role.USER, ROLE_ADMIN: Role.ADMIN}
 
 
 class LoginMethods:
-    def __init__(self, grants: Grants) -> None:
-        self._grants = grants
+    def __init__(self, *, grants: Grants, logins: Logins, tokens: TokenEndpoint) -> None:
+        self._grants, self._logins, self._tokens = grants, logins, tokens
 
     async def Login(self, request: pb.LoginRequest, context: Context) -> pb.LoginResponse:
         issued = await self._grants.login(
@@ -31,19 +35,29 @@ class LoginMethods:
     async def ExchangeToken(
         self, request: pb.ExchangeTokenRequest, context: Context
     ) -> pb.ExchangeTokenResponse:
+        issued = await self._exchanged(
+            request, _seconds(request.lifetime) if request.HasField("lifetime") else None
+        )
+        return pb.ExchangeTokenResponse(tokens=_tokens(issued))
+
+    async def _exchanged(self, request: pb.ExchangeTokenRequest, lifetime_s: float | None) -> Issued:
         match request.WhichOneof("grant"):
             case "client_credentials":
                 client = request.client_credentials
-            case "refresh" | "on_behalf_of" | None:
-                raise NotServed
+                return await self._grants.client_credentials(
+                    client.client_id, client.client_secret, lifetime_s=lifetime_s
+                )
+            case "refresh":
+                return await self._logins.refreshed(request.refresh.refresh_token, lifetime_s=lifetime_s)
+            case "on_behalf_of":
+                wanted = request.on_behalf_of
+                proof = ClientProof(wanted.actor.client_id, wanted.actor.client_secret)
+                asked = Exchange(proof, wanted.subject_token, frozenset(wanted.audience))
+                return await self._tokens.exchanged(asked, lifetime_s=lifetime_s)
+            case None:  # The proto's own rule refuses it before.
+                raise AssertionError
             case other:
                 assert_never(other)
-        issued = await self._grants.client_credentials(
-            client.client_id,
-            client.client_secret,
-            lifetime_s=_seconds(request.lifetime) if request.HasField("lifetime") else None,
-        )
-        return pb.ExchangeTokenResponse(tokens=_tokens(issued))
 
     async def GetCaller(self, request: pb.GetCallerRequest, context: Context) -> pb.GetCallerResponse:
         known = caller()
@@ -59,7 +73,7 @@ class LoginMethods:
 
 
 def _tokens(issued: Issued) -> pb.Tokens:
-    tokens = pb.Tokens(access_token=issued.access_token)
+    tokens = pb.Tokens(access_token=issued.access_token, refresh_token=issued.refresh_token or "")
     tokens.expire_time.FromSeconds(issued.expires_at_s)
     return tokens
 

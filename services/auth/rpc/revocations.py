@@ -3,14 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.auth.v1 import auth_service_pb2 as pb
 
+from services.auth.core.refresh import PREFIX
 from services.auth.errors import WatchEnded
+from services.auth.logins import Logins
+from services.auth.ports_oauth import ClientStore
 from services.auth.revocations import Revocations
 from services.common.audit import Action, Happened, Outcome, Trail
-from services.common.errors import NotServed, RoleRequired, TokenExpired, TokenInvalid
+from services.common.errors import RoleRequired, TokenExpired, TokenInvalid
 from services.common.grpc.around import Context
 from services.common.grpc.caller import Verifier, caller
 from services.common.grpc.revocations import HEARTBEAT_EVERY_S, to_message
@@ -20,16 +24,30 @@ from services.common.tokens import Role
 PART_COUNT = 1000  # Entries in a message.
 
 
+@dataclass(frozen=True, slots=True)
+class _Meant:
+    kind: Kind
+    id: str
+    user_id: str
+    organization_id: str
+
+
 class RevocationMethods:
-    def __init__(self, revocations: Revocations, verifier: Verifier, trail: Trail) -> None:
+    def __init__(
+        self,
+        revocations: Revocations,
+        verifier: Verifier,
+        trail: Trail,
+        *,
+        logins: Logins,
+        people: ClientStore,
+    ) -> None:
         self._revocations, self._verifier, self._trail = revocations, verifier, trail
+        self._logins, self._people = logins, people
 
     async def RevokeToken(self, request: pb.RevokeTokenRequest, context: Context) -> pb.RevokeTokenResponse:
-        if request.token.count(".") != 2:  # Three parts make a JWT.
-            raise NotServed
-        try:
-            meant = await self._verifier.verify_any(request.token)
-        except (TokenInvalid, TokenExpired):
+        meant = await self._meant(request.token)
+        if meant is None:
             return pb.RevokeTokenResponse()  # It was useless before.
         by = caller()
         is_own = meant.user_id == by.user_id
@@ -41,12 +59,29 @@ class RevocationMethods:
                 outcome=Outcome.ALLOWED,
                 user_id=by.user_id,
                 organization_id=by.organization_id,
-                object=f"token/{meant.token_id}",
+                object=f"{meant.kind.value}/{meant.id}",
                 details={"owner": meant.user_id},
             )
         )
-        await self._revocations.revoke(Kind.TOKEN, meant.token_id)
+        if meant.kind is Kind.SESSION:
+            await self._logins.end(meant.id, user_id=meant.user_id, reason="REVOKED")
+        else:
+            await self._revocations.revoke(meant.kind, meant.id)
         return pb.RevokeTokenResponse()
+
+    async def _meant(self, token: str) -> _Meant | None:
+        """What a token stands for: itself, or the whole login that it renews. None: nothing, or nothing any more."""
+        if token.startswith(PREFIX):
+            family = await self._logins.belongs(token)
+            owner = await self._people.find_identity(family.user_id) if family else None
+            if family is None or owner is None:
+                return None
+            return _Meant(Kind.SESSION, family.session_id, owner.user_id, owner.organization_id)
+        try:
+            found = await self._verifier.verify_any(token)
+        except (TokenInvalid, TokenExpired):
+            return None
+        return _Meant(Kind.TOKEN, found.token_id, found.user_id, found.organization_id)
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context

@@ -6,6 +6,8 @@ short-lived, are looked up with their user each time, and must not hold up what 
 
 from alembic import op
 
+from deploy.migrations.roles import tenant_policy
+
 revision = "0002"
 down_revision = "0001"
 
@@ -89,4 +91,6 @@ _INDEXES = (
 
 def upgrade() -> None:
     for statement in (_CLIENTS, _ACTS_FOR, _FOUNDER_ACTS, _FAMILIES, _CODES, _DEVICES, *_INDEXES):
+        op.execute(statement)
+    for statement in tenant_policy("oauth_clients"):
         op.execute(statement)

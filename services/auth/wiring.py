@@ -1,0 +1,89 @@
+"""OAuth's parts, put together: a piece of the composition root in app.py."""
+
+from dataclasses import dataclass
+
+from services.auth.adapters.postgres_codes import PostgresCodes, PostgresDevices
+from services.auth.adapters.postgres_oauth import PostgresClients, PostgresSessions
+from services.auth.api_keys import ApiKeys
+from services.auth.clients import Clients
+from services.auth.codes import Codes
+from services.auth.core.refresh import RefreshDigest
+from services.auth.core.tickets import Tickets
+from services.auth.devices import Devices
+from services.auth.exchanging import Exchanges
+from services.auth.grants import Grants
+from services.auth.issuer import TokenIssuer
+from services.auth.logins import Logins
+from services.auth.lookups import Lookups
+from services.auth.rpc.login import LoginMethods
+from services.auth.rpc.oauth import OAuthServicer
+from services.auth.rpc.pages import Pages
+from services.auth.shared import Shared
+from services.auth.telemetry import AuthMetrics
+from services.auth.token_endpoint import TokenEndpoint
+from services.common.grpc.caller import Verifier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    people: PostgresClients
+    logins: Logins
+    login: LoginMethods
+    servicer: OAuthServicer
+
+
+def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
+    """`verifier` is the service's own: it also reads tokens that are for other services."""
+    people, digest = PostgresClients(shared.database), RefreshDigest(shared.config.secret_key)
+    metrics, clients = AuthMetrics(shared.registry), Clients(people, shared.digest)
+    issuer = TokenIssuer(shared.keyring, shared.revocations, shared.trail, issuer=shared.config.issuer)
+    logins = Logins(
+        store=PostgresSessions(shared.database),
+        people=people,
+        issuer=issuer,
+        digest=digest,
+        revoker=shared.revocations,
+        trail=shared.trail,
+    )
+    grants = Grants(
+        store=shared.store,
+        hasher=shared.hasher,
+        digest=shared.digest,
+        issuer=issuer,
+        logins=logins,
+        trail=shared.trail,
+        metrics=metrics,
+        attempts=shared.attempts,
+    )
+    codes = Codes(store=PostgresCodes(shared.database), people=people, logins=logins, digest=digest)
+    devices = Devices(store=PostgresDevices(shared.database), people=people, logins=logins, digest=digest)
+    tokens = TokenEndpoint(
+        clients=clients,
+        grants=grants,
+        logins=logins,
+        codes=codes,
+        devices=devices,
+        exchanges=Exchanges(verifier, issuer),
+        metrics=metrics,
+    )
+    pages = Pages(
+        issuer=shared.config.issuer,
+        sign_in=grants,
+        clients=clients,
+        people=people,
+        codes=codes,
+        devices=devices,
+        tickets=Tickets(shared.config.secret_key),
+    )
+    servicer = OAuthServicer(
+        issuer=shared.config.issuer,
+        keyring=shared.keyring,
+        clients=clients,
+        tokens=tokens,
+        devices=devices,
+        lookups=Lookups(verifier=verifier, logins=logins, revoker=shared.revocations, trail=shared.trail),
+        pages=pages,
+        api_keys=api_keys,
+    )
+    login = LoginMethods(grants=grants, logins=logins, tokens=tokens)
+    return OAuth(people=people, logins=logins, login=login, servicer=servicer)
