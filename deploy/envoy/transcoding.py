@@ -55,6 +55,7 @@ def _transcoder(*files: FileDescriptor, request_bytes_max: int, answer_bytes_max
         convert_grpc_status=True,
         ignore_unknown_query_parameters=True,
         url_unescape_spec=GrpcJsonTranscoderUrlUnescapeSpec.ALL_CHARACTERS,
+        query_param_unescape_plus=True,  # Browsers and OAuth clients write a space so.
         print_options=GrpcJsonTranscoderPrintOptions(preserve_proto_field_names=True),
         max_request_body_size=request_bytes_max,
         max_response_body_size=answer_bytes_max,
