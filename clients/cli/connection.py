@@ -3,18 +3,55 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import click
 import grpc
-from ollamesh.client import CallError, Client, Credentials, Password, StaticToken
+from ollamesh.client import (
+    CallError,
+    Client,
+    Credentials,
+    Password,
+    SavedSession,
+    Session,
+    StaticToken,
+)
 
 from clients.cli.failures import Denied, Failure, Unreachable
-from clients.cli.settings import ADMIN, Settings
+from clients.cli.settings import ADMIN, Login, Settings
 
 T = TypeVar("T")
 
 DENIALS = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
+
+
+@dataclass(frozen=True, slots=True)
+class LoginFile:
+    """The saved login. Commands that run at once share it: whichever renews it saves it for all.
+
+    Two that renew at the same moment are given the same by the mesh, so it does not matter who saves last.
+    """
+
+    settings: Settings
+
+    def load(self) -> Session:
+        if (login := self.settings.saved_login()) is None:
+            raise Denied("somebody has logged out meanwhile; run `ollamesh login` again")
+        return Session(login.token, datetime.fromtimestamp(login.expires_at_s, UTC), login.refresh_token)
+
+    def save(self, session: Session) -> None:
+        known = self.settings.saved_login()
+        self.settings.save_login(
+            Login(
+                edge=self.settings.edge,
+                username=known.username if known else "",
+                token=session.access_token,
+                expires_at_s=session.expire_time.timestamp(),
+                refresh_token=session.refresh_token,
+            )
+        )
 
 
 def credentials(settings: Settings) -> Credentials:
@@ -22,7 +59,7 @@ def credentials(settings: Settings) -> Credentials:
     if settings.token_given:  # Or an API key: both are sent as they are.
         return StaticToken(settings.token_given)
     if (login := settings.saved_login()) is not None:
-        return StaticToken(login.token)
+        return SavedSession(LoginFile(settings)) if login.refresh_token else StaticToken(login.token)
     if (password := settings.admin_password()) is not None:
         return Password(ADMIN, password)
     raise Denied(

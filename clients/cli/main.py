@@ -22,6 +22,7 @@ COMMANDS = {
     "edge": ("clients.cli.edge", "Replace the edge of the stack on this machine without losing a call."),
     "demo": ("clients.cli.demo", "Start the stack and show the main job end to end."),
     "login": ("clients.cli.login", "Log in, and stay so for the commands that follow."),
+    "logout": ("clients.cli.login", "End the saved login, here and in the mesh."),
     "token": ("clients.cli.login", "Print an access token, and nothing else, on standard output."),
     "chat": ("clients.cli.chat", "Talk to a model."),
     "run": ("clients.cli.run", "Have an agent do TASK, and watch it."),

@@ -8,7 +8,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +24,13 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Login:
-    """A token that `ollamesh login` saved."""
+    """What `ollamesh login` saved."""
 
     edge: str
     username: str
-    token: str
+    token: str = field(repr=False)
     expires_at_s: float  # Since the epoch.
+    refresh_token: str = field(repr=False, default="")  # Empty: when the token expires, the login is over.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,14 +76,14 @@ class Settings:
         return board.of_running(self.home)
 
     def saved_login(self) -> Login | None:
-        """The last login to this mesh. Raises Denied if it has expired."""
+        """The last login to this mesh. Raises Denied if it has expired and cannot be renewed."""
         try:
             login = Login(**json.loads(self.login_file.read_text()))
         except (OSError, ValueError, TypeError):
             return None
         if login.edge != self.edge:
             return None
-        if login.expires_at_s <= time.time():
+        if login.expires_at_s <= time.time() and not login.refresh_token:
             raise Denied(
                 f"the login of {login.username} has expired; run `ollamesh login` again, "
                 "or `ollamesh login --forget` to be the local stack's admin"
@@ -92,9 +93,12 @@ class Settings:
     def save_login(self, login: Login) -> None:
         self.login_file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         values = {name: getattr(login, name) for name in Login.__slots__}
-        descriptor = os.open(self.login_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        # Another command may be reading it: what it finds is whole, the old or the new.
+        new = self.login_file.with_suffix(f".{os.getpid()}")
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
             json.dump(values, file)
+        new.replace(self.login_file)
 
     @property
     def login_file(self) -> Path:

@@ -10,6 +10,7 @@ import pytest
 import pytest_asyncio
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
+from ollamesh.client import CallError, device
 
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.oauth import server_metadata
@@ -294,6 +295,30 @@ async def test_a_device_gets_in_when_its_user_says_so(browser: Browser) -> None:
     assert (got["scope"], got["refresh_token"][:4]) == ("agent", "omr_")
     assert (await browser.token(poll)).json()["error"] == "invalid_grant"
     assert (await browser.decide(consent)).status_code == 404
+
+
+async def test_a_program_logs_in_by_device_over_grpc(place: Place, browser: Browser) -> None:
+    login = await device.begin(place.world.stack.url)
+    waited_s: list[float] = []
+
+    async def approve_at_the_second_question(seconds: float) -> None:
+        waited_s.append(seconds)
+        if len(waited_s) == 2:
+            page = await browser.open(f"/device?user_code={login.user_code}")
+            await browser.decide(await browser.sign_in(page, user_code=login.user_code))
+
+    session = await login.wait(sleep=approve_at_the_second_question)
+    assert waited_s == [5, 5]
+    assert session.refresh_token.startswith("omr_")
+    refused = await device.begin(place.world.stack.url)
+
+    async def deny(seconds: float) -> None:
+        page = await browser.open("/device")
+        await browser.decide(await browser.sign_in(page, user_code=refused.user_code), "deny")
+
+    with pytest.raises(CallError) as failed:
+        await refused.wait(sleep=deny)
+    assert failed.value.reason == "access_denied"
 
 
 async def test_a_device_that_is_refused_or_unknown_gets_nothing(browser: Browser) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import asyncpg
 import grpc.aio
@@ -12,6 +13,9 @@ import pytest
 import pytest_asyncio
 from ollamesh.auth.v1 import auth_service_pb2 as pb
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
+
+if TYPE_CHECKING:  # Known to type checkers only.
+    from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
 
 from services.auth.core.client_secret import SecretDigest
 from services.common.grpc.client import bearer
@@ -44,7 +48,7 @@ class Place:
     database: Database
 
     @property
-    def auth(self) -> AuthServiceStub:
+    def auth(self) -> "AuthServiceAsyncStub":
         return AuthServiceStub(self.world.stack.channel)
 
     async def login(self, **more: object) -> pb.Tokens:

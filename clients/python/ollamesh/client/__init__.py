@@ -20,6 +20,9 @@ from ollamesh.client.credentials import (
     ClientCredentials,
     Credentials,
     Password,
+    SavedSession,
+    Session,
+    SessionStore,
     StaticToken,
 )
 from ollamesh.client.errors import CallError, Violation
@@ -32,6 +35,9 @@ __all__ = [
     "ClientCredentials",
     "Credentials",
     "Password",
+    "SavedSession",
+    "Session",
+    "SessionStore",
     "StaticToken",
     "Violation",
     "batches",

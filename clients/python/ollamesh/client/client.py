@@ -24,7 +24,7 @@ from ollamesh.client import batches, chats, executions, keys, library, runs
 from ollamesh.client.answers import Answers
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
-from ollamesh.client.credentials import AccessToken, Credentials, Role
+from ollamesh.client.credentials import AccessToken, Credentials, Role, Session
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.resuming import resumed
 from ollamesh.client.runs_wire import config_of, event_of, run_of
@@ -109,6 +109,13 @@ class Client:
     async def access_token(self) -> AccessToken:
         """Return a token that is valid now, for calls that are not made through this client."""
         return await self._tokens.token()
+
+    async def session(self) -> Session | None:
+        """Return this login as it is now, to be kept for a SavedSession; None if it cannot be renewed.
+
+        From then on only one of the two may go on: a refresh token that is used twice ends the login.
+        """
+        return await self._tokens.session()
 
     # ---- Models ------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, Protocol
 
 Role = Literal["user", "admin"]
 
@@ -40,7 +40,32 @@ class ApiKey:
     key: str = field(repr=False)
 
 
-Credentials = Password | ClientCredentials | StaticToken | ApiKey
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A login that lasts: a token, and the one that renews it. Each renewal replaces both."""
+
+    access_token: str = field(repr=False)
+    expire_time: datetime
+    refresh_token: str = field(repr=False)
+
+
+class SessionStore(Protocol):
+    """Where a session is kept between programs. Several may share one: whoever renews it saves it for all."""
+
+    def load(self) -> Session: ...
+
+    def save(self, session: Session) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class SavedSession:
+    """Somebody who logged in before. Once a renewal is refused, the login is over: calls fail with GRANT_INVALID."""
+
+    store: SessionStore = field(repr=False)
+    lifetime_s: float | None = None
+
+
+Credentials = Password | ClientCredentials | StaticToken | ApiKey | SavedSession
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,9 @@ it fails, it fails for all of them: a wrong password is tried once and not once 
 
 Its life is counted on this machine's steady clock from the moment the token arrived, so a clock that is
 set later does no harm.
+
+A login gives a second token that renews the first, so a password is sent once and not every ten minutes. When a
+renewal is refused, who has a password logs in anew, and everybody else is told.
 """
 
 import asyncio
@@ -27,6 +30,8 @@ from ollamesh.client.credentials import (
     ClientCredentials,
     Credentials,
     Password,
+    SavedSession,
+    Session,
     StaticToken,
 )
 from ollamesh.client.errors import error_of
@@ -34,6 +39,7 @@ from ollamesh.client.errors import error_of
 LOGIN_DEADLINE_S = 10.0
 RENEW_AT = 0.75  # Of a token's life: from here on a new one is fetched in the background.
 USELESS_AT = 0.95  # From here on calls wait for the new one; what remains is for the way to the service.
+FRESH_S = 60.0  # A saved token that lives so long is used as it is.
 
 ROLES = {None: Role.ROLE_UNSPECIFIED, "user": Role.ROLE_USER, "admin": Role.ROLE_ADMIN}
 
@@ -64,6 +70,8 @@ class Tokens:
         self._auth = AuthServiceStub(channel)
         self._held: _Held | None = None
         self._login: asyncio.Task[_Held] | None = None
+        self._refresh_token: str | None = None  # Of a password's login.
+        self._refused: str | None = None  # An access token that a service called expired.
 
     async def token(self) -> AccessToken:
         """Return an access token. Raises CallError if none can be had."""
@@ -80,10 +88,19 @@ class Tokens:
         assert held
         return held.token
 
+    async def session(self) -> Session | None:
+        """Return the login as it is now, for a program that goes on with it."""
+        if isinstance(self._credentials, SavedSession):
+            return self._credentials.store.load()
+        token = await self.token()
+        if self._refresh_token is None or token.expire_time is None:
+            return None
+        return Session(token.value, token.expire_time, self._refresh_token)
+
     def forget(self, token: AccessToken) -> None:
         """`token` was refused as expired: the next call logs in."""
         if self._held and self._held.token == token:
-            self._held = None
+            self._held, self._refused = None, token.value
 
     async def close(self) -> None:
         if self._login:
@@ -96,7 +113,7 @@ class Tokens:
         if not login.cancelled() and login.exception() is None:  # noqa: LOG004 - A task.
             self._held = login.result()
 
-    async def _renew(self, credentials: Password | ClientCredentials) -> _Held:
+    async def _renew(self, credentials: Password | ClientCredentials | SavedSession) -> _Held:
         try:
             tokens = await self._exchange(credentials)
         except grpc.aio.AioRpcError as failure:
@@ -107,19 +124,62 @@ class Tokens:
             lifetime_s=tokens.expire_time.ToNanoseconds() / 1e9 - time.time(),
         )
 
-    async def _exchange(self, credentials: Password | ClientCredentials) -> TokensMessage:
-        lifetime = values.duration(credentials.lifetime_s)
+    async def _exchange(self, credentials: Password | ClientCredentials | SavedSession) -> TokensMessage:
         match credentials:
-            case Password(username, password, role):
-                login = LoginRequest(
-                    username=username, password=password, role=ROLES[role], lifetime=lifetime
-                )
-                return (await self._auth.Login(login, timeout=LOGIN_DEADLINE_S)).tokens
+            case Password():
+                return await self._by_password(credentials)
             case ClientCredentials(client_id, client_secret):
                 grant = ExchangeTokenRequest.ClientCredentials(
                     client_id=client_id, client_secret=client_secret
                 )
+                lifetime = values.duration(credentials.lifetime_s)
                 exchange = ExchangeTokenRequest(client_credentials=grant, lifetime=lifetime)
                 return (await self._auth.ExchangeToken(exchange, timeout=LOGIN_DEADLINE_S)).tokens
+            case SavedSession():
+                return await self._by_session(credentials)
             case _:
                 assert_never(credentials)
+
+    async def _by_password(self, credentials: Password) -> TokensMessage:
+        if self._refresh_token is not None:
+            try:
+                tokens = await self._refreshed(self._refresh_token, credentials.lifetime_s)
+            except grpc.aio.AioRpcError as failure:
+                if failure.code() is not grpc.StatusCode.UNAUTHENTICATED:
+                    raise
+            else:
+                self._refresh_token = tokens.refresh_token
+                return tokens
+        login = LoginRequest(
+            username=credentials.username,
+            password=credentials.password,
+            role=ROLES[credentials.role],
+            lifetime=values.duration(credentials.lifetime_s),
+        )
+        tokens = (await self._auth.Login(login, timeout=LOGIN_DEADLINE_S)).tokens
+        self._refresh_token = tokens.refresh_token or None
+        return tokens
+
+    async def _by_session(self, credentials: SavedSession) -> TokensMessage:
+        """The saved token if it is still good, perhaps renewed by another program meanwhile; else a new one, saved."""
+        session = credentials.store.load()
+        tokens = TokensMessage(access_token=session.access_token)
+        tokens.expire_time.FromDatetime(session.expire_time)
+        left_s = session.expire_time.timestamp() - time.time()
+        old = {self._refused, self._held and self._held.token.value}
+        if credentials.lifetime_s is None and session.access_token not in old and left_s > FRESH_S:
+            return tokens
+        tokens = await self._refreshed(session.refresh_token, credentials.lifetime_s)
+        credentials.store.save(session_of(tokens))
+        return tokens
+
+    async def _refreshed(self, refresh_token: str, lifetime_s: float | None) -> TokensMessage:
+        grant = ExchangeTokenRequest.Refresh(refresh_token=refresh_token)
+        exchange = ExchangeTokenRequest(refresh=grant, lifetime=values.duration(lifetime_s))
+        return (await self._auth.ExchangeToken(exchange, timeout=LOGIN_DEADLINE_S)).tokens
+
+
+def session_of(tokens: TokensMessage) -> Session:
+    expire_time = values.time(tokens.expire_time)
+    assert expire_time is not None
+    return Session(tokens.access_token, expire_time, tokens.refresh_token)
