@@ -22,7 +22,7 @@ class Site:
 
     @property
     def is_secure(self) -> bool:
-        return urlsplit(self.origin).scheme == "https"
+        return self.origin.startswith("https://")
 
     @property
     def may_keep_cookies(self) -> bool:
@@ -40,7 +40,8 @@ class Site:
 
     def is_own(self, origins: Sequence[str], fetch_sites: Sequence[str]) -> bool:
         """Whether a page of this very origin sent the request, as browsers tell in headers that no script can set."""
-        return list(origins) == [self.origin] and list(fetch_sites) in ([], ["same-origin"])
+        told = self.origin != "" and list(origins) == [self.origin]
+        return told and list(fetch_sites) in ([], ["same-origin"])
 
 
 def _host(origin: str) -> str | None:
