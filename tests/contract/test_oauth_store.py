@@ -305,6 +305,7 @@ async def test_what_the_mesh_uses_acts_for_everybody_and_other_accounts_at_home(
     async with connected(database("auth")) as connections:
         await PostgresStore(connections).found(founders())
     admin = await asyncpg.connect(database("auth"))
+    await admin.execute("SET ollamesh.system = 'on'")
     await admin.execute(
         "INSERT INTO service_accounts (client_id, organization_id, project_id, secret_digest, role) "
         "SELECT 'other', organization_id, project_id, secret_digest, role FROM service_accounts"

@@ -42,6 +42,7 @@ class Place:
 async def place(module_database: Database) -> AsyncIterator[Place]:
     async with whole(auth_app.config(module_database("auth"))) as world:
         connection = await asyncpg.connect(module_database("auth"))
+        await connection.execute("SET ollamesh.system = 'on'")
         await connection.execute("INSERT INTO organizations VALUES ('other', 'Other')")
         await connection.execute(REGISTERED, SecretDigest("s" * 32).of(APP_SECRET))
         await connection.close()
@@ -96,6 +97,9 @@ async def test_a_code_is_good_once_and_its_second_use_ends_everything(browser: B
     assert (await browser.redeemed(code)).json()["error"] == "invalid_grant"
     refresh = {"grant_type": "refresh_token", "client_id": CLI, "refresh_token": first["refresh_token"]}
     assert (await browser.token(refresh)).json()["error"] == "invalid_grant"
+    revoked = {"token": first["access_token"], "client_id": "ollamesh", "client_secret": CLIENT_SECRET}
+    said = await browser.http.post(f"{browser.edge}/oauth/introspect", data=revoked)
+    assert said.json() == {"active": False}
 
 
 @pytest.mark.parametrize(

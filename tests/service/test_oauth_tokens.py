@@ -67,6 +67,14 @@ class Place:
         request = pb.ExchangeTokenRequest(on_behalf_of=wanted)
         return (await self.auth.ExchangeToken(request, timeout=TIMEOUT_S)).tokens
 
+    async def is_dead(self, token: str) -> bool:
+        """Whether the auth service has been told that an access token is revoked."""
+        try:
+            await self.auth.GetCaller(pb.GetCallerRequest(), metadata=bearer(token), timeout=TIMEOUT_S)
+        except grpc.aio.AioRpcError as error:
+            return failure(error) == (UNAUTHENTICATED, "TOKEN_INVALID")
+        return False
+
     async def read(self, token: str, audience: str) -> Caller:
         return verify(
             token, await self.world.auth.keys(), issuer=ISSUER, audience=audience, now_s=time.time()
@@ -74,6 +82,7 @@ class Place:
 
     async def execute(self, statement: str, *values: object) -> None:
         connection = await asyncpg.connect(self.database("auth"))
+        await connection.execute("SET ollamesh.system = 'on'")
         await connection.execute(statement, *values)
         await connection.close()
 
@@ -122,6 +131,7 @@ async def test_reuse_ends_the_whole_login(place: Place) -> None:
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await place.refresh(token.refresh_token)
         assert failure(refused.value) == (UNAUTHENTICATED, "GRANT_INVALID")
+    assert await place.is_dead(third.access_token), "an access token outlived its login"
 
 
 async def test_after_the_grace_the_predecessor_is_reuse_too(place: Place) -> None:
@@ -271,14 +281,34 @@ async def test_revocation_by_its_client_ends_a_login_and_a_strangers_does_not(
         await place.refresh(tokens.refresh_token)
 
 
-async def test_who_holds_a_token_may_revoke_it_over_grpc_as_often_as_they_like(place: Place) -> None:
-    tokens = await place.login()
-    metadata = bearer(tokens.access_token)
+async def test_a_refresh_token_is_revoked_over_grpc_with_all_that_came_of_it_as_often_as_one_likes(
+    place: Place,
+) -> None:
+    tokens, other = await place.login(), await place.login()
+    metadata = bearer(other.access_token)
     for token in (tokens.refresh_token, tokens.refresh_token, "garbage"):
         await place.auth.RevokeToken(pb.RevokeTokenRequest(token=token), metadata=metadata, timeout=TIMEOUT_S)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await place.refresh(tokens.refresh_token)
     assert failure(refused.value) == (UNAUTHENTICATED, "GRANT_INVALID")
+    assert await place.is_dead(tokens.access_token)
+    assert not await place.is_dead(other.access_token)
+
+
+async def test_a_strangers_refresh_token_is_not_ones_to_revoke(place: Place) -> None:
+    admin = await place.login()
+    made = pb.CreateUserRequest(username="stranger", password="not a common one 7", role="ROLE_USER")
+    await place.auth.CreateUser(made, metadata=bearer(admin.access_token), timeout=TIMEOUT_S)
+    login = pb.LoginRequest(username="stranger", password=made.password)
+    theirs = (await place.auth.Login(login, timeout=TIMEOUT_S)).tokens
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await place.auth.RevokeToken(
+            pb.RevokeTokenRequest(token=admin.refresh_token),
+            metadata=bearer(theirs.access_token),
+            timeout=TIMEOUT_S,
+        )
+    assert failure(refused.value) == (DENIED, "ROLE_REQUIRED")
+    await place.refresh(admin.refresh_token)
 
 
 OWN = {"x-csrf": "1", "sec-fetch-site": "same-origin"}
