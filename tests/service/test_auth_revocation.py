@@ -241,7 +241,7 @@ async def test_nothing_is_revoked_while_the_store_is_away(database: Database) ->
             request = pb.RevokeTokenRequest(token=token)
             with pytest.raises(grpc.aio.AioRpcError) as refused:
                 await auth.service.RevokeToken(request, metadata=bearer(token), timeout=TIMEOUT_S)
-            assert failure(refused.value) == (grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE")
+            assert failure(refused.value) == (grpc.StatusCode.UNAVAILABLE, "AUDIT_UNAVAILABLE")
             await auth.service.GetCaller(pb.GetCallerRequest(), metadata=bearer(token), timeout=TIMEOUT_S)
             await cable.mend()
             await auth.service.RevokeToken(request, metadata=bearer(token), timeout=TIMEOUT_S)

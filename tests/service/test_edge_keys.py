@@ -20,6 +20,7 @@ from services.common.errors import TokenExpired, TokenInvalid
 from services.common.grpc.caller import Verifier
 from services.common.grpc.client import bearer
 from services.common.grpc.keys import TrustConfig, trust
+from services.common.inside import Inside
 from services.common.tokens import key_id_of
 from tests.fakes.severable import Severable
 from tests.service import auth_app
@@ -84,7 +85,7 @@ async def placed(database: Database) -> AsyncIterator[Place]:
         ports = {"inference": (service.port,)}
         async with (
             serving(settings(cable.port, ports)) as stack,
-            trust(trusted, audience="inference") as verifier,
+            trust(trusted, inside=Inside.plain("inference"), audience="inference") as verifier,
         ):
             place = Place(auth, cable, stack, verifier)
             await until_keys_are_known(stack, GET_FLEET, await place.token())
