@@ -38,6 +38,7 @@ COMMANDS = {
     "orgs": ("clients.cli.tenants", "Manage organisations."),
     "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
     "accounts": ("clients.cli.tenants", "Manage service accounts."),
+    "signing": ("clients.cli.signing", "Replace the key that signs tokens."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

@@ -48,7 +48,7 @@ CLIENT_ID, CLIENT_SECRET = "robot", "battery staple"
 PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
     "AuthService": (
-        *("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey"),
+        *("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey", "RotateSigningKey"),
         *("CreateUser", "ListUsers", "SetRole", "SetProject", "SetPassword", "DisableUser", "EnableUser"),
         *("CreateOrganization", "ListOrganizations", "CreateProject", "ListProjects"),
         *("CreateServiceAccount", "ListServiceAccounts", "DisableServiceAccount"),
