@@ -89,3 +89,13 @@ class ProviderUnavailable(MeshError):
 class FederationRefused(MeshError):
     kind, reason = Kind.UNAUTHENTICATED, "FEDERATION_REFUSED"
     message = "what the identity provider sent proves nothing, or the user may not in"
+
+
+class TooManySecrets(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_SECRETS"
+    message = "the organisation has as many secrets as it may; delete one first"
+
+
+class SecretUnreadable(MeshError):
+    kind, reason = Kind.PRECONDITION, "SECRET_UNREADABLE"
+    message = "the secret is there, but nothing opens it under its name; put it anew"

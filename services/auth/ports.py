@@ -100,6 +100,7 @@ class Locksmith(Protocol):
         """The same key, sealed with the first of the keys that open; None if it is, or cannot be opened."""
         ...
 
+
 class Clock(Protocol):
     """Python's module `time` is one."""
 
