@@ -9,7 +9,7 @@ from typing import Any
 import ollama
 import openai
 import pytest
-from ollamesh.client import ApiKey, Client
+from ollamesh.client import ApiKey, Client, runs
 
 from deploy.local.settings import ROOT, Settings
 from tests.mesh.edge import MODEL, Edge
@@ -49,6 +49,10 @@ async def test_a_key_serves_every_client_until_it_is_revoked(mesh: Settings, edg
         assert MODEL in [model.id async for model in other.models.list()]
         async with Client(edge.url, ApiKey(key)) as client:
             assert MODEL in [model.name for model in await client.models()]
+            # The agent goes on to the model with what it was given.
+            events = [event async for event in client.run("Say hello.", runs.Config(model=MODEL))]
+            assert isinstance(events[-1], runs.Finished)
+            assert events[-1].status == "succeeded", events[-1]
         assert (await ollamesh(mesh, "models", "ls", token=key))[0] == 0
 
         listed = json.loads((await ollamesh(mesh, "keys", "ls", "--json"))[1])["api_keys"]
