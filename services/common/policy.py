@@ -65,7 +65,8 @@ POLICY: dict[str, Row] = {
         _AUTH,
         Access.ADMIN,
         "CreateUser ListUsers SetRole SetProject DisableUser EnableUser CreateServiceAccount "
-        "ListServiceAccounts DisableServiceAccount CreateOrganization ListOrganizations CreateProject "
+        "ListServiceAccounts DisableServiceAccount CreateOAuthClient ListOAuthClients DisableOAuthClient "
+        "CreateOrganization ListOrganizations CreateProject "
         "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
     ),
     # Envoy asks.
