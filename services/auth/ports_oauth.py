@@ -14,6 +14,7 @@ from services.auth.core.codes import AuthorizationCode
 from services.auth.core.device import Device, Reply
 from services.auth.core.identity import Identity
 from services.auth.core.refresh import Family
+from services.auth.people_ports import Page, PageRequest
 
 T = TypeVar("T")
 
@@ -41,7 +42,9 @@ class ClientStore(Protocol):
         """Whether the name was free."""
         ...
 
-    async def clients(self, organization_id: str) -> list[Client]: ...
+    async def clients(self, organization_id: str, request: PageRequest) -> Page[Client]:
+        """Those that are registered and not disabled, by name."""
+        ...
 
     async def disable_client(self, client_id: str, organization_id: str) -> bool:
         """Whether there was one to disable. What it began is ended."""

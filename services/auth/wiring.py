@@ -15,6 +15,8 @@ from services.auth.grants import Grants
 from services.auth.issuer import TokenIssuer
 from services.auth.logins import Logins
 from services.auth.lookups import Lookups
+from services.auth.registering import Registering
+from services.auth.rpc.clients import ClientMethods
 from services.auth.rpc.login import LoginMethods
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.pages import Pages
@@ -27,6 +29,7 @@ from services.common.grpc.caller import Verifier
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OAuth:
     people: PostgresClients
+    clients: ClientMethods
     logins: Logins
     login: LoginMethods
     servicer: OAuthServicer
@@ -86,4 +89,7 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         api_keys=api_keys,
     )
     login = LoginMethods(grants=grants, logins=logins, tokens=tokens)
-    return OAuth(people=people, logins=logins, login=login, servicer=servicer)
+    registering = Registering(people, shared.digest, shared.revocations, shared.trail)
+    return OAuth(
+        people=people, clients=ClientMethods(registering), logins=logins, login=login, servicer=servicer
+    )

@@ -65,8 +65,9 @@ POLICY: dict[str, Row] = {
         _AUTH,
         Access.ADMIN,
         "CreateUser ListUsers SetRole SetProject DisableUser EnableUser CreateServiceAccount "
-        "ListServiceAccounts DisableServiceAccount CreateOrganization ListOrganizations CreateProject "
-        "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ResealSecrets ListAuditEvents VerifyAuditLog",
+        "ListServiceAccounts DisableServiceAccount CreateOAuthClient ListOAuthClients DisableOAuthClient "
+        "CreateOrganization ListOrganizations CreateProject RotateSigningKey SetQuota PutSecret ListSecrets "
+        "DeleteSecret ResealSecrets ListAuditEvents VerifyAuditLog",
     ),
     # Envoy asks.
     **_rows(_EXT_AUTHZ, Access.SERVICE, "Check", callers="edge"),

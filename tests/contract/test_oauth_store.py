@@ -27,6 +27,7 @@ from services.auth.core.refresh import (
     judged,
     rotated,
 )
+from services.auth.people_ports import Page, PageRequest
 from services.auth.ports_oauth import (
     ClientStore,
     CodeStore,
@@ -287,8 +288,13 @@ async def test_clients_are_registered_once_found_and_disabled(stores: Stores) ->
     assert await stores.clients.add_client(APP)
     assert not await stores.clients.add_client(replace(APP, display_name="Another"))
     assert await stores.clients.find_client("app") == APP
-    assert await stores.clients.clients("default") == [APP]
-    assert await stores.clients.clients("elsewhere") == []
+    assert await stores.clients.add_client(replace(APP, client_id="bpp"))
+    first = await stores.clients.clients("default", PageRequest("", 1))
+    assert first == Page([APP], "app")
+    assert await stores.clients.clients("default", PageRequest("app", 1)) == Page(
+        [replace(APP, client_id="bpp")], ""
+    )
+    assert await stores.clients.clients("elsewhere", PageRequest("", 9)) == Page([], "")
     assert not await stores.clients.disable_client("app", "elsewhere")
     assert await stores.clients.disable_client("app", "default")
     assert not await stores.clients.disable_client("app", "default")

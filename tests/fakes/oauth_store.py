@@ -11,6 +11,7 @@ from services.auth.core.codes import AuthorizationCode
 from services.auth.core.device import Device, Reply, State
 from services.auth.core.identity import Identity
 from services.auth.core.refresh import Family, ended
+from services.auth.people_ports import Page, PageRequest
 from services.auth.ports_oauth import Redeemed, UsedBefore
 from services.common.revoked import Kind
 
@@ -42,11 +43,12 @@ class FakeOAuthStore:
     async def add_client(self, client: Client) -> bool:
         return self.registered.setdefault(client.client_id, client) is client
 
-    async def clients(self, organization_id: str) -> list[Client]:
+    async def clients(self, organization_id: str, request: PageRequest) -> Page[Client]:
         found = [client for client in self.registered.values() if client.organization_id == organization_id]
-        return sorted(
-            (client for client in found if client.identity is None), key=lambda client: client.client_id
-        )
+        names = sorted(client.client_id for client in found if client.identity is None)
+        names = [name for name in names if name > request.after]
+        page = [self.registered[name] for name in names[: request.size]]
+        return Page(page, page[-1].client_id if len(names) > request.size else "")
 
     async def disable_client(self, client_id: str, organization_id: str) -> bool:
         client = self.registered.get(client_id)

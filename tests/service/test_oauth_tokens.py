@@ -1,97 +1,30 @@
 """Refreshing, exchanging, revoking, introspecting; and what a browser keeps. Through the real edge."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import asyncpg
 import grpc.aio
 import httpx
 import pytest
 import pytest_asyncio
 from ollamesh.auth.v1 import auth_service_pb2 as pb
-from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 
 if TYPE_CHECKING:  # Known to type checkers only.
-    from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceAsyncStub
+    pass
 
-from services.auth.core.client_secret import SecretDigest
 from services.common.grpc.client import bearer
-from services.common.tokens import Caller, verify
-from tests.service import auth_app
-from tests.service.auth_app import ADMIN_PASSWORD, CLIENT_SECRET, ISSUER, TIMEOUT_S, failure
-from tests.service.edge_app import World, whole
-from tests.service.oauth_web import CALLBACK, VERIFIER, Browser
+from tests.service.auth_app import CLIENT_SECRET, ISSUER, TIMEOUT_S, failure
+from tests.service.oauth_place import ACCESS_TOKEN, DENIED, EXCHANGE, SECRET, UNAUTHENTICATED, Place, place_of
+from tests.service.oauth_web import Browser
 from tests.stack import Database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-SECRET = "a" * 40
-REGISTERED = """
-    INSERT INTO oauth_clients (client_id, organization_id, display_name, redirect_uris, grants, scopes, secret_digest,
-                               first_party, in_browser, resource_server)
-    VALUES ('web', 'default', 'Web', '{http://127.0.0.1:51234/callback}', '{authorization_code,refresh_token}',
-            '{agent,inference}', NULL, true, true, NULL),
-           ('broker', 'default', 'Broker', '{}', '{token_exchange}', '{agent,inference}', $1, false, false, NULL),
-           ('watcher', 'default', 'Watcher', '{}', '{}', '{inference}', $1, false, false, 'inference')
-"""
-EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
-ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
-UNAUTHENTICATED, DENIED = grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    world: World
-    database: Database
-
-    @property
-    def auth(self) -> "AuthServiceAsyncStub":
-        return AuthServiceStub(self.world.stack.channel)
-
-    async def login(self, **more: object) -> pb.Tokens:
-        request = pb.LoginRequest(username="admin", password=ADMIN_PASSWORD, **more)  # type: ignore[arg-type]
-        return (await self.auth.Login(request, timeout=TIMEOUT_S)).tokens
-
-    async def refresh(self, token: str) -> pb.Tokens:
-        request = pb.ExchangeTokenRequest(refresh=pb.ExchangeTokenRequest.Refresh(refresh_token=token))
-        return (await self.auth.ExchangeToken(request, timeout=TIMEOUT_S)).tokens
-
-    async def on_behalf_of(
-        self, subject: str, *audience: str, client: str = "ollamesh", secret: str = CLIENT_SECRET
-    ) -> pb.Tokens:
-        actor = pb.ExchangeTokenRequest.ClientCredentials(client_id=client, client_secret=secret)
-        wanted = pb.ExchangeTokenRequest.OnBehalfOf(actor=actor, subject_token=subject, audience=audience)
-        request = pb.ExchangeTokenRequest(on_behalf_of=wanted)
-        return (await self.auth.ExchangeToken(request, timeout=TIMEOUT_S)).tokens
-
-    async def is_dead(self, token: str) -> bool:
-        """Whether the auth service has been told that an access token is revoked."""
-        try:
-            await self.auth.GetCaller(pb.GetCallerRequest(), metadata=bearer(token), timeout=TIMEOUT_S)
-        except grpc.aio.AioRpcError as error:
-            return failure(error) == (UNAUTHENTICATED, "TOKEN_INVALID")
-        return False
-
-    async def read(self, token: str, audience: str) -> Caller:
-        return verify(
-            token, await self.world.auth.keys(), issuer=ISSUER, audience=audience, now_s=time.time()
-        )
-
-    async def execute(self, statement: str, *values: object) -> None:
-        connection = await asyncpg.connect(self.database("auth"))
-        await connection.execute("SET ollamesh.system = 'on'")
-        await connection.execute(statement, *values)
-        await connection.close()
-
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def place(module_database: Database) -> AsyncIterator[Place]:
-    async with whole(auth_app.config(module_database("auth"))) as world:
-        found = Place(world, module_database)
-        await found.execute(REGISTERED, SecretDigest("s" * 32).of(SECRET))
+    async with place_of(module_database) as found:
         yield found
 
 
@@ -309,65 +242,6 @@ async def test_a_strangers_refresh_token_is_not_ones_to_revoke(place: Place) -> 
         )
     assert failure(refused.value) == (DENIED, "ROLE_REQUIRED")
     await place.refresh(admin.refresh_token)
-
-
-OWN = {"x-csrf": "1", "sec-fetch-site": "same-origin"}
-REFRESH = {"grant_type": "refresh_token", "client_id": "web"}
-
-
-async def in_browser(browser: Browser) -> httpx.Response:
-    code = await browser.code(client_id="web", redirect_uri=CALLBACK)
-    return await browser.redeemed(code, client_id="web", code_verifier=VERIFIER)
-
-
-async def test_a_browser_keeps_its_refresh_token_where_no_script_reads_it(browser: Browser) -> None:
-    answer = await in_browser(browser)
-    assert set(answer.json()) == {"access_token", "token_type", "expires_in", "scope"}
-    cookie = answer.headers["set-cookie"]
-    # Over http there is neither `__Host-` nor `Secure`: it is kept to the one path, on a loopback address.
-    assert cookie.startswith("ollamesh-refresh=omr_")
-    for attribute in ("Path=/oauth", "HttpOnly", "SameSite=Strict", "Max-Age=2592000"):
-        assert attribute in cookie
-    assert "Secure" not in cookie
-    before = browser.http.cookies["ollamesh-refresh"]
-    renewed = await browser.submit("/oauth/token", REFRESH, **OWN)
-    assert set(renewed.json()) == {"access_token", "token_type", "expires_in", "scope"}
-    assert browser.http.cookies["ollamesh-refresh"] != before
-
-
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"x-csrf": ""},
-        {"x-csrf": "0"},
-        {"origin": ""},
-        {"origin": "https://evil.example"},
-        {"sec-fetch-site": "same-site"},
-        {"x-ollamesh-origin": "https://evil.example", "origin": "https://evil.example"},
-    ],
-    ids=str,
-)
-async def test_a_foreign_page_cannot_use_it(browser: Browser, headers: dict[str, str]) -> None:
-    await in_browser(browser)
-    before = browser.http.cookies["ollamesh-refresh"]
-    refused = await browser.submit("/oauth/token", REFRESH, **(OWN | headers))
-    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_grant")
-    assert (await browser.submit("/oauth/logout", {}, **(OWN | headers))).status_code == 400
-    assert browser.http.cookies["ollamesh-refresh"] == before
-    stolen = REFRESH | {"refresh_token": before}
-    assert (await browser.submit("/oauth/token", stolen, **OWN)).json()["error"] == "invalid_request"
-
-
-async def test_logging_out_takes_the_cookie_and_ends_the_login(browser: Browser) -> None:
-    await in_browser(browser)
-    before = browser.http.cookies["ollamesh-refresh"]
-    gone = await browser.submit("/oauth/logout", {}, **OWN)
-    assert gone.status_code == 200
-    assert "Max-Age=0" in gone.headers["set-cookie"]
-    assert "ollamesh-refresh" not in browser.http.cookies
-    browser.http.cookies.set("ollamesh-refresh", before, domain="127.0.0.1", path="/oauth")
-    assert (await browser.submit("/oauth/token", REFRESH, **OWN)).json()["error"] == "invalid_grant"
-    assert (await browser.submit("/oauth/logout", {}, **OWN)).status_code == 200
 
 
 async def test_a_user_who_is_disabled_refreshes_no_more(place: Place) -> None:

@@ -16,6 +16,7 @@ from services.auth.adapters.postgres_families import (
 from services.auth.core.clients import ActsFor, Client, Grant
 from services.auth.core.identity import SCOPES, Identity, Role, service_user_id
 from services.auth.core.refresh import Family
+from services.auth.people_ports import Page, PageRequest
 from services.common.postgres import Database
 
 T = TypeVar("T")
@@ -28,7 +29,8 @@ _FIND_CLIENT = """
 _CLIENTS = """
     SELECT client_id, organization_id, display_name, redirect_uris, grants, scopes, role_max, secret_digest,
            first_party, in_browser, resource_server
-    FROM oauth_clients WHERE organization_id = $1 AND disable_time IS NULL ORDER BY client_id LIMIT 1000
+    FROM oauth_clients WHERE organization_id = $1 AND client_id > $2 AND disable_time IS NULL
+    ORDER BY client_id LIMIT $3
 """
 _FIND_ACCOUNT = """
     SELECT client_id, organization_id, project_id, role, scopes, secret_digest, acts_for
@@ -101,9 +103,11 @@ class PostgresClients:
         async with self._database.connection(system=True) as connection:
             return await connection.fetchval(_ADD_CLIENT, *values) is not None
 
-    async def clients(self, organization_id: str) -> list[Client]:
+    async def clients(self, organization_id: str, request: PageRequest) -> Page[Client]:
         async with self._database.connection(organization_id=organization_id) as connection:
-            return [_client(row) for row in await connection.fetch(_CLIENTS, organization_id)]
+            rows = await connection.fetch(_CLIENTS, organization_id, request.after, request.size + 1)
+        found = [_client(row) for row in rows[: request.size]]
+        return Page(found, found[-1].client_id if len(rows) > request.size else "")
 
     async def disable_client(self, client_id: str, organization_id: str) -> bool:
         async with self._database.transaction(organization_id=organization_id) as connection:
