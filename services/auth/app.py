@@ -12,11 +12,18 @@ from services.common.certificates import expiry_watched
 from services.common.grpc.address import addressed
 from services.common.grpc.audit import denials
 from services.common.grpc.caller import authentication, deadline
+from services.common.grpc.dpop import proving
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
+# What issues tokens, and the path by which REST knows it: there a caller may bind his to a key.
+TOKEN_METHODS = {
+    "/ollamesh.auth.v1.AuthService/Login": None,
+    "/ollamesh.auth.v1.AuthService/ExchangeToken": None,
+    "/ollamesh.auth.v1.OAuthService/Token": "/oauth/token",
+}
 SERVICES = ("ollamesh.auth.v1.AuthService", "ollamesh.auth.v1.OAuthService")
 
 
@@ -34,6 +41,7 @@ async def run(
             [
                 deadline(),
                 addressed(),
+                proving(TOKEN_METHODS),
                 authentication(verifier, insecure_inside=config.server.insecure_inside),
             ],
         )

@@ -23,8 +23,16 @@ log = structlog.get_logger(__name__)
 class Keyring:
     """Until the first `load` it holds nothing and every question raises StoreUnavailable."""
 
-    def __init__(self, store: Store, locksmith: Locksmith, *, clock: Callable[[], float] = time.time) -> None:
-        self._store, self._locksmith, self._clock = store, locksmith, clock
+    def __init__(
+        self,
+        store: Store,
+        locksmith: Locksmith,
+        *,
+        clock: Callable[[], float] = time.time,
+        proven_key: Callable[[], str | None] = lambda: None,
+    ) -> None:
+        """`proven_key`: the thumbprint of the key that whoever is being answered has proven to hold."""
+        self._store, self._locksmith, self._clock, self._proven_key = store, locksmith, clock, proven_key
         self._keys: dict[Term, SigningKey] = {}
         self.stored: Sequence[SealedKey] = ()  # As they were loaded, those that cannot be opened too.
 
@@ -45,6 +53,9 @@ class Keyring:
         term = signing(self._keys, self._clock())
         if term is None:
             raise StoreUnavailable
+        # Here, so that no grant can forget it.
+        if (thumbprint := self._proven_key()) is not None:
+            claims = {**claims, "cnf": {"jkt": thumbprint}}
         return self._keys[term].sign(claims)
 
     def jwks(self) -> bytes:

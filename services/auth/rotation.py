@@ -26,9 +26,8 @@ log = structlog.get_logger(__name__)
 RELOAD_EVERY_S = 15.0  # How late a replica learns what another did when it does not hear the bell.
 FORGET_EVERY_S = 3600.0
 
-Decision: TypeAlias = Callable[
-    [Sequence[Term]], tuple[Plan, bytes] | None
-]  # From what is there; None: nothing.
+# From what is there: a plan, and the new key, sealed; None: nothing is to be done.
+Decision: TypeAlias = Callable[[Sequence[Term]], tuple[Plan, bytes] | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

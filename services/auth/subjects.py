@@ -60,6 +60,7 @@ from services.auth.tenants import Tenants
 from services.auth.wiring import OAuth, wired
 from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
+from services.common.grpc.dpop import proven_key
 from services.common.grpc.server import Server
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
@@ -89,7 +90,7 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         seal=seal,
         locksmith=locksmith,
         digest=SecretDigest(config.secret_key),
-        keyring=Keyring(store, locksmith),
+        keyring=Keyring(store, locksmith, proven_key=proven_key),
         revocations=Revocations(PostgresRevocations(database)),
         audit=await opened.enter_async_context(audit_log(config.database_url, config.audit, seal, registry)),
     )

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Any
+from typing import Any, TypeGuard
 
 import jwt
 
@@ -123,7 +123,7 @@ def _check_audience(found: object, wanted: str | None) -> None:
     if (
         not isinstance(found, list)
         or not 0 < len(found) <= AUDIENCES_MAX
-        or not all(_is_name(value) for value in found)
+        or not all(is_name(value) for value in found)
         or (wanted is not None and wanted not in found)
     ):
         raise TokenInvalid
@@ -148,7 +148,7 @@ def _caller(claims: Mapping[str, Any], token: str, *, key_id: str) -> Caller:
     names = {name: claims[name] for name in ("sub", "user_id", "org", "project", "client_id", "jti")}
     scope = claims.get("scope", "")
     if (
-        not all(_is_name(value) for value in names.values())
+        not all(is_name(value) for value in names.values())
         or names["sub"] != names["user_id"]
         or not isinstance(scope, str)
         or _SCOPE.fullmatch(scope) is None
@@ -156,7 +156,7 @@ def _caller(claims: Mapping[str, Any], token: str, *, key_id: str) -> Caller:
         raise TokenInvalid
     optional = {"sid": claims.get("sid"), "api_key": claims.get("api_key")}
     optional |= {"act": _only(claims, "act", "sub"), "cnf": _only(claims, "cnf", "jkt")}
-    if not all(value is None or _is_name(value) for value in optional.values()):
+    if not all(value is None or is_name(value) for value in optional.values()):
         raise TokenInvalid
     try:
         role = Role(claims["role"])
@@ -191,5 +191,6 @@ def _only(claims: Mapping[str, Any], name: str, member: str) -> object:
     return value[member]
 
 
-def _is_name(value: object) -> bool:
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether it can be an id in a token: short, printable ASCII."""
     return isinstance(value, str) and 0 < len(value) <= _NAME_MAX and value.isascii() and value.isprintable()

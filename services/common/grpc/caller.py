@@ -9,6 +9,7 @@ from typing import assert_never
 
 import jwt
 
+from services.common.dpop import Used
 from services.common.errors import (
     AuthUnavailable,
     DeadlineRequired,
@@ -17,6 +18,7 @@ from services.common.errors import (
     TokenInvalid,
 )
 from services.common.grpc.around import Check, Context
+from services.common.grpc.dpop import check_bound
 from services.common.grpc.peer import peer_service
 from services.common.policy import POLICY, Access, Row
 from services.common.revoked import DenyList
@@ -132,6 +134,7 @@ def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Chec
     `insecure_inside`: services are not told apart, for development over plain text. Then only the edge, which has no
     routes to their methods, keeps strangers from those.
     """
+    used = Used()
 
     async def check(method: str, context: Context) -> None:
         row = POLICY.get(method)
@@ -143,6 +146,7 @@ def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Chec
             case Access.USER | Access.ADMIN:
                 found = await verifier.verify(_bearer(context))
                 _caller.set(found)  # First: whom a refusal was for is to be known.
+                check_bound(found, used, method, context)
                 permit(row, found)
             case Access.SERVICE:
                 peer = peer_service(context)
