@@ -7,6 +7,7 @@ from typing import Self
 from services.auth.core.api_keys import ENVIRONMENT
 from services.auth.core.keys import KEPT_S
 from services.auth.core.rotation import LEAD_S
+from services.auth.federation_config import FederationConfig, read_federation
 from services.auth.quota_config import QuotaConfig
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
@@ -31,6 +32,7 @@ class Config:
     encryption_key_file: Path | None = None  # Where they are read again when it changes.
     environment: str = "live"  # Written into API keys: those of another one are not taken.
     audit: AuditConfig = field(default_factory=AuditConfig)
+    federation: FederationConfig | None = None  # People log in with local passwords only.
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -47,6 +49,7 @@ class Config:
             key_rotation_s=_rotation_s(env),
             environment=_environment(env),
             audit=AuditConfig.read(env),
+            federation=read_federation(env, issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh")),
         )
 
 

@@ -47,8 +47,11 @@ def headers(redirect_uri: str = "") -> tuple[tuple[str, str], ...]:
     )
 
 
-def sign_in(client: Client, ticket: str, *, message: str = "") -> bytes:
-    return _page("sign_in.html", client=client.display_name, ticket=ticket, message=message)
+def sign_in(client: Client, ticket: str, *, provider: str, message: str = "") -> bytes:
+    """`provider` is what the identity provider is called; empty if there is none."""
+    return _page(
+        "sign_in.html", client=client.display_name, ticket=ticket, provider=provider, message=message
+    )
 
 
 def consent(client: Client, ticket: str, *, user: str, scopes: Sequence[str], redirect_uri: str) -> bytes:

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from services.auth.adapters.oidc import HttpOpenIdProvider
 from services.auth.adapters.postgres import PostgresStore
 from services.auth.adapters.seal import Seal
 from services.auth.attempts import Attempts
@@ -34,6 +35,7 @@ class Shared:
     keyring: Keyring
     revocations: Revocations
     audit: AuditLog
+    provider: HttpOpenIdProvider | None
 
     @property
     def trail(self) -> Trail:

@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.common_passwords import common_passwords
 from services.auth.adapters.es256 import Es256Locksmith
+from services.auth.adapters.oidc import HttpOpenIdProvider
 from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.adapters.postgres_api_keys import PostgresApiKeys
 from services.auth.adapters.postgres_oauth import PostgresSessions
@@ -93,6 +94,9 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         keyring=Keyring(store, locksmith, proven_key=proven_key),
         revocations=Revocations(PostgresRevocations(database)),
         audit=await opened.enter_async_context(audit_log(config.database_url, config.audit, seal, registry)),
+        provider=await opened.enter_async_context(HttpOpenIdProvider.connected(config.federation))
+        if config.federation
+        else None,
     )
 
 

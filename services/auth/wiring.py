@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.auth.adapters.postgres_codes import PostgresCodes, PostgresDevices
+from services.auth.adapters.postgres_federated import PostgresFederatedUsers
 from services.auth.adapters.postgres_oauth import PostgresClients, PostgresSessions
 from services.auth.api_keys import ApiKeys
 from services.auth.clients import Clients
@@ -10,7 +11,9 @@ from services.auth.codes import Codes
 from services.auth.core.refresh import RefreshDigest
 from services.auth.core.tickets import Tickets
 from services.auth.devices import Devices
+from services.auth.ending import RevokedSessions
 from services.auth.exchanging import Exchanges
+from services.auth.federation import Federation
 from services.auth.grants import Grants
 from services.auth.issuer import TokenIssuer
 from services.auth.logins import Logins
@@ -77,6 +80,7 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         codes=codes,
         devices=devices,
         tickets=Tickets(shared.config.secret_key),
+        federation=_federation(shared),
     )
     servicer = OAuthServicer(
         issuer=shared.config.issuer,
@@ -92,4 +96,17 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
     registering = Registering(people, shared.digest, shared.revocations, shared.trail)
     return OAuth(
         people=people, clients=ClientMethods(registering), logins=logins, login=login, servicer=servicer
+    )
+
+
+def _federation(shared: Shared) -> Federation | None:
+    if shared.config.federation is None or shared.provider is None:
+        return None
+    return Federation(
+        config=shared.config.federation,
+        secret_key=shared.config.secret_key,
+        provider=shared.provider,
+        users=PostgresFederatedUsers(shared.database),
+        sessions=RevokedSessions(shared.revocations, PostgresSessions(shared.database)),
+        trail=shared.trail,
     )

@@ -55,6 +55,7 @@ POLICY: dict[str, Row] = {
         "GetServerMetadata GetJwks Token Revoke Introspect AuthorizeDevice ReportLeakedKey",
     ),
     **_rows(_OAUTH, Access.PUBLIC, "ShowSignIn SubmitSignIn ShowDevice SubmitDevice EndSession"),
+    **_rows(_OAUTH, Access.PUBLIC, "BeginFederatedSignIn FinishFederatedSignIn"),
     **_rows(_AUTH, Access.PUBLIC, "Login ExchangeToken"),
     **_rows(
         _AUTH,

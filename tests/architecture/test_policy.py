@@ -53,6 +53,8 @@ def test_nothing_is_public_but_what_proves_itself() -> None:
         "/ollamesh.auth.v1.OAuthService/ReportLeakedKey",
         "/ollamesh.auth.v1.OAuthService/ShowSignIn",
         "/ollamesh.auth.v1.OAuthService/SubmitSignIn",
+        "/ollamesh.auth.v1.OAuthService/BeginFederatedSignIn",
+        "/ollamesh.auth.v1.OAuthService/FinishFederatedSignIn",
         "/ollamesh.auth.v1.OAuthService/ShowDevice",
         "/ollamesh.auth.v1.OAuthService/SubmitDevice",
         "/ollamesh.auth.v1.OAuthService/EndSession",

@@ -19,6 +19,7 @@ import pytest
 
 from services.agent.adapters import postgres_events, postgres_requests, postgres_runs, postgres_threads
 from services.auth.adapters import postgres as auth
+from services.auth.adapters import postgres_people
 from services.common.postgres import Database as Pool
 from services.inference.adapters import postgres_usage
 from services.inference.core.accounting import Dimension, Question
@@ -165,6 +166,8 @@ HOT = [
     agent("appended already", postgres_events.ALREADY, [RUN, HOLDER, 4], "runs_pkey"),
     agent("remembered request", postgres_requests.REMEMBERED, [*OWNER, "request-7"], "requests_pkey"),
     Hot("login", "auth", auth._FIND_USER, ["name-7"], frozenset({"users_username_key"})),
+    Hot("users", "auth", postgres_people.PAGE, ["org-7", "", 20], frozenset({"users_of_organization"})),
+    Hot("user", "auth", postgres_people.FIND, ["org-7", "user:7"], frozenset({"users_pkey"})),
     Hot("grant", "auth", auth._FIND_SERVICE_ACCOUNT, ["client-7"], frozenset({"service_accounts_pkey"})),
 ]
 

@@ -12,10 +12,14 @@ import pytest
 from services.common.postgres import Database as Pool
 from tests.stack import Database, run
 
-# Tables without a tenant, or for the service alone. The audit trail is one chain, whoever's events are in it, and is
-# appended to by COPY, which knows no row-level security.
+# Tables without a tenant. The audit trail is one chain, whoever's events are in it, and is appended to by COPY, which
+# knows no row-level security. Codes and refresh tokens are found by the digest of a secret, before a tenant is known.
 OPEN = {
-    "auth": {"signing_keys", "revocations", "audit_events", "audit_heads", "audit_keys"},
+    "auth": {
+        *("signing_keys", "key_rotations", "revocations"),
+        *("audit_events", "audit_heads", "audit_keys"),
+        *("refresh_families", "authorization_codes", "device_codes"),
+    },
     "agent": set[str](),
     "inference": set[str](),
 }
@@ -32,6 +36,8 @@ ROWS = {
         "projects": "VALUES ('{o}', 'default', 'name')",
         "users": "VALUES ('user\\:{o}', '{o}', 'default', '{o}', '$argon2id$', 'user')",
         "service_accounts": f"VALUES ('{{o}}', '{{o}}', 'default', {_HASH}, 'user')",
+        "oauth_clients": "(client_id, organization_id, display_name, grants, scopes)"
+        " VALUES ('{o}', '{o}', 'name', '{{device_code}}', '{{auth}}')",
         "requests": "VALUES ('{o}', 'user', 'request', 'digest', 'object')",
         "api_keys": f"(api_key_id, organization_id, project_id, user_id, display_name, prefix, digest, role, scopes,"
         f" expire_time) VALUES (rpad('{{o}}', 12, 'x'), '{{o}}', 'default', 'user', 'name',"

@@ -11,7 +11,13 @@ from dataclasses import replace
 from typing import Protocol
 
 from google.api.httpbody_pb2 import HttpBody
-from ollamesh.auth.v1.oauth_service_pb2 import ShowDeviceRequest, ShowSignInRequest
+from google.protobuf.message import Message
+from ollamesh.auth.v1.oauth_service_pb2 import (
+    BeginFederatedSignInRequest,
+    FinishFederatedSignInRequest,
+    ShowDeviceRequest,
+    ShowSignInRequest,
+)
 
 from services.auth import pages
 from services.auth.clients import Clients
@@ -23,7 +29,8 @@ from services.auth.core.identity import Identity
 from services.auth.core.oauth import OAuthError
 from services.auth.core.tickets import LIFETIME_S, Tickets
 from services.auth.devices import Devices
-from services.auth.errors import ClientNotAllowed, CredentialsInvalid
+from services.auth.errors import ClientNotAllowed, CredentialsInvalid, FederationRefused
+from services.auth.federation import Federation
 from services.auth.ports_oauth import ClientStore
 from services.auth.rpc.http import HTML, Reply, header, send, site
 from services.common.errors import Kind, MeshError
@@ -31,6 +38,7 @@ from services.common.grpc.around import Context
 
 COOKIE = "ollamesh-page"
 SIGN_IN, CONSENT, DEVICE, DEVICE_CONSENT = "sign-in", "consent", "device", "device-consent"
+FEDERATED = "federated"
 _WRONG = "That user name and password do not belong together."
 
 
@@ -59,9 +67,11 @@ class Pages:
         codes: Codes,
         devices: Devices,
         tickets: Tickets,
+        federation: Federation | None,
     ) -> None:
         self._issuer, self._sign_in, self._clients, self._people = issuer, sign_in, clients, people
         self._codes, self._devices, self._tickets = codes, devices, tickets
+        self._federation = federation
 
     # ---- Authorization ----------------------------------------------------------------------------
 
@@ -106,6 +116,34 @@ class Pages:
         )
         return _html(page, headers, wanted.redirect_uri)
 
+    async def sent_away(self, ticket: str, context: Context) -> Reply:
+        """Somebody on the sign-in page rather proves it to the identity provider."""
+        federation = self._federated()
+        contents = self._came_back(SIGN_IN, ticket, context)
+        nonce, headers = self._nonce(context)
+        attempt = federation.attempt()
+        state = self._ticket(FEDERATED, {**contents, "attempt": attempt}, nonce)
+        where = await federation.begin(state, browser=nonce, attempt=attempt)
+        return Reply(body=b"", content_type=HTML, status=303, headers=(("location", where), *headers))
+
+    async def came_back(self, answer: Mapping[str, str], context: Context) -> Reply:
+        """The identity provider has sent a browser back here."""
+        federation = self._federated()
+        contents = self._came_back(FEDERATED, answer.get("state", ""), context)
+        wanted, (nonce, _) = _wanted(contents), self._nonce(context)
+        client = await self._client(wanted.client_id)
+        try:
+            identity = await federation.finish(answer, browser=nonce, attempt=str(contents["attempt"]))
+        except FederationRefused:
+            message = f"{federation.title} did not confirm that you may sign in here."
+            return self._sign_in_page(client, wanted, context, message=message, status=401)
+        return await self.signed_in(wanted, client, identity, context)
+
+    def _federated(self) -> Federation:
+        if self._federation is None:
+            raise _Stop(404, "Not here", "People sign in here with a password.")
+        return self._federation
+
     async def _consented(self, form: Form, context: Context) -> Reply:
         contents = self._opened(CONSENT, form, context)
         wanted = _wanted(contents)
@@ -140,7 +178,9 @@ class Pages:
         status: int = 200,
     ) -> Reply:
         nonce, headers = self._nonce(context)
-        page = pages.sign_in(client, self._ticket(SIGN_IN, _kept(wanted), nonce), message=message)
+        provider = self._federation.title if self._federation else ""
+        ticket = self._ticket(SIGN_IN, _kept(wanted), nonce)
+        page = pages.sign_in(client, ticket, provider=provider, message=message)
         return _html(page, headers, wanted.redirect_uri, status=status)
 
     def _back(self, redirect_uri: str, state: str | None, **told: str) -> Reply:
@@ -237,11 +277,18 @@ class Pages:
 
     def _opened(self, purpose: str, form: Form, context: Context) -> Mapping[str, object]:
         """What the page's ticket holds, if it was this site's page, in this browser, that sent the form."""
-        here = site(context)
-        nonce = read_cookie(header(context, "cookie"), here.cookie_name(COOKIE))
-        if not here.is_own(header(context, "origin"), header(context, "sec-fetch-site")) or nonce is None:
-            raise _Stop(403, "Not from here", "The form was not sent by our own page, or cookies are off.")
-        contents = self._tickets.read(purpose, form.get("ticket"), nonce=nonce, now_s=time.time())
+        if not site(context).is_own(header(context, "origin"), header(context, "sec-fetch-site")):
+            raise _Stop(403, "Not from here", "The form was not sent by our own page.")
+        return self._came_back(purpose, form.get("ticket"), context)
+
+    def _came_back(self, purpose: str, ticket: str, context: Context) -> Mapping[str, object]:
+        """What a ticket holds that was written for this browser."""
+        nonce = read_cookie(header(context, "cookie"), site(context).cookie_name(COOKIE))
+        if nonce is None:
+            raise _Stop(
+                403, "Not from here", "This is not the browser that was here before, or cookies are off."
+            )
+        contents = self._tickets.read(purpose, ticket, nonce=nonce, now_s=time.time())
         if contents is None:
             raise _Stop(400, "Too late", "This page has expired. Start again from the program that sent you.")
         return contents
@@ -260,6 +307,14 @@ class PageMethods:
             context, lambda: self._pages.submitted(read_form(request.content_type, request.data), context)
         )
 
+    async def BeginFederatedSignIn(self, request: BeginFederatedSignInRequest, context: Context) -> HttpBody:
+        return await _shown(context, lambda: self._pages.sent_away(_once(request).get("ticket", ""), context))
+
+    async def FinishFederatedSignIn(
+        self, request: FinishFederatedSignInRequest, context: Context
+    ) -> HttpBody:
+        return await _shown(context, lambda: self._pages.came_back(_once(request), context))
+
     async def ShowDevice(self, request: ShowDeviceRequest, context: Context) -> HttpBody:
         return await _shown(context, lambda: self._pages.device_asked(request.user_code, context))
 
@@ -268,6 +323,12 @@ class PageMethods:
             context,
             lambda: self._pages.device_submitted(read_form(request.content_type, request.data), context),
         )
+
+
+def _once(request: Message) -> dict[str, str]:
+    """A query's parameters; one that is given twice means nothing."""
+    found = {field.name: list(values) for field, values in request.ListFields()}
+    return {name: values[0] for name, values in found.items() if len(values) == 1}
 
 
 async def _shown(context: Context, work: Callable[[], Awaitable[Reply]]) -> HttpBody:
