@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -57,6 +57,10 @@ class AuditLog:
     async def record(self, records: Sequence[Record]) -> int:
         """Make events part of the chain that are not yet; return where it is at. Raises StoreFailure."""
         return await self._appender.append(records)
+
+    async def reseal(self, renew: Callable[[bytes], bytes | None]) -> int:
+        """Have the keys of heads sealed anew; return how many were. Raises StoreFailure."""
+        return await self._store.reseal(renew)
 
     async def page(self, wanted: Wanted) -> tuple[list[Link], int | None]:
         """Raises StoreFailure."""

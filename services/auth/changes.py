@@ -28,10 +28,12 @@ class Change:
 
 
 @contextmanager
-def changing(trail: Trail, actor: Actor, change: str, changed: str) -> Iterator[Change]:
+def changing(
+    trail: Trail, actor: Actor, change: str, changed: str, *, action: Action = Action.USER_CHANGED
+) -> Iterator[Change]:
     """Something that `actor` wants to do; `changed` is what to, such as "user/user:4f2c"."""
     event = Happened(
-        action=Action.USER_CHANGED,
+        action=action,
         outcome=Outcome.FAILED,
         user_id=actor.user_id,
         organization_id=actor.organization_id,

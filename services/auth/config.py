@@ -1,6 +1,7 @@
 """Every knob of the service, read once, at the start."""
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Self
 
 from services.auth.core.api_keys import ENVIRONMENT
@@ -27,6 +28,7 @@ class Config:
     service_client_secret: str = field(repr=False)  # Likewise.
     key_rotation_s: float = 0.0  # 0: signing keys follow each other only by command.
     key_lead_s: float = LEAD_S
+    encryption_key_file: Path | None = None  # Where they are read again when it changes.
     environment: str = "live"  # Written into API keys: those of another one are not taken.
     audit: AuditConfig = field(default_factory=AuditConfig)
 
@@ -39,6 +41,7 @@ class Config:
             database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
             secret_key=env.secret("SECRET_KEY"),
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
+            encryption_key_file=env.file_of("ENCRYPTION_KEY"),
             admin_password=env.secret("OLLAMESH_ADMIN_PASSWORD", bytes_min=PASSWORD_BYTES_MIN),
             service_client_secret=env.secret("OLLAMESH_SERVICE_CLIENT_SECRET"),
             key_rotation_s=_rotation_s(env),

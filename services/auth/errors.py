@@ -113,3 +113,13 @@ class ExchangeRefused(MeshError):
 class ScopeDenied(MeshError):
     kind, reason = Kind.DENIED, "SCOPE_DENIED"
     message = "the token may name only services that the user's token, and the client, are good for"
+
+
+class TooManySecrets(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_SECRETS"
+    message = "the organisation has as many secrets as it may; delete one first"
+
+
+class SecretUnreadable(MeshError):
+    kind, reason = Kind.PRECONDITION, "SECRET_UNREADABLE"
+    message = "the secret is there, but nothing opens it under its name; put it anew"

@@ -5,7 +5,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
-from cryptography.fernet import Fernet, MultiFernet
 from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_server
 from prometheus_client import CollectorRegistry
@@ -20,9 +19,11 @@ from services.auth.adapters.postgres_people import PostgresPeople
 from services.auth.adapters.postgres_quotas import PostgresQuotas
 from services.auth.adapters.postgres_revocations import CHANNEL as REVOCATIONS
 from services.auth.adapters.postgres_revocations import PostgresRevocations, listen
+from services.auth.adapters.postgres_secrets import PostgresSecrets
 from services.auth.adapters.postgres_signing_keys import CHANNEL as SIGNING_KEYS
 from services.auth.adapters.postgres_signing_keys import PostgresSigningKeys
 from services.auth.adapters.postgres_tenants import PostgresTenants
+from services.auth.adapters.seal import Seal
 from services.auth.api_keys import ApiKeys
 from services.auth.attempts import Attempts
 from services.auth.audit import audit_log
@@ -47,8 +48,11 @@ from services.auth.rpc.ext_authz import ExtAuthz, passed
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.quotas import QuotaMethods
 from services.auth.rpc.revocations import RevocationMethods
+from services.auth.rpc.secrets import SecretMethods
 from services.auth.rpc.signing_keys import SigningKeyMethods
 from services.auth.rpc.tenants import TenantMethods
+from services.auth.sealing import Resealing
+from services.auth.secrets import Secrets
 from services.auth.servicer import AuthServicer
 from services.auth.shared import Shared
 from services.auth.telemetry import KeyMetrics
@@ -59,6 +63,38 @@ from services.common.grpc.caller import Verifier
 from services.common.grpc.server import Server
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What several subjects need."""
+
+    config: Config
+    registry: CollectorRegistry
+    database: Database
+    store: PostgresStore
+    hasher: Hasher
+    attempts: Attempts
+    seal: Seal
+    locksmith: Locksmith
+    digest: SecretDigest = field(repr=False)
+    keyring: Keyring
+    revocations: Revocations
+    audit: AuditLog
+
+    @property
+    def trail(self) -> Trail:
+        return self.audit.trail
+
+    def verifier(self, audience: str) -> Verifier:
+        """One that asks this service's own keyring and revocations."""
+        return Verifier(
+            self.keyring.verification_keys,
+            issuer=self.config.issuer,
+            audience=audience,
+            denied=self.revocations.denied,
+            refetch_after_s=0.0,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,8 +109,8 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
     """Reach for what is outside. None of it need be there yet."""
     database = await opened.enter_async_context(connected(config.database_url))
     store = PostgresStore(database)
-    locksmith = Es256Locksmith(config.encryption_keys)
-    seal = MultiFernet([Fernet(key) for key in config.encryption_keys])
+    seal = Seal(config.encryption_keys)
+    locksmith = Es256Locksmith(seal)
     return Shared(
         config=config,
         registry=registry,
@@ -82,6 +118,7 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         store=store,
         hasher=opened.enter_context(Argon2Hasher.started()),
         attempts=Attempts(clock=time.monotonic, where=client_network),
+        seal=seal,
         locksmith=locksmith,
         digest=SecretDigest(config.secret_key),
         keyring=Keyring(store, locksmith),
@@ -100,6 +137,7 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared),
         Subject(methods=[AuditMethods(shared.audit)]),
+        _secrets(shared),
         _administration(shared),
     ]
     servicer = AuthServicer(*(methods for subject in subjects for methods in subject.methods))
@@ -204,3 +242,17 @@ def _quotas(shared: Shared) -> Subject:
         QuotaMetrics(shared.registry),
     )
     return Subject(methods=[QuotaMethods(quotas)], background=[("quotas", quotas.run)])
+
+
+def _secrets(shared: Shared) -> Subject:
+    """And the keys that everything is sealed with."""
+    store = PostgresSecrets(shared.database)
+    resealing = Resealing(shared.seal, [store.reseal, shared.audit.reseal], shared.config.encryption_key_file)
+    methods = SecretMethods(
+        Secrets(store, shared.seal, shared.trail),
+        resealing,
+        RequestDigest(shared.config.secret_key),
+        verifiers={name: shared.verifier(name) for name in ("auth", "agent", "inference", "sandbox")},
+        any_verifier=shared.verifier("auth"),
+    )
+    return Subject(methods=[methods], background=[("sealing", resealing.run)])

@@ -70,15 +70,21 @@ class Environment:
 
     def fernet_keys(self, name: str) -> tuple[str, ...]:
         """Required keys, separated by commas, so that they can be rotated: the first seals, each opens."""
-        keys = tuple(key.strip() for key in self.text(name).split(",") if key.strip())
-        for key in keys:
-            try:
-                Fernet(key)
-            except ValueError:
-                self.reject(
-                    name, "is not a comma-separated list of Fernet keys (32 bytes in URL-safe base64 each)"
-                )
-        return keys
+        text = self.text(name)
+        if not text:
+            return ()
+        try:
+            return fernet_keys(text)
+        except ValueError:
+            self.reject(
+                name, "is not a comma-separated list of Fernet keys (32 bytes in URL-safe base64 each)"
+            )
+            return ()
+
+    def file_of(self, name: str) -> Path | None:
+        """The file that `name` is read from, if it is."""
+        path = self._variables.get(f"{name}_FILE", "").strip()
+        return Path(path) if path and not self._variables.get(name, "").strip() else None
 
     def integer(self, name: str, default: int, *, low: int = 0, high: int = 2**31) -> int:
         return int(self._number(name, default, low, high, whole=True))
@@ -108,3 +114,13 @@ class Environment:
             self._mistakes.append(f"{name} is not between {low:g} and {high:g}")
             return default
         return value
+
+
+def fernet_keys(text: str) -> tuple[str, ...]:
+    """The keys in `text`. Raises ValueError unless there is one at least, and each is one."""
+    keys = tuple(key.strip() for key in text.split(",") if key.strip())
+    if not keys:
+        raise ValueError
+    for key in keys:
+        Fernet(key)
+    return keys

@@ -66,7 +66,7 @@ POLICY: dict[str, Row] = {
         Access.ADMIN,
         "CreateUser ListUsers SetRole SetProject DisableUser EnableUser CreateServiceAccount "
         "ListServiceAccounts DisableServiceAccount CreateOrganization ListOrganizations CreateProject "
-        "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents VerifyAuditLog",
+        "RotateSigningKey SetQuota PutSecret ListSecrets DeleteSecret ResealSecrets ListAuditEvents VerifyAuditLog",
     ),
     # Envoy asks.
     **_rows(_EXT_AUTHZ, Access.SERVICE, "Check", callers="edge"),

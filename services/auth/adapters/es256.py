@@ -9,10 +9,11 @@ import hashlib
 import json
 
 import jwt
-from cryptography.fernet import Fernet, InvalidToken, MultiFernet
+from cryptography.fernet import InvalidToken
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from services.auth.adapters.seal import Seal
 from services.auth.core.claims import Claims
 from services.auth.ports import SigningKey
 from services.common.tokens import ALGORITHM, TOKEN_TYPE
@@ -35,9 +36,8 @@ class Es256Key:
 class Es256Locksmith:
     """Seals with the first of `encryption_keys`, opens with any: so they can be rotated."""
 
-    def __init__(self, encryption_keys: tuple[str, ...]) -> None:
-        self._first = Fernet(encryption_keys[0])
-        self._fernet = MultiFernet([Fernet(key) for key in encryption_keys])
+    def __init__(self, encryption_keys: tuple[str, ...] | Seal) -> None:
+        self._fernet = encryption_keys if isinstance(encryption_keys, Seal) else Seal(encryption_keys)
 
     def make(self) -> tuple[str, bytes]:
         private = ec.generate_private_key(ec.SECP256R1())
@@ -58,13 +58,9 @@ class Es256Locksmith:
 
     def resealed(self, sealed: bytes) -> bytes | None:
         try:
-            self._first.decrypt(sealed)
+            return self._fernet.renewed(sealed)
         except InvalidToken:
-            try:
-                return self._fernet.rotate(sealed)
-            except InvalidToken:
-                return None
-        return None
+            return None
 
 
 def _coordinate(value: int) -> str:

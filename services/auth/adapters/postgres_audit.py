@@ -8,7 +8,7 @@ import asyncio
 import datetime as dt
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
@@ -211,6 +211,15 @@ class PostgresAudit:
                 await connection.execute(_ADD_KEY, *make)
                 return [make]
         return [(row["key_id"], row["sealed_key"]) for row in rows]
+
+    async def reseal(self, renew: Callable[[bytes], bytes | None]) -> int:
+        """Add each key, sealed anew, if `renew` says that it must be; return how many."""
+        async with self._database.connection() as connection:
+            latest = {row["key_id"]: row["sealed_key"] for row in await connection.fetch(_KEYS)}
+            renewed = {key: anew for key, sealed in latest.items() if (anew := renew(sealed)) is not None}
+            for key_id, sealed in renewed.items():
+                await connection.execute(_ADD_KEY, key_id, sealed)
+        return len(renewed)
 
     async def add_key(self, key_id: str, sealed: bytes) -> None:
         async with self._database.connection() as connection:
