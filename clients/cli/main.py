@@ -39,6 +39,8 @@ COMMANDS = {
     "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
     "accounts": ("clients.cli.tenants", "Manage service accounts."),
     "signing": ("clients.cli.signing", "Replace the key that signs tokens."),
+    "secrets": ("clients.cli.secrets", "Keep secrets of your organisation for services."),
+    "audit": ("clients.cli.audit", "Show, check and export the audit trail."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.postgres import PostgresStore
+from services.auth.adapters.seal import Seal
 from services.auth.attempts import Attempts
 from services.auth.audit import AuditLog
 from services.auth.config import Config
@@ -27,6 +28,7 @@ class Shared:
     store: PostgresStore
     hasher: Hasher
     attempts: Attempts
+    seal: Seal
     locksmith: Locksmith
     digest: SecretDigest = field(repr=False)
     keyring: Keyring

@@ -66,38 +66,6 @@ Background = tuple[str, Callable[[], Awaitable[None]]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shared:
-    """What several subjects need."""
-
-    config: Config
-    registry: CollectorRegistry
-    database: Database
-    store: PostgresStore
-    hasher: Hasher
-    attempts: Attempts
-    seal: Seal
-    locksmith: Locksmith
-    digest: SecretDigest = field(repr=False)
-    keyring: Keyring
-    revocations: Revocations
-    audit: AuditLog
-
-    @property
-    def trail(self) -> Trail:
-        return self.audit.trail
-
-    def verifier(self, audience: str) -> Verifier:
-        """One that asks this service's own keyring and revocations."""
-        return Verifier(
-            self.keyring.verification_keys,
-            issuer=self.config.issuer,
-            audience=audience,
-            denied=self.revocations.denied,
-            refetch_after_s=0.0,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """What one serves, and what must run for it."""
 

@@ -52,6 +52,7 @@ UNARY = {
         *("CreateUser", "ListUsers", "SetRole", "SetProject", "SetPassword", "DisableUser", "EnableUser"),
         *("CreateOrganization", "ListOrganizations", "CreateProject", "ListProjects"),
         *("CreateServiceAccount", "ListServiceAccounts", "DisableServiceAccount"),
+        *("ListAuditEvents", "VerifyAuditLog", "PutSecret", "ListSecrets", "DeleteSecret", "ResealSecrets"),
     ),
     "InferenceService": (
         "Embed",
