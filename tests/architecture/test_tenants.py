@@ -16,7 +16,7 @@ PLACES = {
     "services/auth/adapters/postgres_tenants.py": "create_organization organizations",
     # A key says whose it is only once it is found.
     "services/auth/adapters/postgres_api_keys.py": "find used",
-    # A key that seals is replaced for all.
+    # Every organisation's are sealed anew when the encryption key changes.
     "services/auth/adapters/postgres_secrets.py": "reseal",
     # A reservation's id says whose it is only once it is found.
     "services/auth/adapters/postgres_quotas.py": "reserve settle sweep",

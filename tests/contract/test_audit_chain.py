@@ -20,6 +20,7 @@ from services.auth.core.audit_chain import (
     head_payload,
     linked,
 )
+from services.common.auditing.records import Record
 from tests.contract.audit_rig import TABLES, Rig, audit_rig, grown, record
 from tests.stack import Database
 
@@ -38,8 +39,15 @@ async def test_replicas_that_append_at_once_make_one_chain_without_gaps(database
         replicas = (rig.store, PostgresAudit(other))
         records = [record(number) for number in range(400)]
         batches = [records[at : at + 20] for at in range(0, 400, 20)]
-        # Each batch twice, as after an answer that was lost.
-        await asyncio.gather(*(replicas[n % 2].append(batch) for n, batch in enumerate(batches * 2)))
+
+        async def appended(replica: PostgresAudit, mine: list[list[Record]]) -> None:
+            for batch in mine:
+                await replica.append(batch)
+
+        # Each batch at both, as after an answer that was lost.
+        await asyncio.gather(
+            *(appended(replica, batches[place:] + batches[:place]) for place, replica in enumerate(replicas))
+        )
         check = await rig.checked()
         assert (check.problem, check.entry_count) == (None, 400)
         links = await rig.store.links(0, 1000)

@@ -42,6 +42,7 @@ ROWS = {
         "api_keys": f"(api_key_id, organization_id, project_id, user_id, display_name, prefix, digest, role, scopes,"
         f" expire_time) VALUES (rpad('{{o}}', 12, 'x'), '{{o}}', 'default', 'user', 'name',"
         f" 'omk_live_' || rpad('{{o}}', 12, 'x'), {_HASH}, 'user', '{{{{auth}}}}', now() + interval '1 day')",
+        "secrets": "VALUES ('{o}', 'name', 1, '{{agent}}', '\\x00')",
         "quotas": "(organization_id, kind, subject_id) VALUES ('{o}', 'project', 'default')",
         "quota_usage": "VALUES ('{o}', 'project', 'default', now(), 1, 1, 1)",
         "quota_reservations": "VALUES ('{o}', '{o}', 'default', '', now(), 1, 1, 1, 0, 0, 0, now())",

@@ -2,6 +2,8 @@
 
 from alembic import op
 
+from deploy.migrations.roles import tenant_policy
+
 revision = "0006"
 down_revision = "0005"
 
@@ -23,3 +25,5 @@ _SECRETS = """
 
 def upgrade() -> None:
     op.execute(_SECRETS)
+    for statement in tenant_policy("secrets"):
+        op.execute(statement)
