@@ -39,6 +39,7 @@ COMMANDS = {
     "projects": ("clients.cli.tenants", "Manage the projects of your organisation."),
     "accounts": ("clients.cli.tenants", "Manage service accounts."),
     "signing": ("clients.cli.signing", "Replace the key that signs tokens."),
+    "quota": ("clients.cli.quota", "Show and set what an organisation, a project or a key may use."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

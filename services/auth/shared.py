@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from services.auth.adapters.limits_counters import RedisCounter
 from services.auth.adapters.postgres import PostgresStore
 from services.auth.attempts import Attempts
 from services.auth.audit import AuditLog
@@ -32,6 +33,7 @@ class Shared:
     keyring: Keyring
     revocations: Revocations
     audit: AuditLog
+    rates_redis: RedisCounter | None  # Where request rates are counted for all replicas.
 
     @property
     def trail(self) -> Trail:
