@@ -41,6 +41,7 @@ COMMANDS = {
     "signing": ("clients.cli.signing", "Replace the key that signs tokens."),
     "secrets": ("clients.cli.secrets", "Keep secrets of your organisation for services."),
     "audit": ("clients.cli.audit", "Show, check and export the audit trail."),
+    "quota": ("clients.cli.quota", "Show and set what an organisation, a project or a key may use."),
     "simulate": (
         "clients.cli.simulate",
         "Say how a fleet that you describe would do: how many GPUs it takes.",

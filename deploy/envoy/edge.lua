@@ -1,6 +1,6 @@
 -- The first filter to see a request and the last to see its response.
 --
--- Three things that no other filter does:
+-- Four things that no other filter does:
 --   An API key is taken out of its header before anything else can see it, and kept where only the filter that asks
 --   auth about it looks (api_keys.py).
 --   A service that speaks OAuth answers 401 with a body. gRPC cannot, so it says `x-http-status`, and here
@@ -8,6 +8,7 @@
 --   jwt_authn refuses in its own words, and auth, asked about a key, with a reason. Either becomes our reason, with the
 --   details that the service would have sent, and UNAUTHENTICATED whatever was wrong. REST callers read it in the shape
 --   that their vendor's clients know.
+--   What a rate limit refuses gets the same, and says when to come again.
 
 local REASONS = {
   ["Jwt is expired"] = "TOKEN_EXPIRED",
@@ -25,6 +26,10 @@ local ANSWERS = {
   AUTH_UNAVAILABLE = {
     http = "503", grpc = "14", message = "the access token cannot be verified just now",
     type = "server_error", code = "auth_unavailable",
+  },
+  RATE_LIMITED = {
+    http = "429", grpc = "8", message = "too many requests; wait before the next one",
+    type = "requests", code = "rate_limit_exceeded",
   },
 }
 
@@ -150,11 +155,34 @@ local function refusal_of(handle, known, seen)
   return nil
 end
 
-local function tell_refusal(handle, reason, asked_in_grpc, vendor, asks_for_head)
+-- What a rate limit has refused: auth says how often is often enough (ratelimits.py); Envoy's own fences say nothing.
+local function limit_of(known, headers)
+  local limited = known:get("envoy.filters.http.ratelimit")
+  if limited ~= nil and limited["refusal"] then
+    return limited
+  elseif headers:get("x-ollamesh-limited") ~= nil then
+    headers:remove("x-ollamesh-limited")
+    return { reset = "1" }
+  end
+  return nil
+end
+
+local function tell_limit(headers, limited)
+  headers:replace("retry-after", limited["reset"])
+  headers:replace("x-ratelimit-remaining", "0")
+  headers:replace("x-ratelimit-reset", limited["reset"])
+  if limited["limit"] then
+    headers:replace("x-ratelimit-limit", limited["limit"])
+  end
+end
+
+local function tell_refusal(handle, reason, asked_in_grpc, vendor, asks_for_head, given_details)
   local answer, headers = ANSWERS[reason], handle:headers()
   if not starts_with_grpc(headers) then
     headers:replace(":status", answer.http)
-    headers:replace("www-authenticate", 'Bearer realm="ollamesh"')
+    if answer.http ~= "429" then
+      headers:replace("www-authenticate", 'Bearer realm="ollamesh"')
+    end
     if answer.http == "503" then
       headers:replace("retry-after", "1")
     end
@@ -166,7 +194,7 @@ local function tell_refusal(handle, reason, asked_in_grpc, vendor, asks_for_head
   if asked_in_grpc then
     headers:replace("grpc-status", answer.grpc)
     headers:replace("grpc-message", answer.message)
-    local details = handle:metadata():get(reason)
+    local details = given_details or handle:metadata():get(reason)
     if details then
       headers:replace("grpc-status-details-bin", details)
     end
@@ -192,8 +220,17 @@ function envoy_on_response(handle)
   if seen ~= nil and seen["api_key"] then
     keep_token(known, seen["asked_at_ms"])
   end
-  local reason = refusal_of(handle, known, seen)
+  local reason, limited = nil, limit_of(known, headers)
+  if limited ~= nil then
+    reason = "RATE_LIMITED"
+    tell_limit(headers, limited)
+  else
+    reason = refusal_of(handle, known, seen)
+  end
   if reason ~= nil then
-    tell_refusal(handle, reason, asked_in_grpc, seen and seen["vendor"] or "", seen and seen["head"])
+    tell_refusal(
+      handle, reason, asked_in_grpc, seen and seen["vendor"] or "", seen and seen["head"],
+      limited ~= nil and limited["details"] or nil
+    )
   end
 end

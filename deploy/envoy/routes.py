@@ -29,7 +29,7 @@ from envoy_data_plane.envoy.extensions.retry.host.previous_hosts.v3 import Previ
 from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import api_keys, compression, cors, tokens
+from deploy.envoy import api_keys, compression, cors, ratelimits, tokens
 from deploy.envoy.clusters import KEYS
 from deploy.envoy.config import SERVICES, Edge
 from services.common.policy import POLICY, Access
@@ -110,7 +110,7 @@ def _open(path: str) -> Route:
         route=_action(cluster, deadline_s, retry_on=READ if read else NOT_PROCESSED),
         request_headers_to_add=[_deadline(deadline_s), _origin()],
         response_headers_to_add=[NOT_STORED] if path == HEALTH_PATH else [],
-        typed_per_filter_config=_nobody(),
+        typed_per_filter_config={**_nobody(), ratelimits.DOOR_FILTER: ratelimits.door()},
     )
 
 

@@ -29,18 +29,18 @@ from envoy_data_plane.google.protobuf import Any, Struct
 
 from deploy.envoy.clusters import KEYS_LISTENER
 from deploy.envoy.config import SERVICES, Edge
-from services.common.errors import AuthUnavailable, MeshError, TokenExpired, TokenInvalid
+from services.common.errors import AuthUnavailable, MeshError, RequestsLimited, TokenExpired, TokenInvalid
 from services.common.grpc.errors import status_of
 from services.common.tokens import CLOCK_SKEW_S, LIFETIME_MAX_S, TOKEN_BYTES_MAX
 
 FILTER = "envoy.filters.http.jwt_authn"
 PROVIDER = "ollamesh"
 VERDICT = "refusal"  # Where the filter leaves it; edge.lua reads it.
-CLAIMS = "claims"  # Likewise what a token says that was found good; access_log.py reads it.
+CLAIMS = "claims"  # Likewise what a token says that was found good; access_log.py and ratelimits.py read it.
 # Envoy does not look for a key it does not know, so this is how late it accepts a new one.
 KEYS_EVERY = timedelta(seconds=5)
 KEYS_RETRY = timedelta(milliseconds=100)
-REFUSALS: tuple[type[MeshError], ...] = (TokenInvalid, TokenExpired, AuthUnavailable)
+REFUSALS: tuple[type[MeshError], ...] = (TokenInvalid, TokenExpired, AuthUnavailable, RequestsLimited)
 
 
 def authentication(edge: Edge) -> JwtAuthentication:

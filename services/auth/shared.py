@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
+from services.auth.adapters.limits_counters import RedisCounter
 from services.auth.adapters.oidc import HttpOpenIdProvider
 from services.auth.adapters.postgres import PostgresStore
 from services.auth.adapters.seal import Seal
@@ -36,6 +37,7 @@ class Shared:
     revocations: Revocations
     audit: AuditLog
     provider: HttpOpenIdProvider | None
+    rates_redis: RedisCounter | None  # Where request rates are counted for all replicas.
 
     @property
     def trail(self) -> Trail:

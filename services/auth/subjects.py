@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from ollamesh.auth.v1.auth_service_pb2_grpc import add_AuthServiceServicer_to_server
 from ollamesh.auth.v1.oauth_service_pb2_grpc import add_OAuthServiceServicer_to_server
+from ollamesh.compat.envoy.v3.rls_pb2_grpc import add_RateLimitServiceServicer_to_server
 from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.argon2_hasher import Argon2Hasher
 from services.auth.adapters.common_passwords import common_passwords
 from services.auth.adapters.es256 import Es256Locksmith
+from services.auth.adapters.limits_counters import LimitsCounter, RedisCounter
 from services.auth.adapters.oidc import HttpOpenIdProvider
 from services.auth.adapters.postgres import PostgresStore, connected
 from services.auth.adapters.postgres_api_keys import PostgresApiKeys
@@ -39,8 +41,10 @@ from services.auth.key_swaps import Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
 from services.auth.people import Passwords, People
+from services.auth.quota_config import QuotaConfig
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
+from services.auth.rates import Rates
 from services.auth.revocations import Revocations
 from services.auth.rotation import Rotation
 from services.auth.rpc.api_keys import ApiKeyMethods
@@ -48,6 +52,7 @@ from services.auth.rpc.audit import AuditMethods
 from services.auth.rpc.ext_authz import ExtAuthz, passed
 from services.auth.rpc.people import PeopleMethods
 from services.auth.rpc.quotas import QuotaMethods
+from services.auth.rpc.rate_limits import RateLimitServicer
 from services.auth.rpc.revocations import RevocationMethods
 from services.auth.rpc.secrets import SecretMethods
 from services.auth.rpc.signing_keys import SigningKeyMethods
@@ -97,6 +102,15 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         provider=await opened.enter_async_context(HttpOpenIdProvider.connected(config.federation))
         if config.federation
         else None,
+        rates_redis=await _rates_redis(config.quotas, opened),
+    )
+
+
+async def _rates_redis(config: QuotaConfig, opened: AsyncExitStack) -> RedisCounter | None:
+    if config.redis_url is None:
+        return None
+    return await opened.enter_async_context(
+        RedisCounter.opened(config.redis_url, timeout_s=config.redis_timeout_s)
     )
 
 
@@ -108,7 +122,7 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
         Subject(methods=[oauth.login, oauth.clients]),
         _keys(shared, verifier, oauth),
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
-        _quotas(shared),
+        _quotas(shared, server),
         Subject(methods=[AuditMethods(shared.audit)]),
         _secrets(shared),
         _administration(shared),
@@ -207,16 +221,6 @@ def _key_form(config: Config) -> KeyForm:
     return KeyForm(config.environment, config.secret_key)
 
 
-def _quotas(shared: Shared) -> Subject:
-    quotas = Quotas(
-        PostgresQuotas(shared.database, shared.config.quotas.defaults),
-        {"inference": shared.verifier("inference")},
-        shared.trail,
-        QuotaMetrics(shared.registry),
-    )
-    return Subject(methods=[QuotaMethods(quotas)], background=[("quotas", quotas.run)])
-
-
 def _secrets(shared: Shared) -> Subject:
     """And the keys that everything is sealed with."""
     store = PostgresSecrets(shared.database)
@@ -229,3 +233,17 @@ def _secrets(shared: Shared) -> Subject:
         any_verifier=shared.verifier("auth"),
     )
     return Subject(methods=[methods], background=[("sealing", resealing.run)])
+
+
+def _quotas(shared: Shared, server: Server) -> Subject:
+    config, metrics = shared.config.quotas, QuotaMetrics(shared.registry)
+    ledger = PostgresQuotas(shared.database, config.defaults)
+    quotas = Quotas(ledger, {"inference": shared.verifier("inference")}, shared.trail, metrics)
+    background: list[Background] = [("quotas", quotas.run)]
+    if (redis := shared.rates_redis) is not None:
+        redis.changed = metrics.redis
+        background.append(("rates", redis.run))
+    metrics.redis(up=redis is not None)
+    rates = Rates(ledger, redis, LimitsCounter.in_memory(), metrics, replica_count=config.replica_count)
+    add_RateLimitServiceServicer_to_server(RateLimitServicer(rates), server.grpc)
+    return Subject(methods=[QuotaMethods(quotas)], background=background)

@@ -109,6 +109,14 @@ class DeadlineRequired(MeshError):
     message = "the call has no deadline; set one"
 
 
+class RequestsLimited(MeshError):
+    """Said by the edge, on behalf of the service that it leads to."""
+
+    kind, reason = Kind.EXHAUSTED, "RATE_LIMITED"
+    message = "too many requests; wait before the next one"
+    retry_after_s = 1.0
+
+
 class NotServed(MeshError):
     kind, reason = Kind.UNIMPLEMENTED, "NOT_IMPLEMENTED"
     message = "this is not served by this version"

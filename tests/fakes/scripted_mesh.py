@@ -49,6 +49,7 @@ PUBLIC = {"Login", "ExchangeToken"}
 UNARY = {
     "AuthService": (
         *("GetCaller", "CreateApiKey", "ListApiKeys", "RevokeApiKey", "RotateSigningKey"),
+        *("GetQuota", "SetQuota"),
         *("CreateUser", "ListUsers", "SetRole", "SetProject", "SetPassword", "DisableUser", "EnableUser"),
         *("CreateOrganization", "ListOrganizations", "CreateProject", "ListProjects"),
         *("CreateServiceAccount", "ListServiceAccounts", "DisableServiceAccount"),

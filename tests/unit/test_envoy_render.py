@@ -181,9 +181,9 @@ def test_nothing_that_may_be_missing_is_allowed(text: str) -> None:
 
 def test_filters_in_their_order(public: Json) -> None:
     assert [one["name"].removeprefix("envoy.filters.http.") for one in public["http_filters"]] == [
-        "compressor.zstd", "compressor.gzip", "grpc_web", "cors", "lua",
-        "grpc_json_transcoder", "grpc_json_transcoder.models", "ext_authz", "jwt_authn",
-        "grpc_stats", "router",
+        "compressor.zstd", "compressor.gzip", "grpc_web", "cors", "lua", "local_ratelimit.connection",
+        "grpc_json_transcoder", "grpc_json_transcoder.models", "local_ratelimit.door", "ext_authz", "jwt_authn",
+        "lua.rates", "ratelimit", "grpc_stats", "router",
     ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ client are left out instead of half understood. What this client has no method f
 generated stubs with the same tokens, deadlines and errors: Client.stub, Client.call, Client.stream.
 """
 
-from ollamesh.client import batches, chats, executions, fleet, keys, library, runs
+from ollamesh.client import batches, chats, executions, fleet, keys, library, quotas, runs
 from ollamesh.client.client import Client
 from ollamesh.client.credentials import (
     AccessToken,
@@ -46,5 +46,6 @@ __all__ = [
     "fleet",
     "keys",
     "library",
+    "quotas",
     "runs",
 ]
