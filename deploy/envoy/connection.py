@@ -32,7 +32,7 @@ STREAM_WINDOW_BYTES, CONNECTION_WINDOW_BYTES = 64 * 1024, 1024 * 1024
 # Twice what gRPC's servers read, and four times the largest token.
 HEADERS_KIB_MAX, HEADERS_COUNT_MAX = 32, 100
 # A client may take back a stream that it opened: rarely this many, unless it wants to make work (CVE-2023-44487).
-RESETS_BURST, RESETS_PER_S = 200, 50
+RESETS_BURST, RESETS_PER_S = 1000, 100
 # How long an answer that is complete may wait for a reader who takes nothing.
 FLUSH_WITHIN = timedelta(seconds=60)
 # Connections come anew now and then, so that they spread over edges that were added, and see new certificates.

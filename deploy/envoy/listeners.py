@@ -108,6 +108,7 @@ def _listener(
     chain = Filter(name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager))
     return Listener(
         name=name,
+        stat_prefix=name,
         address=address,
         filter_chains=[FilterChain(filters=[chain], transport_socket=secure)],
         per_connection_buffer_limit_bytes=BUFFER_BYTES,

@@ -20,6 +20,7 @@ from tests.fakes.fake_ollama import FakeOllama
 from tests.service import edge_app
 from tests.service.auth_app import CLIENT_SECRET, ISSUER
 from tests.service.inference_app import TINY, preload
+from tests.service.sandbox_app import built_root
 from tests.stack import Database
 
 ROOT = Path(__file__).parents[2]
@@ -28,7 +29,8 @@ END_WITHIN_S = 60.0
 # Not ready but still serving, for longer than the edge takes to notice: it asks each second, and believes the second no.
 LAME_DUCK_S, GRACE_S = 3, 6
 DRAIN_S = 8
-SERVICES = ("auth", "inference", "agent")
+SERVICES = ("auth", "inference", "sandbox", "agent")
+WITH_DATABASE = ("auth", "inference", "agent")
 
 
 @dataclass(slots=True)
@@ -111,9 +113,11 @@ def _environments(
     own = {
         "auth": auth,
         "inference": {"OLLAMA_HOSTS": fake_url, "OLLAMESH_INSTANCE_SLOTS": "32"},
-        "agent": {},
+        "sandbox": {"OLLAMESH_SANDBOX_ROOT": str(built_root()), "OLLAMESH_SANDBOX_WARM_COUNT": "1"},
+        "agent": {"OLLAMESH_SANDBOX_TARGET": target("sandbox")},
     }
-    return {service: {**usual, **own[service], "DATABASE_URL": database(service)} for service in SERVICES}
+    stores = {service: {"DATABASE_URL": database(service)} for service in WITH_DATABASE}
+    return {service: {**usual, **own[service], **stores.get(service, {})} for service in SERVICES}
 
 
 @asynccontextmanager
@@ -150,7 +154,7 @@ async def rolling(database: Database) -> AsyncIterator[Mesh]:
         await preload(fake, TINY)
         members = await opened.enter_async_context(_members(database, fake.url))
         ports = {service: tuple(one.port for one in each) for service, each in members.items()}
-        env = edge_app.settings(0, {service: ports[service] for service in ("inference", "agent")})
+        env = edge_app.settings(0, {service: ports[service] for service in SERVICES if service != "auth"})
         env["OLLAMESH_AUTH_REPLICAS"] = ",".join(f"127.0.0.1:{port}" for port in ports["auth"])
         env["OLLAMESH_EDGE_DRAIN_S"] = str(DRAIN_S)
         stack = await opened.enter_async_context(edge_app.serving(env, kept=True))

@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import msgspec
 import pytest
 from ollamesh.client import Password, StaticToken
 
@@ -50,6 +51,20 @@ def test_at_the_stacks_own_edge_one_is_its_admin(home: Path, edge: str | None) -
 def test_the_stacks_password_goes_to_its_own_edge_only(home: Path, edge: str) -> None:
     with pytest.raises(Denied, match="nobody is logged in"):
         credentials(settings(home, edge))
+
+
+def test_with_tls_it_is_the_same_stack_and_its_authority_is_believed(home: Path, tmp_path: Path) -> None:
+    running = board.read(home)
+    assert running is not None
+    board.write(home, msgspec.structs.replace(running, edge_tls="https://127.0.0.1:2345"))
+    (home / "tls").mkdir()
+    (home / "tls" / "ca.pem").touch()
+    secure = settings(home, "https://127.0.0.1:2345")
+    assert credentials(secure) == ADMIN
+    assert secure.ca == home / "tls" / "ca.pem"
+    assert settings(home, REMOTE).ca is None, "elsewhere the system's own are believed"
+    own = Settings(home=home, edge_given=REMOTE, token_given=None, ca_given=tmp_path / "own.pem")
+    assert own.ca == tmp_path / "own.pem"
 
 
 def test_a_stack_that_does_not_run_gets_no_password(home: Path) -> None:
