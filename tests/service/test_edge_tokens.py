@@ -322,13 +322,6 @@ async def test_a_grpc_caller_of_the_token_endpoint_gets_grpc(place: Place) -> No
     assert "x-http-status" not in dict(await call.initial_metadata())
 
 
-async def test_endpoints_that_are_not_served_yet_say_so(place: Place) -> None:
-    async with place.world.stack.http.post(
-        f"{place.world.stack.url}/oauth/introspect", data=CLIENT
-    ) as answer:
-        assert answer.status == 501
-
-
 async def test_a_form_that_is_too_long_is_refused(place: Place) -> None:
     url = f"{place.world.stack.url}/oauth/token"
     async with place.world.stack.http.post(url, data={"grant_type": "x" * 70_000}) as answer:
