@@ -1,6 +1,6 @@
 """Batches in PostgreSQL, as callers see them.
 
-A batch is accepted in one transaction, its items in parts: COPY, which is faster, knows no row-level security. To be
+A batch is accepted in one transaction, its items in parts: COPY knows no row-level security. To be
 cancelled is a mark on its row: the workers see it when they next say that they are alive, and the items are swept away
 later. So whoever locks a batch's row holds nothing else.
 """
