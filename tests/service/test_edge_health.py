@@ -37,6 +37,7 @@ class Mesh:
     ollama: Severable
     database: Severable
     cache: OwnRedis
+    opened: AsyncExitStack
 
     async def ask(self) -> tuple[int, dict[str, Any]]:
         async with self.stack.http.get(f"{self.stack.url}/healthz") as answer:
@@ -77,7 +78,7 @@ async def running(module_database: Database) -> AsyncIterator[Mesh]:
         stack = await opened.enter_async_context(
             edge_app.serving(edge_app.settings(nobody, {"inference": (api.port,)}))
         )
-        mesh = Mesh(stack, api, ollama, database, cache)
+        mesh = Mesh(stack, api, ollama, database, cache, opened)
         await mesh.until(200, "healthy", within_s=START_WITHIN_S)
         yield mesh
 
@@ -125,9 +126,8 @@ async def test_nothing_is_told_but_words(running: Mesh) -> None:
 
 
 async def test_a_killed_redis_is_missed_and_a_new_one_in_its_place_is_seen(running: Mesh) -> None:
-    """Last: after this the fixture's own Redis is gone."""
     await running.until(200, "healthy")
     running.cache.signal(signal.SIGKILL)
     await running.until(200, "degraded", "cache")
-    with own_redis(running.cache):
-        await running.until(200, "healthy")
+    running.cache = running.opened.enter_context(own_redis(running.cache))
+    await running.until(200, "healthy")

@@ -28,9 +28,9 @@ class Kept:
         return psutil.Process(self.stack.process.pid).children()
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def kept(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Kept]:
-    heap = tmp_path_factory.mktemp("settings") / "heap"
+@pytest_asyncio.fixture(loop_scope="module")
+async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
+    heap = tmp_path / "heap"
     heap.write_text("256")
     (nobody,) = free_ports(1)
     env = edge_app.settings(nobody, {}, OLLAMESH_EDGE_HEAP_MIB_FILE=str(heap), OLLAMESH_EDGE_DRAIN_S="2")
@@ -79,7 +79,7 @@ async def test_what_is_wrong_is_refused_and_all_stays(kept: Kept) -> None:
 
 
 async def test_it_ends_with_the_envoy_that_serves(kept: Kept) -> None:
-    """Last: after this there is none. Whoever supervises the keeper starts both anew."""
+    """Whoever supervises the keeper starts both anew."""
     (envoy,) = kept.envoys()
     shared = shared_memory(kept.stack)
     assert shared.exists()
