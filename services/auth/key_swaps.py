@@ -9,12 +9,14 @@ from typing import Protocol
 import jwt
 
 from services.auth.core.api_keys import ApiKey
-from services.auth.core.claims import Claims, Descent, access_claims, period
+from services.auth.core.claims import LIFETIME_MAX_S, Claims, Descent, access_claims, period
 from services.auth.core.identity import Identity
 from services.auth.ports import Clock
 from services.common.errors import AuthUnavailable, StoreFailure
 
 LIFETIME_S = 60
+# A run goes on with the token that it was started with. What ends the key ends that too, everywhere within a second.
+LIFETIMES_S = {"agent": LIFETIME_MAX_S}
 USED_S = 30.0  # Then a new one is signed, so that half of its life is left for whoever goes on with it.
 
 
@@ -60,7 +62,7 @@ class Swaps:
         # A token tells whole seconds: it must not count among those that were revoked within this one.
         revoked_s = self._issuable_from_s(identity.user_id, identity.client_id)
         from_s = now_s if now_s // 1 > revoked_s else revoked_s // 1 + 1
-        valid = period(from_s, min(LIFETIME_S, key.expires_at_s - now_s))
+        valid = period(from_s, min(LIFETIMES_S.get(service, LIFETIME_S), key.expires_at_s - now_s))
         token_id, descent = uuid.uuid4().hex, Descent(api_key_id=key.key_id)
         claims = access_claims(identity, valid, issuer=self._issuer, token_id=token_id, descent=descent)
         try:

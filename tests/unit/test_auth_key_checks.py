@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.auth import key_checks
 from services.auth.core.api_keys import ID_LENGTH, SECRET_LENGTH, ApiKey, Kept, KeyForm, Owner
-from services.auth.core.claims import Claims
+from services.auth.core.claims import LIFETIME_MAX_S, Claims
 from services.auth.core.identity import SCOPES, Role
 from services.auth.key_checks import KeyChecks
 from services.auth.key_swaps import LIFETIME_S, Swaps
@@ -133,6 +133,11 @@ async def test_a_key_is_changed_for_a_token_that_says_who_owns_it(rig: Rig) -> N
     assert claims["role"] == "user"  # Its owner is no admin any more.
     assert claims["api_key"] == "0" * ID_LENGTH
     assert claims["exp"] - claims["iat"] <= LIFETIME_S
+
+
+async def test_for_the_agent_it_lives_as_long_as_a_run_may_take(rig: Rig) -> None:
+    claims = await rig.asked(rig.keep(), "agent")
+    assert claims["exp"] - claims["iat"] == LIFETIME_MAX_S
 
 
 async def test_what_cannot_be_a_key_asks_nobody(rig: Rig) -> None:
