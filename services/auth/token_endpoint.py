@@ -38,6 +38,7 @@ class BrowserSide:
     """What a browser can keep, and what it has kept: the refresh token that came in a cookie, if its page may use it."""
 
     may_keep: bool = False
+    is_own: bool = False  # One of this site's own pages asks.
     refresh_token: str | None = field(repr=False, default=None)
 
 
@@ -71,10 +72,7 @@ class TokenEndpoint:
                 ), None
             case CodeRedemption(proof):
                 client = await self._clients.authenticated(proof, Grant.AUTHORIZATION_CODE)
-                if client.in_browser and not browser.may_keep:
-                    raise OAuthError(
-                        "invalid_request", "a browser's client needs https, or a loopback address"
-                    )
+                _check_browser(client, browser)
                 with self._metrics.grant("authorization_code"):
                     return await self._codes.redeemed(asked, client), client
             case Refreshing(proof, token, scopes):
@@ -118,3 +116,11 @@ class TokenEndpoint:
             self._metrics.issued("device_code")
             return found
         raise OAuthError(found.value, _SAID[found])
+
+
+def _check_browser(client: Client, browser: BrowserSide) -> None:
+    """Before anything is used up. A foreign page could else log people in as somebody of its own."""
+    if client.in_browser and not browser.may_keep:
+        raise OAuthError("invalid_request", "a browser's client needs https, or a loopback address")
+    if client.in_browser and not browser.is_own:
+        raise OAuthError("invalid_request", "no page of this site asks")

@@ -110,9 +110,22 @@ OWN = {"x-csrf": "1", "sec-fetch-site": "same-origin"}
 REFRESH = {"grant_type": "refresh_token", "client_id": "web"}
 
 
-async def in_browser(browser: Browser) -> httpx.Response:
-    code = await browser.code(client_id="web", redirect_uri=CALLBACK)
-    return await browser.redeemed(code, client_id="web", code_verifier=VERIFIER)
+async def in_browser(browser: Browser, **headers: str) -> httpx.Response:
+    form = {
+        "grant_type": "authorization_code",
+        "client_id": "web",
+        "code": await browser.code(client_id="web", redirect_uri=CALLBACK),
+        "redirect_uri": CALLBACK,
+        "code_verifier": VERIFIER,
+    }
+    return await browser.submit("/oauth/token", form, **(OWN | headers))
+
+
+@pytest.mark.parametrize("headers", [{"x-csrf": ""}, {"origin": "https://evil.example"}], ids=str)
+async def test_a_foreign_page_logs_nobody_in(browser: Browser, headers: dict[str, str]) -> None:
+    refused = await in_browser(browser, **headers)
+    assert (refused.status_code, refused.json()["error"]) == (400, "invalid_request")
+    assert "set-cookie" not in refused.headers
 
 
 async def test_a_browser_keeps_its_refresh_token_where_no_script_reads_it(browser: Browser) -> None:

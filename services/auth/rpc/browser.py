@@ -14,9 +14,9 @@ Headers = tuple[tuple[str, str], ...]
 
 def side_of(context: Context) -> BrowserSide:
     """What the caller's browser can keep, and the token that it sent for one of this site's own pages."""
-    here = site(context)
-    token = read_cookie(header(context, "cookie"), here.cookie_name(COOKIE)) if is_own(context) else None
-    return BrowserSide(may_keep=here.may_keep_cookies, refresh_token=token)
+    here, own = site(context), is_own(context)
+    token = read_cookie(header(context, "cookie"), here.cookie_name(COOKIE)) if own else None
+    return BrowserSide(may_keep=here.may_keep_cookies, is_own=own, refresh_token=token)
 
 
 def is_own(context: Context) -> bool:
