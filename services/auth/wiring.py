@@ -74,6 +74,7 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         codes=codes,
         devices=devices,
         tickets=Tickets(shared.config.secret_key),
+        has_lost=lambda user_id, since_s: issuer.has_lost(user_id, "", since_s=since_s),
     )
     servicer = OAuthServicer(
         issuer=shared.config.issuer,
