@@ -97,10 +97,10 @@ class Grants:
         # not; and a throttled guess costs neither the store nor a core anything.
         self._attempts.check(username)
         user = await self._store.find_user(username) if is_username(username) else None
-        self._attempts.begin(username)
+        was_counted = self._attempts.begin(username)
         if not await self._hasher.matches(user.password_hash if user else None, password) or user is None:
             raise CredentialsInvalid
-        self._attempts.succeeded(username)
+        self._attempts.succeeded(username, was_counted=was_counted)
         if user.password_hash is not None and self._hasher.outdated(user.password_hash):
             with suppress(MeshError):  # The next login will do.
                 await self._rehash(user.identity.user_id, user.password_hash, password)
