@@ -1,8 +1,9 @@
 """Who may try a password now: neither too often at one account, nor from one address.
 
-Whoever guesses at somebody's account slows that account down, and so could keep its owner out. So an address from which
-the account was logged in to is counted apart: guesses from elsewhere do not slow it down. Accounts and addresses are
-counted whether they exist or not.
+Whoever guesses at somebody's account slows that account down, and so could keep its owner out; and whoever guesses from
+an office's address, or from behind the same balancer, all who are there. So an account at an address from which it was
+logged in to is counted apart: neither guesses at it from elsewhere slow it down, nor guesses at others from there.
+Accounts and addresses are counted whether they exist or not.
 
 The event loop is the lock: what is asked and told here is asked and told without awaiting in between.
 """
@@ -29,25 +30,28 @@ class Attempts:
     def check(self, account: str) -> None:
         """Raises RateLimited. Costs nothing, so ask it before anything that does."""
         now_s, address = self._clock(), self._where()
-        if address is not None:
+        if address is not None and not self._is_known(account, address):
             self._addresses.check(address, now_s=now_s)
         self._accounts.check(self._subject(account, address), now_s=now_s)
 
-    def begin(self, account: str) -> None:
-        """Count an attempt that is about to be made. Raises RateLimited."""
+    def begin(self, account: str) -> bool:
+        """Count an attempt that is about to be made; return whether for its address too. Raises RateLimited."""
         self.check(account)
         now_s, address = self._clock(), self._where()
-        if address is not None:
+        is_counted = address is not None and not self._is_known(account, address)
+        if address is not None and is_counted:
             self._addresses.attempt(address, now_s=now_s)
         self._accounts.attempt(self._subject(account, address), now_s=now_s)
+        return is_counted
 
-    def succeeded(self, account: str) -> None:
-        """The password was right."""
+    def succeeded(self, account: str, *, was_counted: bool) -> None:
+        """The password was right. `was_counted` is what `begin` returned."""
         address = self._where()
         self._accounts.succeeded(self._subject(account, address))
         if address is None:
             return
-        self._addresses.give_back(address)
+        if was_counted:
+            self._addresses.give_back(address)
         place = _place(account, address)
         self._known[place] = None
         self._known.move_to_end(place)
@@ -55,8 +59,12 @@ class Attempts:
             self._known.popitem(last=False)
 
     def _subject(self, account: str, address: str | None) -> str:
-        place = account if address is None else _place(account, address)
-        return place if place in self._known else account
+        if address is None or not self._is_known(account, address):
+            return account
+        return _place(account, address)
+
+    def _is_known(self, account: str, address: str) -> bool:
+        return _place(account, address) in self._known
 
 
 def _place(account: str, address: str) -> str:

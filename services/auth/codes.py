@@ -1,6 +1,7 @@
 """Authorization codes: given to a browser for its client, and changed for tokens once."""
 
 import secrets
+import time
 from dataclasses import replace
 
 from authlib.oauth2.rfc7636 import create_s256_code_challenge
@@ -75,12 +76,18 @@ async def first_tokens(
     begun: Begun, people: ClientStore, logins: Logins, client: Client, grant: Grant
 ) -> Issued:
     """The first tokens of a session that a person began for a client. Raises GrantInvalid."""
+    known_at_s = time.time()
     identity = await people.find_identity(begun.family.user_id)
     if identity is None:
         await logins.end(begun.family.session_id, user_id=begun.family.user_id, reason="USER_DISABLED")
         raise GrantInvalid
     return await logins.issue(
-        begun, for_client(identity, client, begun.family.scopes), None, client=client, grant=grant.value
+        begun,
+        for_client(identity, client, begun.family.scopes),
+        None,
+        client=client,
+        grant=grant.value,
+        known_at_s=known_at_s,
     )
 
 

@@ -15,7 +15,9 @@ class Revoker(Protocol):
 class Renewals(Protocol):
     """What keeps the logins that can be renewed."""
 
-    async def end_all(self, user_id: str) -> list[str]: ...
+    async def end_all(self, user_id: str) -> list[str]:
+        """End them, and what such a login could still come of: codes, and devices that were let in."""
+        ...
 
 
 class RevokedSessions:
@@ -29,3 +31,4 @@ class RevokedSessions:
         del organization_id
         await self._renewals.end_all(user_id)  # First: what is issued from here on descends from a new login.
         await self._revoker.revoke(Kind.USER, user_id)
+        await self._renewals.end_all(user_id)  # What was begun meanwhile; from here on, it would not begin.

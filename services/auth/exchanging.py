@@ -25,6 +25,7 @@ class Exchanges:
         What ends the user's login or API key ends it too. A proof of possession that the user's token asks for is not
         passed on: the key for it is the user's, and the actor has authenticated by its own.
         """
+        known_at_s = time.time()
         try:
             caller = await self._verifier.verify_any(subject_token)
         except (TokenInvalid, TokenExpired):
@@ -37,6 +38,7 @@ class Exchanges:
             identity,
             left_s if lifetime_s is None else min(left_s, lifetime_s),
             grant=Grant.TOKEN_EXCHANGE.value,
+            known_at_s=known_at_s,
             descent=Descent(session_id=caller.session_id, api_key_id=caller.api_key_id, actor=actor.acts_as),
         )
 

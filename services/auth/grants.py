@@ -1,11 +1,13 @@
 """The ways to a token. Each proves who asks, then signs what the asker may be told to be."""
 
-from contextlib import suppress
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 from services.auth.attempts import Attempts
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.identity import Identity, Role, is_client_id, is_username, lowered, narrowed
-from services.auth.errors import CredentialsInvalid
+from services.auth.errors import CredentialsInvalid, GrantInvalid
 from services.auth.issuer import Issued, TokenIssuer
 from services.auth.logins import Logins
 from services.auth.ports import Hasher, Store, User
@@ -39,8 +41,10 @@ class Grants:
         Raises CredentialsInvalid, RateLimited, RoleRequired, StoreFailure.
         """
         with self._metrics.grant("password"):
+            known_at_s = time.time()  # A password takes long to check.
             identity = await self.authenticated(username, password)
-            return await self._logins.login(lowered(identity, role), lifetime_s)
+            with _still_theirs():
+                return await self._logins.login(lowered(identity, role), lifetime_s, known_at_s=known_at_s)
 
     async def client_credentials(
         self,
@@ -56,15 +60,18 @@ class Grants:
         of 32 random bytes, and a throttle would let anybody stop the account.
         """
         with self._metrics.grant("client_credentials"):
+            known_at_s = time.time()
             account = await self._store.find_service_account(client_id) if is_client_id(client_id) else None
             if (
                 not self._digest.fits(account.secret_digest if account else None, client_secret)
                 or account is None
             ):
                 raise CredentialsInvalid
-            return await self._issuer.issue(
-                narrowed(account.identity, scopes), lifetime_s, grant="client_credentials"
-            )
+            identity = narrowed(account.identity, scopes)
+            with _still_theirs():
+                return await self._issuer.issue(
+                    identity, lifetime_s, grant="client_credentials", known_at_s=known_at_s
+                )
 
     async def authenticated(self, username: str, password: str) -> Identity:
         """Who proved to be whom. Raises CredentialsInvalid, RateLimited, StoreFailure."""
@@ -90,10 +97,10 @@ class Grants:
         # not; and a throttled guess costs neither the store nor a core anything.
         self._attempts.check(username)
         user = await self._store.find_user(username) if is_username(username) else None
-        self._attempts.begin(username)
+        was_counted = self._attempts.begin(username)
         if not await self._hasher.matches(user.password_hash if user else None, password) or user is None:
             raise CredentialsInvalid
-        self._attempts.succeeded(username)
+        self._attempts.succeeded(username, was_counted=was_counted)
         if user.password_hash is not None and self._hasher.outdated(user.password_hash):
             with suppress(MeshError):  # The next login will do.
                 await self._rehash(user.identity.user_id, user.password_hash, password)
@@ -102,3 +109,12 @@ class Grants:
     async def _rehash(self, user_id: str, old: str, password: str) -> None:
         new = await self._hasher.hash(password)
         await self._store.replace_password_hash(user_id, old=old, new=new)
+
+
+@contextmanager
+def _still_theirs() -> Iterator[None]:
+    """Credentials that were good when they came, and are not any more, are none."""
+    try:
+        yield
+    except GrantInvalid:
+        raise CredentialsInvalid from None

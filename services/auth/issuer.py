@@ -8,6 +8,7 @@ import structlog
 
 from services.auth.core.claims import Descent, access_claims, period
 from services.auth.core.identity import Identity
+from services.auth.errors import GrantInvalid
 from services.auth.keyring import Keyring
 from services.auth.revocations import Revocations
 from services.common.audit import Action, Happened, Outcome, Trail
@@ -35,11 +36,27 @@ class TokenIssuer:
         self._keyring, self._revocations = keyring, revocations
         self._trail, self._issuer = trail, issuer
 
+    def has_lost(self, user_id: str, client_id: str, *, since_s: float) -> bool:
+        """Whether that user, or that client, has lost rights or their password since then."""
+        return self._revocations.denied.issuable_from_s(user_id, client_id) > since_s
+
     async def issue(
-        self, identity: Identity, lifetime_s: float | None, *, grant: str, descent: Descent | None = None
+        self,
+        identity: Identity,
+        lifetime_s: float | None,
+        *,
+        grant: str,
+        known_at_s: float,
+        descent: Descent | None = None,
     ) -> Issued:
-        """Raises StoreUnavailable while there is no key."""
+        """`known_at_s`: when the store was asked who this is and what they may do, or earlier.
+
+        Raises GrantInvalid if that was lost meanwhile: what ended the tokens of before would not end this one, which is
+        signed later. Raises StoreUnavailable while there is no key.
+        """
         await self._revocations.settled(identity.user_id, identity.client_id)
+        if self.has_lost(identity.user_id, identity.client_id, since_s=known_at_s):
+            raise GrantInvalid
         descent = descent or Descent()
         valid = period(time.time(), lifetime_s)
         token_id = uuid.uuid4().hex

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from services.auth.api_keys import ApiKeyStore
-from services.auth.core.api_keys import Kept, KeyForm, Presented, for_service, identity_of
+from services.auth.core.api_keys import CLIENT_ID, Kept, KeyForm, Presented, for_service, identity_of
 from services.auth.key_swaps import Swapped, Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.ports import Clock
@@ -42,12 +42,15 @@ class Denials(Protocol):
 
     def denies(self, token: Swapped, /) -> bool: ...
 
+    def issuable_from_s(self, user_id: str, client_id: str, /) -> float: ...
+
 
 @dataclass(slots=True, kw_only=True)
 class _Known:
     kept: Kept
     read_at_s: float  # By the steady clock.
     asked_at_s: float
+    true_at_s: float  # By the clock of the day: what its owner lost later is not in it.
     swapped: dict[str, Swapped] = field(default_factory=dict)  # By service.
 
 
@@ -93,15 +96,29 @@ class KeyChecks:
 
     async def _answer(self, presented: Presented, service: str) -> bytes:
         known = self._recalled(presented) or await self._asked(presented)
-        swapped = self._swapped(known, service)
-        if not self._denied.denies(swapped):
-            return swapped.answer
-        # The key, or its owner for a time. The store says what is true now.
-        self._known.pop(presented.digest, None)
-        swapped = self._swapped(await self._asked(presented), service)
+        if self._lost_at_s(known) <= known.true_at_s:
+            swapped = self._swapped(known, service)
+            if not self._denied.denies(swapped):
+                return swapped.answer
+        # The key was revoked, or its owner has lost something. The store says what is true now.
+        swapped = self._swapped(await self._asked_anew(presented, known), service)
         if self._denied.denies(swapped):
             raise TokenInvalid
         return swapped.answer
+
+    def _lost_at_s(self, known: _Known) -> float:
+        """When the owner of the key last lost rights, as far as is known here."""
+        return self._denied.issuable_from_s(known.kept.key.user_id, CLIENT_ID)
+
+    async def _asked_anew(self, presented: Presented, known: _Known) -> _Known:
+        """What the store says to a question that was put after all that is known here was lost."""
+        lost_at_s = self._lost_at_s(known)
+        if (begun := self._asking.get(presented.digest)) is not None:
+            await asyncio.shield(begun)  # The store may have read for it before that.
+        self._known.pop(presented.digest, None)
+        found = await self._asked(presented)
+        found.true_at_s = max(found.true_at_s, lost_at_s)  # Another replica's clock may be ahead of ours.
+        return found
 
     def _recalled(self, presented: Presented) -> _Known | None:
         """What is known, if it will do. Raises TokenInvalid for what the store does not have."""
@@ -139,7 +156,8 @@ class KeyChecks:
 
     async def _find(self, presented: Presented) -> _Known | MeshError:
         """Returns failures: raised, they would end the group of tasks, and with it the service."""
-        asked_at_s = self._clock.monotonic()  # Not later: what is read may be as old as the question.
+        # Not later: what is read may be as old as the question.
+        asked_at_s, true_at_s = self._clock.monotonic(), self._clock.time()
         try:
             async with self._places:
                 kept = await self._store.find(presented.key_id)
@@ -149,7 +167,7 @@ class KeyChecks:
             self._known.pop(presented.digest, None)
             _remember(self._unknown, presented.digest, asked_at_s + UNKNOWN_S, UNKNOWN_MAX)
             return TokenInvalid()
-        known = _Known(kept=kept, read_at_s=asked_at_s, asked_at_s=asked_at_s)
+        known = _Known(kept=kept, read_at_s=asked_at_s, asked_at_s=asked_at_s, true_at_s=true_at_s)
         _remember(self._known, presented.digest, known, KNOWN_MAX)
         return known
 

@@ -1,6 +1,7 @@
 """Logins that last: a family of refresh tokens for each, renewed one at a time, ended whole."""
 
 import secrets
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -80,8 +81,8 @@ class Logins:
         )
         return Begun(family, token)
 
-    async def login(self, identity: Identity, lifetime_s: float | None) -> Issued:
-        """Tokens for a person who has just proved who they are, to this service itself."""
+    async def login(self, identity: Identity, lifetime_s: float | None, *, known_at_s: float) -> Issued:
+        """Tokens for a person who has just proved who they are, to this service itself. Raises GrantInvalid."""
         begun: list[Begun] = []
 
         def make(now_s: float) -> Family:
@@ -89,14 +90,27 @@ class Logins:
             return begun[0].family
 
         await self._store.begin(make)
-        return await self.issue(begun[0], identity, lifetime_s, client=LOGIN, grant="password")
+        return await self.issue(
+            begun[0], identity, lifetime_s, client=LOGIN, grant="password", known_at_s=known_at_s
+        )
 
     async def issue(
-        self, begun: Begun, identity: Identity, lifetime_s: float | None, *, client: Client, grant: str
+        self,
+        begun: Begun,
+        identity: Identity,
+        lifetime_s: float | None,
+        *,
+        client: Client,
+        grant: str,
+        known_at_s: float,
     ) -> Issued:
-        """The first tokens of a family that is kept."""
+        """The first tokens of a family that is kept. Raises GrantInvalid."""
         issued = await self._issuer.issue(
-            identity, lifetime_s, grant=grant, descent=Descent(session_id=begun.family.session_id)
+            identity,
+            lifetime_s,
+            grant=grant,
+            known_at_s=known_at_s,
+            descent=Descent(session_id=begun.family.session_id),
         )
         if Grant.REFRESH_TOKEN not in client.grants:
             return issued
@@ -114,6 +128,7 @@ class Logins:
 
         Raises GrantInvalid, ScopeNotHeld, StoreFailure.
         """
+        known_at_s = time.time()
         presented = await self._presented(token, client)
         family = presented.family
         if presented.successor is None:
@@ -134,6 +149,7 @@ class Logins:
             narrowed(held, scopes),
             lifetime_s,
             grant=Grant.REFRESH_TOKEN.value,
+            known_at_s=known_at_s,
             descent=Descent(session_id=family.session_id),
         )
         return issued.renewable(

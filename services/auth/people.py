@@ -139,10 +139,10 @@ class People:
         """A stolen token must not help to guess the password: it counts like a login."""
         self._attempts.check(person.username)
         known = await self._store.password_hash(person.organization_id, person.user_id)
-        self._attempts.begin(person.username)
+        was_counted = self._attempts.begin(person.username)
         if not await self._passwords.matches(known, old):
             raise CredentialsInvalid
-        self._attempts.succeeded(person.username)
+        self._attempts.succeeded(person.username, was_counted=was_counted)
 
     async def _found(self, actor: Actor, user_id: str) -> Person:
         found = await self._store.find(actor.organization_id, user_id)

@@ -81,6 +81,7 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         devices=devices,
         tickets=Tickets(shared.config.secret_key),
         federation=_federation(shared),
+        has_lost=lambda user_id, since_s: issuer.has_lost(user_id, "", since_s=since_s),
     )
     servicer = OAuthServicer(
         issuer=shared.config.issuer,

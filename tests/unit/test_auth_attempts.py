@@ -22,8 +22,9 @@ class World:
             self.attempts.begin(account)
 
     def log_in(self, account: str, *, address: str | None = None) -> None:
-        self.guess(account, address=address)
-        self.attempts.succeeded(account)
+        self.address = address
+        was_counted = self.attempts.begin(account)
+        self.attempts.succeeded(account, was_counted=was_counted)
 
 
 def test_an_address_is_slowed_down_whatever_names_it_tries() -> None:
@@ -61,6 +62,29 @@ def test_guesses_from_elsewhere_do_not_keep_the_owner_out() -> None:
     with pytest.raises(RateLimited):
         world.guess("ann", address="192.0.2.3")
     world.log_in("ann", address="192.0.2.1")
+
+
+def test_first_logins_at_once_are_all_given_back() -> None:
+    world = World()
+    world.address = "192.0.2.1"
+    begun = [world.attempts.begin("ann") for _ in range(FREE_COUNT)]
+    for was_counted in begun:
+        world.attempts.succeeded("ann", was_counted=was_counted)
+    for number in range(ADDRESS_FREE_COUNT):
+        world.guess(f"name-{number}", address="192.0.2.1")
+
+
+def test_guesses_from_ones_own_address_do_not_keep_one_out() -> None:
+    world = World()
+    world.log_in("ann", address="192.0.2.1")  # Of an office, or of a balancer before the edge.
+    for number in range(ADDRESS_FREE_COUNT + 5):
+        world.now_s += PAUSE_MAX_S
+        world.guess(f"name-{number}", address="192.0.2.1")
+    with pytest.raises(RateLimited):
+        world.guess("bob", address="192.0.2.1")
+    world.log_in("ann", address="192.0.2.1")
+    with pytest.raises(RateLimited):  # And what she does there is no excuse for others.
+        world.guess("bob", address="192.0.2.1")
 
 
 def test_a_known_address_may_not_guess_for_ever_either() -> None:

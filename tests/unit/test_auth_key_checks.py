@@ -1,116 +1,20 @@
 """What is remembered of keys, for how long, and what happens at each bound."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import AsyncIterator
+from dataclasses import replace
 
-import jwt
 import pytest
-from prometheus_client import CollectorRegistry
 
 from services.auth import key_checks
-from services.auth.core.api_keys import ID_LENGTH, SECRET_LENGTH, ApiKey, Kept, KeyForm, Owner
-from services.auth.core.claims import LIFETIME_MAX_S, Claims
-from services.auth.core.identity import SCOPES, Role
-from services.auth.key_checks import KeyChecks
-from services.auth.key_swaps import LIFETIME_S, Swaps
-from services.auth.key_uses import KeyUses
-from services.auth.telemetry import KeyMetrics
-from services.common.audit import Action, Happened, Outcome
+from services.auth.core.api_keys import ID_LENGTH, SECRET_LENGTH
+from services.auth.core.claims import LIFETIME_MAX_S
+from services.auth.core.identity import SCOPES
+from services.auth.key_swaps import LIFETIME_S
+from services.common.audit import Action, Outcome
 from services.common.errors import AuthUnavailable, StoreUnavailable, TokenExpired, TokenInvalid
-from services.common.revoked import DenyList, Kind, Revocation
-from tests.fakes.api_key_store import FakeApiKeys
-
-FORM = KeyForm("live", "s" * 32)
-NOW_S = 1_800_000_000.5
-
-
-class Signer:
-    def __init__(self) -> None:
-        self.claims: list[Claims] = []
-        self.has_key = True
-
-    def sign(self, claims: Claims) -> str:
-        if not self.has_key:
-            raise StoreUnavailable
-        self.claims.append(claims)
-        return jwt.encode(dict(claims), "k" * 32, headers={"kid": "one"})
-
-
-class Trail:
-    def __init__(self) -> None:
-        self.noted: list[Happened] = []
-
-    def note(self, happened: Happened) -> None:
-        self.noted.append(happened)
-
-    async def assure(self, happened: Happened) -> None:
-        self.note(happened)
-
-
-@dataclass(slots=True)
-class Clock:
-    now_s: float = NOW_S
-
-    def time(self) -> float:
-        return self.now_s
-
-    def monotonic(self) -> float:
-        return self.now_s - NOW_S
-
-
-class Rig:
-    """Checks over a fake store, and a clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.clock, self.store, self.signer = Clock(), FakeApiKeys(), Signer()
-        self.trail, self.denied = Trail(), DenyList()
-        self.uses = KeyUses(self.store, self.trail, KeyMetrics(CollectorRegistry()), clock=self.clock)
-        swaps = Swaps(
-            self.signer,
-            issuer="http://ollamesh",
-            passed=lambda token, _service: token.encode(),
-            issuable_from_s=self.denied.issuable_from_s,
-            clock=self.clock,
-        )
-        self.checks = KeyChecks(
-            store=self.store, form=FORM, swaps=swaps, uses=self.uses, denied=self.denied, clock=self.clock
-        )
-
-    def keep(self, number: int = 0, change: Mapping[str, object] | None = None) -> str:
-        """A key that the store has; the text of it."""
-        key_id = f"{number:0{ID_LENGTH}d}"
-        text = FORM.written(key_id, "b" * SECRET_LENGTH)
-        presented = FORM.read(text)
-        assert presented
-        key = ApiKey(
-            key_id=key_id,
-            prefix=FORM.prefix(key_id),
-            display_name="mine",
-            user_id="user:ann",
-            organization_id="acme",
-            project_id="lab",
-            role=Role.ADMIN,
-            scopes=SCOPES,
-            created_at_s=NOW_S - 10,
-            expires_at_s=NOW_S + 86_400,
-        )
-        changed: Any = {} if change is None else change
-        owner = Owner(role=Role.USER)
-        self.store.kept[key_id] = Kept(key=replace(key, **changed), digest=presented.digest, owner=owner)
-        return text
-
-    async def asked(self, text: str, service: str = "inference") -> dict[str, Any]:
-        """What the token says with which the request goes on."""
-        token = await self.checks.answer(text, service)
-        claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False, "verify_aud": False})
-        return claims
-
-    async def settled(self) -> None:
-        """Until nothing is being asked in the background."""
-        for _ in range(10):
-            await asyncio.sleep(0)
+from services.common.revoked import Kind, Revocation
+from tests.unit.key_checks_rig import FORM, NOW_S, Rig
 
 
 @pytest.fixture
@@ -220,10 +124,10 @@ async def test_a_key_is_asked_for_again_while_requests_go_on(rig: Rig) -> None:
     await rig.asked(text)
     rig.store.gate.clear()
     rig.clock.now_s += key_checks.FRESH_S + 1
+    rig.store.kept["0" * ID_LENGTH] = replace(rig.store.kept["0" * ID_LENGTH], owner=None)
     await rig.asked(text)  # Nobody waits.
     await rig.settled()
     assert len(rig.store.asked) == 2
-    rig.store.kept["0" * ID_LENGTH] = replace(rig.store.kept["0" * ID_LENGTH], owner=None)
     rig.store.gate.set()
     await rig.settled()
     with pytest.raises(TokenInvalid):
@@ -348,6 +252,32 @@ async def test_a_signing_key_that_is_revoked_signs_no_tokens_for_keys(rig: Rig) 
     rig.denied.add([revoked(Kind.SIGNING_KEY, "one")], now_s=NOW_S)
     with pytest.raises(TokenInvalid):
         await rig.asked(text)
+
+
+def disable_owner(rig: Rig) -> None:
+    rig.store.kept["0" * ID_LENGTH] = replace(rig.store.kept["0" * ID_LENGTH], owner=None)
+    rig.denied.add([revoked(Kind.USER, "user:ann", until_s=rig.clock.now_s + 1)], now_s=NOW_S)
+    rig.clock.now_s += 2
+
+
+async def test_what_was_read_before_its_owner_lost_rights_lets_nobody_in(rig: Rig) -> None:
+    text = rig.keep()
+    await rig.asked(text, "inference")
+    disable_owner(rig)
+    for service in ("agent", "inference"):  # At the first, no token was signed before.
+        with pytest.raises(TokenInvalid):
+            await rig.asked(text, service)
+
+
+async def test_an_answer_on_its_way_when_its_owner_lost_rights_lets_nobody_in(rig: Rig) -> None:
+    text = rig.keep()
+    rig.store.gate.clear()
+    asking = asyncio.create_task(rig.asked(text))
+    await rig.settled()
+    disable_owner(rig)
+    rig.store.gate.set()
+    with pytest.raises(TokenInvalid):
+        await asking
 
 
 # ---- What is noted ---------------------------------------------------------------------------------

@@ -65,6 +65,8 @@ _END_ALL = """
     UPDATE refresh_families SET revoke_time = now()
     WHERE user_id = $1 AND revoke_time IS NULL AND expire_time > now() RETURNING session_id
 """
+_END_CODES = "UPDATE authorization_codes SET use_time = now() WHERE user_id = $1 AND use_time IS NULL"
+_END_DEVICES = "UPDATE device_codes SET state = 'denied' WHERE user_id = $1 AND state = 'approved'"
 # By their names in the table, which are shorter than those on the wire.
 _GRANTS = {
     "authorization_code": Grant.AUTHORIZATION_CODE,
@@ -163,7 +165,10 @@ class PostgresSessions:
             await connection.execute(_END, session_id)
 
     async def end_all(self, user_id: str) -> list[str]:
-        async with self._database.connection() as connection:
+        async with self._database.transaction() as connection:
+            # First what could still begin a family: whoever is doing that now is waited for.
+            await connection.execute(_END_CODES, user_id)
+            await connection.execute(_END_DEVICES, user_id)
             return [row["session_id"] for row in await connection.fetch(_END_ALL, user_id)]
 
 

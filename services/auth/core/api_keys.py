@@ -31,6 +31,7 @@ KEY_LENGTH_MAX = len("omk___") + 16 + ID_LENGTH + SECRET_LENGTH + CHECKSUM_LENGT
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9]{0,15}")
 LIFETIME_S = 90 * 86_400
 KEYS_MAX = 50  # That work, for each user.
+CLIENT_ID = "api-key"  # Never a service account's own: a key is not what its services know it by.
 
 # Where a service calls others with its caller's own token (decision 0005).
 _GOES_ON_TO = {"agent": frozenset({"inference", "sandbox"})}
@@ -181,7 +182,7 @@ def identity_of(kept: Kept, now_s: float) -> Identity | None:
         role=lesser(key.role, owner.role),
         organization_id=key.organization_id,
         project_id=key.project_id,
-        client_id="api-key",  # Never a service account's own: a key is not what its services know it by.
+        client_id=CLIENT_ID,
         scopes=key.scopes & owner.scopes,
     )
 

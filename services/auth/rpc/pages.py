@@ -68,10 +68,12 @@ class Pages:
         devices: Devices,
         tickets: Tickets,
         federation: Federation | None,
+        has_lost: Callable[[str, float], bool],
     ) -> None:
+        """`has_lost`: whether a user has lost rights, or their password, since a time."""
         self._issuer, self._sign_in, self._clients, self._people = issuer, sign_in, clients, people
         self._codes, self._devices, self._tickets = codes, devices, tickets
-        self._federation = federation
+        self._federation, self._has_lost = federation, has_lost
 
     # ---- Authorization ----------------------------------------------------------------------------
 
@@ -93,20 +95,28 @@ class Pages:
             return await self._consented(form, context)
         wanted = _wanted(self._opened(SIGN_IN, form, context))
         client = await self._client(wanted.client_id)
+        known_at_s = time.time()
         try:
             identity = await self._sign_in.authenticated(form.get("username"), form.get("password"))
         except CredentialsInvalid:
             return self._sign_in_page(client, wanted, context, message=_WRONG, status=401)
-        return await self.signed_in(wanted, client, identity, context)
+        return await self.signed_in(wanted, client, identity, context, known_at_s=known_at_s)
 
     async def signed_in(
-        self, wanted: AuthorizationRequest, client: Client, identity: Identity, context: Context
+        self,
+        wanted: AuthorizationRequest,
+        client: Client,
+        identity: Identity,
+        context: Context,
+        *,
+        known_at_s: float,
     ) -> Reply:
-        """A person has proved who they are, in whatever way."""
+        """A person has proved who they are, in whatever way; by what was known then."""
         if client.first_party:
+            self._check_still(identity.user_id, known_at_s)
             return await self._granted(wanted, client, identity)
         nonce, headers = self._nonce(context)
-        contents = {**_kept(wanted), "user_id": identity.user_id}
+        contents = {**_kept(wanted), "user_id": identity.user_id, "known_at_s": known_at_s}
         page = pages.consent(
             client,
             self._ticket(CONSENT, contents, nonce),
@@ -154,9 +164,7 @@ class Pages:
                 error="access_denied",
                 error_description="the user has refused",
             )
-        return await self._granted(
-            wanted, await self._client(wanted.client_id), await self._person(contents["user_id"])
-        )
+        return await self._granted(wanted, await self._client(wanted.client_id), await self._person(contents))
 
     async def _granted(self, wanted: AuthorizationRequest, client: Client, identity: Identity) -> Reply:
         try:
@@ -203,7 +211,7 @@ class Pages:
         if form.get("step") == "consent":
             return await self._device_consented(form, context)
         self._opened(DEVICE, form, context)
-        user_code = form.get("user_code")[:16]
+        user_code, known_at_s = form.get("user_code")[:16], time.time()
         try:
             identity = await self._sign_in.authenticated(form.get("username"), form.get("password"))
         except CredentialsInvalid:
@@ -213,7 +221,12 @@ class Pages:
             return self._device_page("", context, message="No device waits under that code.", status=404)
         client = await self._client(device.client_id)
         nonce, headers = self._nonce(context)
-        contents = {"user_code": user_code, "client_id": client.client_id, "user_id": identity.user_id}
+        contents = {
+            "user_code": user_code,
+            "client_id": client.client_id,
+            "user_id": identity.user_id,
+            "known_at_s": known_at_s,
+        }
         page = pages.device_consent(
             client,
             self._ticket(DEVICE_CONSENT, contents, nonce),
@@ -226,7 +239,7 @@ class Pages:
     async def _device_consented(self, form: Form, context: Context) -> Reply:
         contents = self._opened(DEVICE_CONSENT, form, context)
         client = await self._client(str(contents["client_id"]))
-        identity = await self._person(contents["user_id"])
+        identity = await self._person(contents)
         approved = form.get("decision") == "allow"
         try:
             in_time = await self._devices.decide(
@@ -255,12 +268,20 @@ class Pages:
             raise _Stop(400, "This link is not valid", "The program that sent you here is not known.")
         return client
 
-    async def _person(self, user_id: object) -> Identity:
-        """Who signed in a moment ago, as they are now."""
-        identity = await self._people.find_identity(str(user_id))
+    async def _person(self, contents: Mapping[str, object]) -> Identity:
+        """Who signed in some minutes ago, as they are now."""
+        identity = await self._people.find_identity(str(contents["user_id"]))
         if identity is None:
             raise _Stop(403, "Not allowed", "This account cannot sign in.")
+        known_at_s = contents["known_at_s"]
+        assert isinstance(known_at_s, float)
+        self._check_still(identity.user_id, known_at_s)
         return identity
+
+    def _check_still(self, user_id: str, known_at_s: float) -> None:
+        """A password that was changed meanwhile, by whoever found that it was stolen, is good for nothing here."""
+        if self._has_lost(user_id, known_at_s):
+            raise _Stop(403, "Sign in again", "Your password or your rights have changed meanwhile.")
 
     def _nonce(self, context: Context) -> tuple[str, tuple[tuple[str, str], ...]]:
         """What ties a page to its browser, and the header that leaves it there. Other tabs share it."""
