@@ -147,7 +147,8 @@ class Pages:
         except FederationRefused:
             message = f"{federation.title} did not confirm that you may sign in here."
             return self._sign_in_page(client, wanted, context, message=message, status=401)
-        return await self.signed_in(wanted, client, identity, context)
+        # After it was read: what the provider says may itself have changed the person's rights.
+        return await self.signed_in(wanted, client, identity, context, known_at_s=time.time())
 
     def _federated(self) -> Federation:
         if self._federation is None:
