@@ -173,14 +173,17 @@ async def test_without_redis_each_replica_counts_its_share(patient: Mesh, how: s
             patient.redis.signal(signal.SIGCONT)
 
 
-async def test_it_is_counted_together_again_when_redis_is_back(patient: Mesh) -> None:
-    await patient.limit(requests_per_second=RATE, request_burst_count=BURST)
-    patient.redis.signal(signal.SIGSTOP)
-    await patient.steadily(per_s=RATE / 2, for_s=1)
-    patient.redis.signal(signal.SIGCONT)
+async def test_it_is_counted_together_again_when_redis_is_back(known: Mesh) -> None:
+    await known.limit(requests_per_second=RATE, request_burst_count=BURST)
+    known.redis.signal(signal.SIGSTOP)
+    await known.steadily(per_s=RATE / 2, for_s=1)
+    known.redis.signal(signal.SIGCONT)
     await asyncio.sleep(2)  # Of the five that it may take.
-    served = Counter(await asyncio.gather(*(patient.ask() for _ in range(3 * BURST))))["served"]
-    assert BURST * 0.5 <= served <= BURST * 1.05
+    began_s = asyncio.get_running_loop().time()
+    served = Counter(await asyncio.gather(*(known.ask() for _ in range(3 * BURST))))["served"]
+    lasted_s = asyncio.get_running_loop().time() - began_s
+    # Two shares would come to as much, but not evenly: this is one count.
+    assert BURST * 0.5 <= served <= BURST + RATE * lasted_s
 
 
 async def test_without_auth_nobody_is_refused_and_few_wait(brisk: Mesh) -> None:
