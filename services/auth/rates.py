@@ -20,7 +20,7 @@ from services.auth.rate_ports import Counter, CounterAway
 from services.common.errors import StoreFailure
 
 LIMITS_KEPT_S = 2.0  # How late a change of limits is seen.
-LIMITS_S_MAX = 0.05  # Wait for those of an account that is new here.
+LIMITS_S_MAX = 0.15  # Wait for those of an account that is new here: less than the edge waits.
 ACCOUNTS_MAX = 10_000
 REFUSALS_MAX = 10_000
 NARROWEST_FIRST = (Kind.API_KEY, Kind.PROJECT, Kind.ORGANIZATION)
@@ -36,7 +36,7 @@ class Over:
 
 
 class Fits(Enum):
-    COUNTED = auto()
+    COUNTED = auto()  # Or nobody could say whether there is a limit: ask again.
     UNLIMITED = auto()  # And nobody need ask again so soon.
 
 
@@ -84,7 +84,9 @@ class Rates:
                 return over
         if not counted:
             self._metrics.rate("allowed", "nowhere")
-        return Fits.COUNTED if counted else Fits.UNLIMITED
+        known = self._known.get(account)
+        is_sure = known is not None and _now_s() < known.until_s + LIMITS_KEPT_S
+        return Fits.UNLIMITED if is_sure and not counted else Fits.COUNTED
 
     async def _hit(self, subject: Subject, limit: Window) -> Over | None:
         over, until_s = self._refused.get(subject, (None, 0.0))
