@@ -56,6 +56,10 @@ class Browser:
     async def url(self) -> str:
         return str(await self._ask("url"))
 
+    async def until_url(self, start: str) -> None:
+        """Return when the page's address begins so."""
+        await self._ask("untilUrl", start=start)
+
     async def cookies(self) -> list[dict[str, object]]:
         found = await self._ask("cookies")
         assert isinstance(found, list)

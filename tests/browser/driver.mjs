@@ -21,6 +21,7 @@ const commands = {
   press: ({ key }) => page.keyboard.press(key),
   text: ({ selector }) => page.textContent(selector),
   url: () => page.url(),
+  untilUrl: ({ start }) => page.waitForURL((url) => url.href.startsWith(start)).then(() => null),
   cookies: () => context.cookies(),
   screenshot: ({ path }) => page.screenshot({ path, fullPage: true }).then(() => path),
 };

@@ -82,8 +82,9 @@ class Place:
 
 
 @asynccontextmanager
-async def place_of(database: Database) -> AsyncIterator[Place]:
-    async with whole(auth_app.config(database("auth"))) as world:
+async def place_of(database: Database, **more: str) -> AsyncIterator[Place]:
+    """`more` is for the edge's environment."""
+    async with whole(auth_app.config(database("auth")), **more) as world:
         found = Place(world, database)
         await found.execute(REGISTERED, SecretDigest("s" * 32).of(SECRET))
         yield found

@@ -2,17 +2,16 @@
 
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 
 import pytest
 import pytest_asyncio
-from aiohttp import web
 from ollamesh.inference.v1.fleet_pb2 import GetFleetRequest
 
 from tests import browser as browsers
 from tests.browser import Browser
 from tests.service import auth_app, edge_web
 from tests.service.edge_app import GET_FLEET, LOOPBACK, World, whole
+from tests.service.web_page import page_server
 from tests.stack import Database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -34,25 +33,6 @@ CALL = """(async ([url, headers, body, credentials]) => {
     return { failed: error.name };
   }
 })(%s)"""
-
-
-@asynccontextmanager
-async def page_server() -> AsyncIterator[int]:
-    """Somebody's web page, on an origin of its own."""
-
-    async def page(_request: web.Request) -> web.Response:
-        return web.Response(text="<!doctype html><title>a page</title>", content_type="text/html")
-
-    application = web.Application()
-    application.router.add_get("/", page)
-    runner = web.AppRunner(application)
-    await runner.setup()
-    site = web.TCPSite(runner, LOOPBACK, 0)
-    await site.start()
-    try:
-        yield runner.addresses[0][1]
-    finally:
-        await runner.cleanup()
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
