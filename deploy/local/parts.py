@@ -132,6 +132,8 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
+        # With one replica of each, nobody else would be asked meanwhile.
+        "OLLAMESH_LAME_DUCK_S": plan.settings.inherited.get("OLLAMESH_LAME_DUCK_S") or 0.5,
         "OLLAMESH_AUDIT_SPOOL": plan.settings.home / "data" / "audit",
         **identities.variables(plan.settings, name),
         **_ports(plan, name, f"{name}_metrics"),

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 from prometheus_client import CollectorRegistry
 
 from services.auth.config import Config
+from services.auth.revocations import Revocations
 from services.auth.subjects import serve_all, shared_by_all
 from services.common.certificates import expiry_watched
 from services.common.grpc.address import addressed
@@ -45,7 +46,10 @@ async def run(
                 authentication(verifier, insecure_inside=config.server.insecure_inside),
             ],
         )
-        background = serve_all(shared, server, verifier)
+        background = [
+            *serve_all(shared, server, verifier),
+            ("dismissal", lambda: _dismissed(shared.revocations, stop)),
+        ]
         opened.enter_context(loop_watched(registry))
         expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
@@ -58,6 +62,12 @@ async def run(
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
             for task in running:
                 task.cancel()
+
+
+async def _dismissed(revocations: Revocations, stop: asyncio.Event) -> None:
+    """Streams that never end would hold up the end of the process for all its grace."""
+    await stop.wait()
+    revocations.dismiss()
 
 
 async def _run(work: Callable[[], Awaitable[None]]) -> None:

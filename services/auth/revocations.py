@@ -92,6 +92,7 @@ class Revocations:
         self._read_at_s = float("-inf")
         self._bell = asyncio.Event()
         self._watchers: set[Watcher] = set()
+        self._dismissed = False
 
     async def revoke(
         self,
@@ -172,7 +173,7 @@ class Revocations:
         """All that is known now, and a watcher who is told the rest. Raises WatchEnded, StoreUnavailable."""
         if self._read_at_s == float("-inf"):
             raise StoreUnavailable  # Nothing known is not the same as nothing revoked.
-        if len(self._watchers) >= WATCHERS_MAX:
+        if self._dismissed or len(self._watchers) >= WATCHERS_MAX:
             raise WatchEnded
         watcher = Watcher()
         self._watchers.add(watcher)
@@ -180,6 +181,13 @@ class Revocations:
             yield list(self.denied), watcher
         finally:
             self._watchers.discard(watcher)
+
+    def dismiss(self) -> None:
+        """Send all watchers to another replica, and take none any more: this one is about to end."""
+        self._dismissed = True
+        for watcher in self._watchers:
+            watcher.lost = True
+            watcher.stirred.set()
 
     async def catch_up(self) -> None:
         """Read what is new. Raises StoreFailure."""

@@ -60,6 +60,7 @@ class Auth:
 
     port: int
     channel: grpc.aio.Channel
+    stop: asyncio.Event
 
     @property
     def service(self) -> "AuthServiceAsyncStub":
@@ -80,7 +81,7 @@ async def serving(settings: Config, *, wait: bool = True) -> AsyncIterator[Auth]
     task = asyncio.create_task(run(settings, stop, started=port.set_result))
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{await port}") as channel:
-            auth = Auth(port.result(), channel)
+            auth = Auth(port.result(), channel, stop)
             if wait:
                 await until_founded(auth)
             yield auth

@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ async def test_a_process_serves_until_told_to_stop_and_logs_no_secret(database: 
     started = await process(env)
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            auth = Auth(port, channel)
+            auth = Auth(port, channel, asyncio.Event())
             await until_founded(auth)
             token = (await auth.service.Login(LOGIN, timeout=TIMEOUT_S)).tokens.access_token
             wrong = pb.LoginRequest(username="typed-into-wrong-field", password="hunter2hunter2")
@@ -185,3 +186,20 @@ async def test_it_refuses_to_start_and_names_every_mistake_at_once(database: Dat
         "OLLAMESH_SERVICE_CLIENT_SECRET",
     ]
     assert b"hunter2" not in said
+
+
+async def test_who_watches_revocations_is_sent_away_when_the_service_ends(database: Database) -> None:
+    """A stream that never ends would hold up the end for all its grace."""
+    patient = replace(config(database("auth")).server, grace_s=TIMEOUT_S)
+    async with serving(replace(config(database("auth")), server=patient)) as auth:
+        watch = auth.service.WatchRevocations(pb.WatchRevocationsRequest(), timeout=10 * TIMEOUT_S)
+        assert (await anext(aiter(watch))).HasField("snapshot")
+        auth.stop.set()
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            await asyncio.wait_for(_read_out(watch), TIMEOUT_S)
+        assert failure(ended.value) == (grpc.StatusCode.UNAVAILABLE, "WATCH_ENDED")
+
+
+async def _read_out(call: grpc.aio.UnaryStreamCall[Any, Any]) -> None:
+    async for _ in call:
+        pass

@@ -224,7 +224,7 @@ async def test_no_value_is_in_a_log_an_error_or_the_database(database: Database)
     planted = [b"planted-secret-%d" % number for number in range(5)]
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            auth = Auth(port, channel)
+            auth = Auth(port, channel, asyncio.Event())
             await until_founded(auth)
             admin = await admin_of(auth)
             for number, value in enumerate(planted):

@@ -172,7 +172,10 @@ def test_an_ordinary_user_runs_it_too() -> None:
         shutil.rmtree(home)
 
 
-@pytest.mark.parametrize("named", [str(os.getpid()), "2147480000", "nonsense", ""])
+# Ids of their own, so that two processes name the tests alike.
+@pytest.mark.parametrize(
+    "named", [str(os.getpid()), "2147480000", "nonsense", ""], ids=["alive", "dead", "nonsense", "empty"]
+)
 def test_a_lock_that_a_crash_left_does_not_keep_postgres_from_starting(named: str) -> None:
     """Of the machine, after which the pid is nobody's or another program's."""
     folder = Path(tempfile.mkdtemp(prefix="ollamesh-test-"))

@@ -33,7 +33,7 @@ class ServerConfig:
     port: int  # 0 picks a free one.
     metrics_port: int
     reflection: bool
-    lame_duck_s: float  # Not ready but still serving, so that balancers look away first.
+    lame_duck_s: float  # Not ready but still serving, so that balancers look away first. The edge takes two seconds to.
     grace_s: float  # Longest wait for calls in flight; should exceed one completion.
     connection_age_s: float = (
         3600.0  # After it, a connection takes no new calls: who calls must prove itself again.
@@ -54,7 +54,7 @@ class ServerConfig:
             port=env.integer(f"{prefix}_PORT", port, high=65_535),
             metrics_port=env.integer(f"{prefix}_METRICS_PORT", metrics_port, high=65_535),
             reflection=env.flag("OLLAMESH_REFLECTION", default=False),
-            lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 0.5, high=60),
+            lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 3, high=60),
             grace_s=env.seconds("OLLAMESH_GRACE_S", 10, high=3600),
             connection_age_s=env.seconds("OLLAMESH_CONNECTION_AGE_S", 3600, low=1),
         )
