@@ -123,6 +123,8 @@ def _position(page_token: str) -> tuple[float, str] | None:
         return None
     try:
         at_us, key_id = base64.b64decode(page_token, altchars=b"-_", validate=True).decode("ascii").split(" ")
+        if not key_id.isalnum():
+            raise ValueError
         return min(max(int(at_us), 0), 2**52) / 1e6, key_id
     except ValueError:
         raise InvalidRequest([Violation("page_token", "is not one of ours", "page_token")]) from None
