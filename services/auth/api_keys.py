@@ -82,7 +82,7 @@ class ApiKeyStore(Protocol):
 class Revocations(Protocol):
     """What tells every replica and service (revocations.py)."""
 
-    def entry(self, kind: Kind, id: str, /) -> Revocation: ...  # noqa: A002 - theirs.
+    def entry(self, kind: Kind, id: str, /, *, owner: str = "") -> Revocation: ...  # noqa: A002 - theirs.
 
 
 class ApiKeys:
@@ -171,7 +171,8 @@ class ApiKeys:
             await self._end(key)
 
     async def _end(self, key: ApiKey) -> ApiKey:
-        return await self._store.end(key, self._revocations.entry(Kind.API_KEY, key.key_id))
+        entry = self._revocations.entry(Kind.API_KEY, key.key_id, owner=key.user_id)
+        return await self._store.end(key, entry)
 
 
 def _drawn(length: int) -> str:

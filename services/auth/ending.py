@@ -8,7 +8,7 @@ from services.common.revoked import Kind
 class Revoker(Protocol):
     """What keeps the list of tokens that are dead before their time."""
 
-    async def revoke(self, kind: Kind, id: str) -> None:  # noqa: A002 - The list's own name for it.
+    async def revoke(self, kind: Kind, id: str, *, owner: str = "") -> None:  # noqa: A002 - The list's own name.
         ...
 
 

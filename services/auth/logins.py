@@ -172,7 +172,7 @@ class Logins:
     async def end(self, session_id: str, *, user_id: str = "", reason: str = "") -> None:
         """Nothing that descends from this login is good for anything any more. Idempotent."""
         await self._store.end(session_id)
-        await self._revoker.revoke(Kind.SESSION, session_id)
+        await self._revoker.revoke(Kind.SESSION, session_id, owner=user_id)
         self._note(session_id, user_id, reason)
 
     async def _presented(self, token: str, client: Client | None) -> _Presented:
@@ -206,7 +206,7 @@ class Logins:
     async def _told_reused(self, presented: _Presented) -> None:
         """Also for a family that had ended before: whoever ended it may not have come to tell the others."""
         family = presented.family
-        await self._revoker.revoke(Kind.SESSION, family.session_id)
+        await self._revoker.revoke(Kind.SESSION, family.session_id, owner=family.user_id)
         if presented.verdict is Verdict.REUSED:
             log.warning("refresh_token_reused", session_id=family.session_id, user_id=family.user_id)
             self._note(family.session_id, family.user_id, "REFRESH_TOKEN_REUSED")

@@ -69,7 +69,7 @@ class Lookups:
         caller = await self._read(token)
         if caller is None or not _may(client, caller.client_id):
             return
-        await self._revoker.revoke(Kind.TOKEN, caller.token_id)
+        await self._revoker.revoke(Kind.TOKEN, caller.token_id, owner=caller.user_id)
         self._trail.note(
             Happened(
                 action=Action.TOKEN_REVOKED,

@@ -16,6 +16,7 @@ from typing import Protocol
 import structlog
 
 from services.auth.core.claims import LIFETIME_MAX_S
+from services.auth.core.revocation_shares import Shares
 from services.auth.errors import WatchEnded
 from services.common.errors import StoreFailure, StoreUnavailable
 from services.common.revoked import DenyList, Kind, Revocation
@@ -93,35 +94,41 @@ class Revocations:
         self._bell = asyncio.Event()
         self._watchers: set[Watcher] = set()
         self._dismissed = False
+        self._shares = Shares(window_s=KEPT_S)
 
     async def revoke(
         self,
         kind: Kind,
         id: str,  # noqa: A002
         *,
+        owner: str = "",
         until_s: float | None = None,
         for_good: bool = False,
     ) -> None:
         """Have all tokens with that id refused, from now on here and within a second everywhere.
 
         Of a user or a client: those that were issued up to now; or, `for_good`, whenever they are. `until_s`: when they
-        will all have expired anyway; by default, when any token has that was issued by now. Idempotent. Raises
+        will all have expired anyway; by default, when any token has that was issued by now. `owner` is the user whose it
+        is: beyond their share of the list, it is all of theirs (core/revocation_shares.py). Idempotent. Raises
         StoreFailure, having changed nothing.
         """
-        entry = self.entry(kind, id, until_s=until_s, for_good=for_good)
+        entry = self.entry(kind, id, owner=owner, until_s=until_s, for_good=for_good)
         self._learn([await self._store.write(entry)])
-        log.info("revoked", kind=kind.value, id=id)
+        log.info("revoked", kind=entry.kind.value, id=entry.id)
 
     def entry(
         self,
         kind: Kind,
         id: str,  # noqa: A002
         *,
+        owner: str = "",
         until_s: float | None = None,
         for_good: bool = False,
     ) -> Revocation:
         """What `revoke` writes: for a transaction that does more (adapters/postgres_revocations.py, `write`)."""
         now_s = self._clock()
+        if owner and not self._shares.takes_one(owner, now_s):
+            kind, id = Kind.USER, owner  # noqa: A001
         return Revocation(
             kind=kind,
             id=id,

@@ -167,5 +167,5 @@ class FakeOAuthStore:
 class RecordedRevoker:
     revoked: list[tuple[Kind, str]] = field(default_factory=list)
 
-    async def revoke(self, kind: Kind, id: str) -> None:  # noqa: A002 - The list's own name for it.
+    async def revoke(self, kind: Kind, id: str, *, owner: str = "") -> None:  # noqa: A002 - The list's own name.
         self.revoked.append((kind, id))

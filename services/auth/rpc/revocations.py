@@ -66,7 +66,7 @@ class RevocationMethods:
         if meant.kind is Kind.SESSION:
             await self._logins.end(meant.id, user_id=meant.user_id, reason="REVOKED")
         else:
-            await self._revocations.revoke(meant.kind, meant.id)
+            await self._revocations.revoke(meant.kind, meant.id, owner=meant.user_id)
         return pb.RevokeTokenResponse()
 
     async def _meant(self, token: str) -> _Meant | None:

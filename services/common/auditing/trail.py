@@ -97,6 +97,7 @@ class BufferedTrail:
         self._service, self._deliver, self._spool, self._metrics = service, deliver, spool, metrics
         self._queue: deque[_Waiting] = deque()
         self._queue_max = queue_max
+        self._taken_count = 0  # Out of the queue, and not yet anywhere else.
         self._some = asyncio.Event()
         self._closing, self._ended = asyncio.Event(), asyncio.Event()
         self._batch_max = BATCH_MAX
@@ -146,7 +147,7 @@ class BufferedTrail:
     @property
     def is_settled(self) -> bool:
         """Whether all that was told is in the chain."""
-        return not self._queue and self._spool_is_empty and not self._lost_count
+        return not self._queue and not self._taken_count and self._spool_is_empty and not self._lost_count
 
     # ---- Working ----------------------------------------------------------------------------------
 
@@ -155,7 +156,8 @@ class BufferedTrail:
         while True:
             self._some.clear()
             while await self._step():
-                pass
+                self._taken_count = 0
+            self._taken_count = 0
             self._show()
             if self._closing.is_set() and not self._queue:
                 self._ended.set()
@@ -269,6 +271,7 @@ class BufferedTrail:
         while self._queue and len(batch) < self._batch_max:
             if not (first := self._queue.popleft()).is_given_up:
                 batch.append(first)
+        self._taken_count = len(batch)
         return batch
 
     def _put(self, waiting: _Waiting) -> None:
