@@ -56,6 +56,7 @@ class Edge:
     otlp: Endpoint | None = None  # Who collects traces.
     trace_percent: float = 100.0
     limits: Limits = field(default_factory=Limits)
+    proxies_before: int = 0  # Balancers that say in x-forwarded-for whom they speak for.
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -84,6 +85,7 @@ class Edge:
             watches_endpoints=_watches_endpoints(env, has_folder=folder is not None),
             otlp=_otlp(env),
             trace_percent=env.number("OLLAMESH_TRACE_PERCENT", 100, low=0, high=100),
+            proxies_before=env.integer("OLLAMESH_EDGE_PROXIES_BEFORE", 0, high=10),
             limits=Limits(
                 heap_mib=env.integer("OLLAMESH_EDGE_HEAP_MIB", HEAP_MIB, low=64, high=1 << 20),
                 connections_max=env.integer(

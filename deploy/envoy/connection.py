@@ -55,6 +55,7 @@ def manager(
         server_name="ollamesh",
         # Every caller is a stranger, also one from a private network.
         use_remote_address=True,
+        xff_num_trusted_hops=edge.proxies_before,
         internal_address_config=HttpConnectionManagerInternalAddressConfig(cidr_ranges=[NOBODY]),
         early_header_mutation_extensions=early,
         always_set_request_id_in_response=True,  # What a caller can name, and a log can be searched for.

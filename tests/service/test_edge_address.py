@@ -45,3 +45,15 @@ async def test_guesses_at_many_names_are_slowed_down_by_the_address(world: World
         assert len(refused) <= ADDRESS_FREE_COUNT + 1, "nothing slows it down"
     assert failure(refused[-1]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "RATE_LIMITED")
     assert len(refused) == ADDRESS_FREE_COUNT + 1
+
+
+async def test_behind_a_balancer_its_word_counts_and_not_its_callers(database: Database) -> None:
+    """The last address is the balancer's own; what stands before it, callers may have made up."""
+    config = auth_app.config(database("auth"))
+    async with whole(config, OLLAMESH_EDGE_PROXIES_BEFORE="1") as world:
+        said = (("x-forwarded-for", "192.0.2.66, 203.0.113.9"), (HEADER, "192.0.2.67"))
+        token = await world.stack.token()
+        call = world.stack.unary(GET_FLEET)
+        await call(b"", metadata=(("authorization", f"Bearer {token}"), *said), timeout=TIMEOUT_S)
+        (last,) = [call for call in world.echo.calls if call.path == GET_FLEET][-1:]
+        assert last.metadata[HEADER] == "203.0.113.9"
