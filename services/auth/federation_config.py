@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from services.auth.core.federation import Provider
-from services.auth.core.people import FIRST_PROJECT, FOUNDING_ORGANIZATION
+from services.auth.core.people import FIRST_PROJECT
 from services.common.config import Environment
+from services.common.policy import FOUNDING_ORGANIZATION
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
 

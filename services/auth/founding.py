@@ -16,12 +16,13 @@ from services.auth.keyring import Keyring
 from services.auth.ports import Founders, Hasher, Locksmith, SealedKey, ServiceAccount, Store, User
 from services.auth.revocations import Revocations
 from services.common.errors import StoreFailure
+from services.common.policy import FOUNDING_ORGANIZATION
 
 log = structlog.get_logger(__name__)
 
 ADMIN_NAME = "admin"
 SERVICE_CLIENT_ID = "ollamesh"
-HOME = "default"  # Organisation and project of the founders.
+HOME = FOUNDING_ORGANIZATION  # Organisation and project of the founders.
 RETRY_AFTER_S = 0.5
 
 

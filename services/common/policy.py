@@ -12,8 +12,14 @@ class Access(Enum):
 
     PUBLIC = auto()  # Nothing: the request itself carries the proof, or the answer is no secret.
     USER = auto()  # A valid token of any role.
-    ADMIN = auto()
+    ADMIN = auto()  # Of their own organisation.
+    OPERATOR = auto()  # An admin of the founding organisation: what it changes is everybody's.
     SERVICE = auto()  # To be one of the services that the row names, known by its certificate; no token.
+
+
+WITH_TOKEN = frozenset({Access.USER, Access.ADMIN, Access.OPERATOR})
+# The organisation that is there from the start, whose admins run the mesh.
+FOUNDING_ORGANIZATION = "default"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +33,7 @@ class Row:
 
 
 def _rows(service: str, access: Access, methods: str, *, callers: str = "") -> dict[str, Row]:
-    wants_token = access in {Access.USER, Access.ADMIN}
+    wants_token = access in WITH_TOKEN
     name = (_SERVED_BY.get(service) or service.split(".")[1]) if wants_token else None
     row = Row(access=access, audience=name, scope=name, callers=frozenset(callers.split()))
     return {f"/{service}/{method}": row for method in methods.split()}
@@ -67,8 +73,12 @@ POLICY: dict[str, Row] = {
         Access.ADMIN,
         "CreateUser ListUsers SetRole SetProject DisableUser EnableUser CreateServiceAccount "
         "ListServiceAccounts DisableServiceAccount CreateOAuthClient ListOAuthClients DisableOAuthClient "
-        "CreateOrganization ListOrganizations CreateProject RotateSigningKey SetQuota PutSecret ListSecrets "
-        "DeleteSecret ResealSecrets ListAuditEvents VerifyAuditLog",
+        "CreateProject SetQuota PutSecret ListSecrets DeleteSecret ListAuditEvents",
+    ),
+    **_rows(
+        _AUTH,
+        Access.OPERATOR,
+        "CreateOrganization ListOrganizations RotateSigningKey ResealSecrets VerifyAuditLog",
     ),
     # Envoy asks.
     **_rows(_EXT_AUTHZ, Access.SERVICE, "Check", callers="edge"),
@@ -91,9 +101,10 @@ POLICY: dict[str, Row] = {
         "Chat Generate Embed ResumeStream CancelStream ListModels GetModel GetFleet WatchFleet CreateBatch "
         "GetBatch ListBatches CancelBatch StreamBatchResults GetUsage",
     ),
-    **_rows(_INFERENCE, Access.ADMIN, "PullModel DeleteModel CopyModel LoadModel UnloadModel PurgeCache"),
+    **_rows(_INFERENCE, Access.ADMIN, "PurgeCache"),
+    **_rows(_INFERENCE, Access.OPERATOR, "PullModel DeleteModel CopyModel LoadModel UnloadModel"),
     **_rows(_OLLAMA, Access.USER, "Chat Generate Embed EmbedPrompt ListTags ListRunning GetVersion Show"),
-    **_rows(_OLLAMA, Access.ADMIN, "Pull Push Delete Copy Create CheckBlob PutBlob"),
+    **_rows(_OLLAMA, Access.OPERATOR, "Pull Push Delete Copy Create CheckBlob PutBlob"),
     **_rows(
         _OPENAI, Access.USER, "CreateChatCompletion CreateCompletion CreateEmbedding ListModels GetModel"
     ),

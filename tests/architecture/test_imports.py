@@ -12,6 +12,7 @@ NAMES = ("auth", "agent", "inference", "sandbox")
 PURE = {
     "services.common.errors",
     "services.common.patterns",
+    "services.common.policy",
     "services.common.prompts",
     "services.common.restarts",
 }

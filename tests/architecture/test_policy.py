@@ -11,7 +11,7 @@ from ollamesh.compat.openai.v1 import openai_batch_service_pb2, openai_service_p
 from ollamesh.inference.v1 import health_service_pb2, inference_service_pb2
 from ollamesh.sandbox.v1 import sandbox_service_pb2
 
-from services.common.policy import POLICY, Access
+from services.common.policy import POLICY, WITH_TOKEN, Access
 
 SERVICES: list[ServiceDescriptor] = [
     service
@@ -69,7 +69,8 @@ def test_what_the_protos_call_admin_needs_an_admin() -> None:
         for method in service.methods:
             access = POLICY[f"/{service.full_name}/{method.name}"].access
             comment = source[method.name]
-            assert ("Role: admin" in comment) == (access is Access.ADMIN), method.name
+            assert ("Role: admin" in comment) == (access in {Access.ADMIN, Access.OPERATOR}), method.name
+            assert ("founding organisation" in comment) == (access is Access.OPERATOR), method.name
             assert ("Callers: services" in comment) == (access is Access.SERVICE), method.name
 
 
@@ -79,7 +80,7 @@ MESH = {"auth", "agent", "inference", "sandbox", "edge"}
 def test_every_row_is_whole() -> None:
     """A token is asked for with its audience and its scope; services are named; and never both."""
     for method, row in POLICY.items():
-        wants_token = row.access in {Access.USER, Access.ADMIN}
+        wants_token = row.access in WITH_TOKEN
         assert (row.audience is not None) == (row.scope is not None) == wants_token, method
         assert bool(row.callers) == (row.access is Access.SERVICE), method
         assert row.callers <= MESH, method

@@ -30,6 +30,7 @@ from ollamesh.auth.v1.oauth_service_pb2_grpc import (
 
 from services.common.grpc.around import Context
 from services.common.grpc.revocations import HEARTBEAT_EVERY_S, to_message
+from services.common.policy import FOUNDING_ORGANIZATION
 from services.common.revoked import Revocation
 
 ISSUER = "http://ollamesh"
@@ -51,7 +52,7 @@ class Identity:
         *,
         role: str = "user",
         aud: Sequence[str] = AUDIENCES,
-        org: str = "org-1",
+        org: str | None = None,
         project: str = "project-1",
         user_id: str = "user-1",
         client_id: str = "test",
@@ -59,7 +60,10 @@ class Identity:
         claims: Mapping[str, object] | None = None,
         header: Mapping[str, object] | None = None,
     ) -> str:
-        """Return a signed access token. A negative `ttl_s` makes one that expired so long ago."""
+        """Return a signed access token. Without `org`, an admin's is of the founding organisation.
+
+        A negative `ttl_s` makes one that expired so long ago.
+        """
         now_s = int(time.time())
         issued_s = now_s if ttl_s > 0 else now_s + ttl_s - 60
         usual = {
@@ -68,7 +72,7 @@ class Identity:
             "sub": user_id,
             "user_id": user_id,
             "role": role,
-            "org": org,
+            "org": org or (FOUNDING_ORGANIZATION if role == "admin" else "org-1"),
             "project": project,
             "scope": " ".join(aud),
             "client_id": client_id,

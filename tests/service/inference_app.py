@@ -24,6 +24,7 @@ from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from deploy.local.runtime.ports import ModelCard
 from services.common.config import Environment
 from services.common.grpc.client import bearer
+from services.common.policy import FOUNDING_ORGANIZATION, POLICY, Access
 from services.inference.app import run
 from services.inference.config import Config
 from services.inference.simulation.parts import MachineSpec, ModelSpec
@@ -62,10 +63,19 @@ class Service:
         return InferenceServiceStub(self.channel)
 
     def call(
-        self, method: str, request: object, *, timeout_s: float = TIMEOUT_S, org: str = "org-1", **who: Any
+        self,
+        method: str,
+        request: object,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        org: str | None = None,
+        **who: Any,
     ) -> Any:
-        """Start a call as a user of `org`. `who` is more for Identity.token."""
+        """Start a call as a user of `org`, by default one who may. `who` is more for Identity.token."""
         start = getattr(self.stub, method)
+        if org is None:
+            operates = POLICY[f"/ollamesh.inference.v1.InferenceService/{method}"].access is Access.OPERATOR
+            org = FOUNDING_ORGANIZATION if operates else "org-1"
         return start(request, timeout=timeout_s, metadata=bearer(self.identity.token(org=org, **who)))
 
     def chat(

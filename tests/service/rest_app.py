@@ -54,7 +54,7 @@ class Rest:
     def url(self) -> str:
         return self.stack.url
 
-    def token(self, *, role: str = "user", org: str = "org-1") -> str:
+    def token(self, *, role: str = "user", org: str | None = None) -> str:
         return self.service.identity.token(role=role, org=org)
 
     def bearer(self, **who: str) -> dict[str, str]:

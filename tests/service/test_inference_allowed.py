@@ -1,6 +1,7 @@
 """A tenant and a role use the models that they are allowed, and do not see the others."""
 
 import grpc
+import pytest
 from ollamesh.inference.v1 import completion_pb2, model_pb2
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
@@ -55,19 +56,32 @@ async def test_a_role_has_its_models_too() -> None:
         assert await names(service, org="acme", role="admin") == ["other:latest"]
 
 
+OPERATORS = '{"default": ["tiny", "nope"]}'
+
+
+@pytest.mark.parametrize("method", ["PullModel", "DeleteModel", "CopyModel", "LoadModel", "UnloadModel"])
+async def test_the_fleet_is_the_founding_organisations_to_run(method: str) -> None:
+    """What a tenant's admin deleted, all others would miss."""
+    async with one_instance(TINY, OTHER) as (service, _):
+        request = getattr(model_pb2, f"{method}Request")()
+        refusal = await refused(service.call(method, request, org="acme", role="admin"))
+        assert (refusal.code, refusal.reason) == (Code.PERMISSION_DENIED, "ROLE_REQUIRED")
+        assert refusal.facts == {"role": "admin", "organization": "default"}
+
+
 async def test_an_admin_loads_what_its_tenant_may_use() -> None:
-    async with one_instance(TINY, OTHER, tenant_models=TENANTS) as (service, _):
+    async with one_instance(TINY, OTHER, tenant_models=OPERATORS) as (service, _):
         load = model_pb2.LoadModelRequest(model="other")
-        denied = await refused(service.call("LoadModel", load, org="acme", role="admin"))
+        denied = await refused(service.call("LoadModel", load, role="admin"))
         assert (denied.code, denied.reason) == (Code.PERMISSION_DENIED, "MODEL_NOT_ALLOWED")
 
 
 async def test_no_admin_gives_a_model_another_name_to_get_at_it() -> None:
-    async with one_instance(TINY, OTHER, tenant_models=TENANTS) as (service, fake):
+    async with one_instance(TINY, OTHER, tenant_models=OPERATORS) as (service, fake):
         for source, destination in (("other", "nope"), ("tiny", "mine")):
             copy = model_pb2.CopyModelRequest(source=source, destination=destination)
-            denied = await refused(service.call("CopyModel", copy, org="acme", role="admin"))
+            denied = await refused(service.call("CopyModel", copy, role="admin"))
             assert (denied.code, denied.reason) == (Code.PERMISSION_DENIED, "MODEL_NOT_ALLOWED")
         assert not fake.asked("/api/copy")
         copy = model_pb2.CopyModelRequest(source="tiny", destination="nope")
-        await service.call("CopyModel", copy, org="acme", role="admin")
+        await service.call("CopyModel", copy, role="admin")

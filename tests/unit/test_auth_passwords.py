@@ -11,7 +11,6 @@ from services.auth.adapters.common_passwords import common_passwords
 from services.auth.core.identity import Role
 from services.auth.core.passwords import BYTES_MAX, CHARACTERS_MIN, normalised, weakness
 from services.auth.core.people import (
-    FOUNDING_ORGANIZATION,
     Actor,
     check_founds,
     check_grants,
@@ -19,6 +18,7 @@ from services.auth.core.people import (
 )
 from services.auth.core.request_digest import RequestDigest
 from services.common.errors import RoleRequired
+from services.common.policy import FOUNDING_ORGANIZATION
 
 COMMON = common_passwords()
 

@@ -13,10 +13,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from services.common.errors import AuthUnavailable, RoleRequired, ScopeRequired, TokenExpired, TokenInvalid
 from services.common.grpc import caller as caller_module
 from services.common.grpc.caller import Keys, Verifier, authentication, caller
+from services.common.policy import FOUNDING_ORGANIZATION
 from services.common.revoked import DenyList, Kind, Revocation
 
 USER_METHOD = "/ollamesh.inference.v1.InferenceService/Chat"
-ADMIN_METHOD = "/ollamesh.inference.v1.InferenceService/PullModel"
+ADMIN_METHOD = "/ollamesh.inference.v1.InferenceService/PurgeCache"
+OPERATOR_METHOD = "/ollamesh.inference.v1.InferenceService/PullModel"
 SERVICE_METHOD = "/ollamesh.auth.v1.AuthService/ReserveQuota"
 PUBLIC_METHOD = "/ollamesh.auth.v1.AuthService/Login"
 
@@ -211,12 +213,16 @@ async def test_the_policy_decides_by_the_token(issuer: Issuer, verifier: Verifie
     scopeless, elsewhere = issuer.token(scope="", jti="n"), issuer.token(scope="auth inferences", jti="e")
     assert await enter(verifier, USER_METHOD, f"Bearer {user}") == "user:ann"
     assert await enter(verifier, ADMIN_METHOD, f"bearer {admin}") == "user:ann"
+    operator = issuer.token(role="admin", org=FOUNDING_ORGANIZATION, jti="o")
+    assert await enter(verifier, OPERATOR_METHOD, f"Bearer {operator}") == "user:ann"
     for token in (scopeless, elsewhere):
         with pytest.raises(ScopeRequired):
             await enter(verifier, USER_METHOD, f"Bearer {token}")
     for method, token in (
         (ADMIN_METHOD, user),
         (ADMIN_METHOD, service),
+        (OPERATOR_METHOD, admin),
+        (OPERATOR_METHOD, issuer.token(org=FOUNDING_ORGANIZATION, jti="p")),
         (SERVICE_METHOD, user),
         (SERVICE_METHOD, admin),
         (SERVICE_METHOD, service),

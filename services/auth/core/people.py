@@ -9,9 +9,9 @@ from typing import NewType
 
 from services.auth.core.identity import Role, outranks
 from services.common.errors import RoleRequired
+from services.common.policy import FOUNDING_ORGANIZATION
 
 UserId = NewType("UserId", str)
-FOUNDING_ORGANIZATION = "default"
 FIRST_PROJECT = "default"  # Of every organisation.
 
 

@@ -7,13 +7,11 @@ from ollamesh.auth.v1.identity_pb2 import Secret
 
 from services.auth.adapters.postgres_secrets import StoredSecret
 from services.auth.core.request_digest import RequestDigest
-from services.auth.founding import HOME
 from services.auth.rpc.asking import actor, asked, next_page_token, page
 from services.auth.sealing import Resealing
 from services.auth.secrets import Secrets
-from services.common.errors import RoleRequired
 from services.common.grpc.around import Context
-from services.common.grpc.caller import Verifier, caller
+from services.common.grpc.caller import Verifier
 from services.common.grpc.peer import peer_service
 
 
@@ -60,8 +58,6 @@ class SecretMethods:
     async def ResealSecrets(
         self, request: pb.ResealSecretsRequest, context: Context
     ) -> pb.ResealSecretsResponse:
-        if caller().organization_id != HOME:
-            raise RoleRequired(role="admin of the founding organisation")
         done = await self._resealing.reseal()
         return pb.ResealSecretsResponse(
             key_id=done.key_id, resealed_count=done.resealed_count, unreadable_count=done.unreadable_count

@@ -20,7 +20,7 @@ from services.common.errors import (
 from services.common.grpc.around import Check, Context
 from services.common.grpc.dpop import check_bound
 from services.common.grpc.peer import peer_service
-from services.common.policy import POLICY, Access, Row
+from services.common.policy import FOUNDING_ORGANIZATION, POLICY, Access, Row
 from services.common.revoked import DenyList
 from services.common.tokens import Caller, Role, key_id_of, verify
 
@@ -143,7 +143,7 @@ def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Chec
         match row.access:
             case Access.PUBLIC:
                 return
-            case Access.USER | Access.ADMIN:
+            case Access.USER | Access.ADMIN | Access.OPERATOR:
                 found = await verifier.verify(_bearer(context))
                 _caller.set(found)  # First: whom a refusal was for is to be known.
                 check_bound(found, used, method, context)
@@ -160,8 +160,10 @@ def authentication(verifier: Verifier, *, insecure_inside: bool = False) -> Chec
 
 def permit(row: Row, found: Caller) -> None:
     """Raise RoleRequired or ScopeRequired unless a row for tokens allows what this one says."""
-    if row.access is Access.ADMIN and found.role is not Role.ADMIN:
+    if row.access in {Access.ADMIN, Access.OPERATOR} and found.role is not Role.ADMIN:
         raise RoleRequired(role=Role.ADMIN.value)
+    if row.access is Access.OPERATOR and found.organization_id != FOUNDING_ORGANIZATION:
+        raise RoleRequired(role=Role.ADMIN.value, organization=FOUNDING_ORGANIZATION)
     if row.scope not in found.scopes:
         raise ScopeRequired(scope=row.scope)
 
