@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
+import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
@@ -80,6 +81,17 @@ async def test_a_budget_is_spent_and_then_nothing_is_queued(database: Database) 
         await until_told(banker, spent)
         assert 300 <= spent <= 400
         assert (await banker.used(ORG_SUBJECT)).token_count == spent
+
+
+async def test_who_reads_headers_and_no_details_is_told_when_to_come_again(database: Database) -> None:
+    async with served(database) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, tokens_per_day=0)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await service.call("Embed", EmbedRequest(model="tiny", input=["hello"]))
+        told = dict(refusal.value.trailing_metadata() or ())
+        assert 0 < int(told["retry-after"]) <= 86_400
+        assert told["x-ratelimit-reset"] == told["retry-after"]
+        assert (told["x-ratelimit-limit"], told["x-ratelimit-remaining"]) == ("0", "0")
 
 
 async def test_gpu_seconds_are_a_budget_too(database: Database) -> None:
