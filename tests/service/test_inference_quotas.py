@@ -4,11 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import grpc
 import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
+from services.inference.adapters.postgres_batches import PostgresBatches
+from services.inference.batches.ports import NewBatch, Record
 from tests.fakes.fake_ollama import FakeOllama, Hang
 from tests.service.inference_app import (
     TINY,
@@ -176,6 +179,55 @@ async def test_items_of_batches_are_a_budget(database: Database) -> None:
         assert (why.code, why.reason) == (EXHAUSTED, "QUOTA_EXCEEDED")
         assert why.facts == {"quota": "project.batch_items_per_day", "limit": "5"}
         await create(service, items[:2])
+
+
+@pytest.mark.parametrize("key", ["", "another"])
+async def test_a_request_that_was_forgotten_is_charged_when_it_makes_another_batch(
+    database: Database, key: str
+) -> None:
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=5)
+        items = [chat_item() for _ in range(2)]
+        made = await create(service, items, request_id="again")
+        connection = await asyncpg.connect(database.system("inference"))
+        await connection.execute("UPDATE batch_requests SET create_time = now() - interval '25 hours'")
+        await connection.close()
+        claims = {"api_key": key} if key else None
+        another = (await creating(service, parts(items, request_id="again"), claims=claims)).batch
+        assert another.batch_id != made.batch_id
+        assert (await banker.used()).batch_item_count == 4
+
+
+async def test_a_request_that_comes_again_is_answered_when_the_budget_is_spent(database: Database) -> None:
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=2)
+        items = [chat_item() for _ in range(2)]
+        made = await create(service, items, request_id="again")
+        assert (await create(service, items, request_id="again")).batch_id == made.batch_id
+
+
+async def test_who_goes_away_when_the_batch_is_stored_pays_for_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, genuine = asyncio.Event(), PostgresBatches.create
+
+    async def slow(self: PostgresBatches, new: NewBatch) -> Record:
+        await genuine(self, new)
+        stored.set()
+        return await asyncio.Future()  # The answer is on its way.
+
+    monkeypatch.setattr(PostgresBatches, "create", slow)
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=5)
+        call = creating(service, parts([chat_item()]))
+        async with asyncio.timeout(WITHIN_S):
+            await stored.wait()
+            call.cancel()
+            while (await banker.used()).batch_item_count != 1:
+                await asyncio.sleep(0.02)
 
 
 async def test_items_of_batches_are_charged_for_what_they_use(database: Database) -> None:
