@@ -48,6 +48,9 @@ class Codes:
 
         Raises GrantInvalid, StoreFailure.
         """
+        known_at_s = (
+            time.time()
+        )  # Before the code is used: who ended it later has ended what comes of it too.
         begun: list[Begun] = []
         challenge = _challenge(asked.verifier)
 
@@ -68,15 +71,28 @@ class Codes:
                 raise GrantInvalid
             case Redeemed():
                 return await first_tokens(
-                    begun[0], self._people, self._logins, client, Grant.AUTHORIZATION_CODE
+                    begun[0],
+                    self._people,
+                    self._logins,
+                    client,
+                    Grant.AUTHORIZATION_CODE,
+                    known_at_s=known_at_s,
                 )
 
 
 async def first_tokens(
-    begun: Begun, people: ClientStore, logins: Logins, client: Client, grant: Grant
+    begun: Begun,
+    people: ClientStore,
+    logins: Logins,
+    client: Client,
+    grant: Grant,
+    *,
+    known_at_s: float,
 ) -> Issued:
-    """The first tokens of a session that a person began for a client. Raises GrantInvalid."""
-    known_at_s = time.time()
+    """The first tokens of a session that a person began for a client; `known_at_s`: before it began.
+
+    Raises GrantInvalid.
+    """
     identity = await people.find_identity(begun.family.user_id)
     if identity is None:
         await logins.end(begun.family.session_id, user_id=begun.family.user_id, reason="USER_DISABLED")

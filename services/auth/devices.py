@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from authlib.oauth2.rfc8628.endpoint import create_string_user_code
 
+from services.auth.by_address import ByAddress
 from services.auth.codes import first_tokens
 from services.auth.core.clients import Client, Grant
 from services.auth.core.device import (
@@ -44,15 +45,24 @@ class Devices:
     """The throttle bounds how many user codes somebody who is logged in may try: see core/throttle.py."""
 
     def __init__(
-        self, *, store: DeviceStore, people: ClientStore, logins: Logins, digest: RefreshDigest
+        self,
+        *,
+        store: DeviceStore,
+        people: ClientStore,
+        logins: Logins,
+        digest: RefreshDigest,
+        by_address: ByAddress,
     ) -> None:
+        """`by_address` counts what anybody may begin: else one of them could have all that may wait wait for them."""
         self._store, self._people, self._logins, self._digest = store, people, logins, digest
-        self._throttle = Throttle()
+        self._by_address, self._throttle = by_address, Throttle()
 
     async def begun(self, client: Client, scopes: frozenset[str]) -> Codes:
-        """Raises ScopeNotHeld; RateLimited when too many of the client's wait already."""
+        """Raises ScopeNotHeld; RateLimited when too many wait already: of the client's, or begun at one address."""
         if not scopes <= client.scopes:
             raise ScopeNotHeld
+        if client.is_public:
+            self._by_address.take()
         for _ in range(TRIES_MAX):
             codes = Codes(device_code=secrets.token_urlsafe(CODE_BYTES), user_code=create_string_user_code())
 
@@ -92,6 +102,7 @@ class Devices:
 
     async def polled(self, device_code: str, client: Client) -> Issued | Reply:
         """The program's tokens, or what it is told instead."""
+        known_at_s = time.time()  # As in codes.py.
         begun: list[Begun] = []
 
         def decide(device: Device, now_s: float) -> tuple[Reply, Device, Family | None]:
@@ -107,7 +118,9 @@ class Devices:
             return Reply.INVALID
         if found[0] is not Reply.GRANTED:
             return found[0]
-        return await first_tokens(begun[0], self._people, self._logins, client, Grant.DEVICE_CODE)
+        return await first_tokens(
+            begun[0], self._people, self._logins, client, Grant.DEVICE_CODE, known_at_s=known_at_s
+        )
 
     def _digest_of(self, code: str) -> bytes:
         return self._digest.of(b"user code " + (user_code(code) or "").encode())

@@ -10,7 +10,7 @@ import structlog
 
 from services.auth.core.claims import Descent
 from services.auth.core.clients import BUILT_IN, LOGIN, Client, Grant
-from services.auth.core.identity import Identity, Role, lesser, narrowed
+from services.auth.core.identity import Identity, Role, ScopeNotHeld, lesser, narrowed
 from services.auth.core.refresh import (
     HANDLE_BYTES,
     LIFETIME_S,
@@ -129,7 +129,7 @@ class Logins:
         Raises GrantInvalid, ScopeNotHeld, StoreFailure.
         """
         known_at_s = time.time()
-        presented = await self._presented(token, client)
+        presented = await self._presented(token, client, scopes)
         family = presented.family
         if presented.successor is None:
             if family.revoked:
@@ -160,9 +160,9 @@ class Logins:
         """The family that a refresh token belongs to, if the token itself may still be used."""
         read = RefreshToken.read(token)
         family = await self._store.find_family(self._digest.of(read.handle)) if read else None
-        if read is None or family is None or family.revoked or family.current != self._digest.of(read.secret):
+        if read is None or family is None or family.revoked or time.time() >= family.expires_at_s:
             return None
-        return family
+        return family if family.current == self._digest.of(read.secret) else None
 
     async def belongs(self, token: str) -> Family | None:
         """The family that a refresh token belongs to, or belonged to."""
@@ -175,7 +175,7 @@ class Logins:
         await self._revoker.revoke(Kind.SESSION, session_id, owner=user_id)
         self._note(session_id, user_id, reason)
 
-    async def _presented(self, token: str, client: Client | None) -> _Presented:
+    async def _presented(self, token: str, client: Client | None, scopes: frozenset[str]) -> _Presented:
         read = RefreshToken.read(token)
         if read is None:
             raise GrantInvalid
@@ -186,6 +186,8 @@ class Logins:
             if not is_theirs(family.client_id):
                 return None, family  # Says nothing about the token: its own client may use it.
             verdict = judged(family, secret, now_s)
+            if verdict in {Verdict.ROTATE, Verdict.REPEAT} and not scopes <= family.scopes:
+                raise ScopeNotHeld  # Before it is rotated: a request that is refused must not use up the token.
             match verdict:
                 case Verdict.ROTATE:
                     salt = secrets.token_bytes(SALT_BYTES)

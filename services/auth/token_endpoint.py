@@ -81,6 +81,7 @@ class TokenEndpoint:
                     return await self._refreshed(client, token, browser.refresh_token, scopes), client
             case DevicePoll(proof, device_code):
                 client = await self._clients.authenticated(proof, Grant.DEVICE_CODE)
+                _check_browser(client, browser)
                 return await self._polled(client, device_code), client
             case Exchange():
                 return await self.exchanged(asked), None

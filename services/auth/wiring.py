@@ -1,13 +1,16 @@
 """OAuth's parts, put together: a piece of the composition root in app.py."""
 
+import time
 from dataclasses import dataclass
 
 from services.auth.adapters.postgres_codes import PostgresCodes, PostgresDevices
 from services.auth.adapters.postgres_federated import PostgresFederatedUsers
 from services.auth.adapters.postgres_oauth import PostgresClients, PostgresSessions
 from services.auth.api_keys import ApiKeys
+from services.auth.by_address import ByAddress
 from services.auth.clients import Clients
 from services.auth.codes import Codes
+from services.auth.core.device import BEGUN_BURST, BEGUN_PER_S
 from services.auth.core.refresh import RefreshDigest
 from services.auth.core.tickets import Tickets
 from services.auth.devices import Devices
@@ -26,6 +29,7 @@ from services.auth.rpc.pages import Pages
 from services.auth.shared import Shared
 from services.auth.telemetry import AuthMetrics
 from services.auth.token_endpoint import TokenEndpoint
+from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
 
 
@@ -62,7 +66,15 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         attempts=shared.attempts,
     )
     codes = Codes(store=PostgresCodes(shared.database), people=people, logins=logins, digest=digest)
-    devices = Devices(store=PostgresDevices(shared.database), people=people, logins=logins, digest=digest)
+    devices = Devices(
+        store=PostgresDevices(shared.database),
+        people=people,
+        logins=logins,
+        digest=digest,
+        by_address=ByAddress(
+            per_s=BEGUN_PER_S, burst=BEGUN_BURST, clock=time.monotonic, where=client_network
+        ),
+    )
     tokens = TokenEndpoint(
         clients=clients,
         grants=grants,

@@ -170,6 +170,15 @@ async def test_what_was_reserved_yesterday_counts_for_yesterday(
     await ledger.reserve("r2", ACCOUNT, wish(100))
 
 
+async def test_a_lease_that_outlasts_the_day_does_not_make_it_longer(ledger: PostgresQuotas) -> None:
+    """Whoever is refused shortly before midnight must not be told to come again a day later."""
+    reserved = await ledger.reserve("r1", ACCOUNT, wish(10, lease_s=86_400.0))
+    settled = (await ledger.settle("r1", Amount(5), wish(10, lease_s=86_400.0))).reservation
+    assert settled is not None
+    day_ends = (await ledger.book(ORG_SUBJECT))[1]
+    assert [reserved.reset_time, settled.reset_time] == [day_ends, day_ends]
+
+
 async def test_reservers_at_once_never_overspend(database: Database) -> None:
     """Of two replicas: the limit holds at every moment, and the ledger is the sum of what was used."""
     limit, spent_total = 1000, 0

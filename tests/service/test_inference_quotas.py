@@ -4,10 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+import asyncpg
 import grpc
+import pytest
 from ollamesh.inference.v1 import completion_pb2 as pb
 from ollamesh.inference.v1.inference_service_pb2 import EmbedRequest
 
+from services.inference.adapters.postgres_batches import PostgresBatches
+from services.inference.batches.ports import NewBatch, Record
 from tests.fakes.fake_ollama import FakeOllama, Hang
 from tests.service.inference_app import (
     TINY,
@@ -80,6 +84,17 @@ async def test_a_budget_is_spent_and_then_nothing_is_queued(database: Database) 
         await until_told(banker, spent)
         assert 300 <= spent <= 400
         assert (await banker.used(ORG_SUBJECT)).token_count == spent
+
+
+async def test_who_reads_headers_and_no_details_is_told_when_to_come_again(database: Database) -> None:
+    async with served(database) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, tokens_per_day=0)
+        with pytest.raises(grpc.aio.AioRpcError) as refusal:
+            await service.call("Embed", EmbedRequest(model="tiny", input=["hello"]))
+        told = dict(refusal.value.trailing_metadata() or ())
+        assert 0 < int(told["retry-after"]) <= 86_400
+        assert told["x-ratelimit-reset"] == told["retry-after"]
+        assert (told["x-ratelimit-limit"], told["x-ratelimit-remaining"]) == ("0", "0")
 
 
 async def test_gpu_seconds_are_a_budget_too(database: Database) -> None:
@@ -164,6 +179,55 @@ async def test_items_of_batches_are_a_budget(database: Database) -> None:
         assert (why.code, why.reason) == (EXHAUSTED, "QUOTA_EXCEEDED")
         assert why.facts == {"quota": "project.batch_items_per_day", "limit": "5"}
         await create(service, items[:2])
+
+
+@pytest.mark.parametrize("key", ["", "another"])
+async def test_a_request_that_was_forgotten_is_charged_when_it_makes_another_batch(
+    database: Database, key: str
+) -> None:
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=5)
+        items = [chat_item() for _ in range(2)]
+        made = await create(service, items, request_id="again")
+        connection = await asyncpg.connect(database.system("inference"))
+        await connection.execute("UPDATE batch_requests SET create_time = now() - interval '25 hours'")
+        await connection.close()
+        claims = {"api_key": key} if key else None
+        another = (await creating(service, parts(items, request_id="again"), claims=claims)).batch
+        assert another.batch_id != made.batch_id
+        assert (await banker.used()).batch_item_count == 4
+
+
+async def test_a_request_that_comes_again_is_answered_when_the_budget_is_spent(database: Database) -> None:
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=2)
+        items = [chat_item() for _ in range(2)]
+        made = await create(service, items, request_id="again")
+        assert (await create(service, items, request_id="again")).batch_id == made.batch_id
+
+
+async def test_who_goes_away_when_the_batch_is_stored_pays_for_it(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored, genuine = asyncio.Event(), PostgresBatches.create
+
+    async def slow(self: PostgresBatches, new: NewBatch) -> Record:
+        await genuine(self, new)
+        stored.set()
+        return await asyncio.Future()  # The answer is on its way.
+
+    monkeypatch.setattr(PostgresBatches, "create", slow)
+    url = database("inference")
+    async with served(database, DATABASE_URL=url, batch_workers=0) as ((service,), _, banker):
+        await banker.limit(PROJECT_SUBJECT, batch_items_per_day=5)
+        call = creating(service, parts([chat_item()]))
+        async with asyncio.timeout(WITHIN_S):
+            await stored.wait()
+            call.cancel()
+            while (await banker.used()).batch_item_count != 1:
+                await asyncio.sleep(0.02)
 
 
 async def test_items_of_batches_are_charged_for_what_they_use(database: Database) -> None:

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.es256 import Es256Locksmith
 from services.auth.attempts import Attempts
+from services.auth.by_address import ByAddress
 from services.auth.clients import Clients
 from services.auth.codes import Codes
 from services.auth.core.client_secret import SecretDigest
@@ -134,7 +135,13 @@ class Setup:
             attempts=Attempts(clock=time.monotonic, where=lambda: None),
         )
         self.codes = Codes(store=self.oauth, people=self.oauth, logins=self.logins, digest=digest)
-        self.devices = Devices(store=self.oauth, people=self.oauth, logins=self.logins, digest=digest)
+        self.devices = Devices(
+            store=self.oauth,
+            people=self.oauth,
+            logins=self.logins,
+            digest=digest,
+            by_address=ByAddress(per_s=1, burst=1, clock=time.monotonic, where=lambda: None),
+        )
         self.tokens = TokenEndpoint(
             clients=self.clients,
             grants=self.grants,

@@ -123,14 +123,15 @@ class PostgresQuotas:
                 row = None
             if row is not None:
                 found = given(books, wish.needed)
-                return _reservation(books, found.limited, row["lease_until"], _amount(row, "granted"))
+                granted = _amount(row, "granted")
+                return _reservation(books, found.limited, row["lease_until"], granted, now=now)
             found = given(books, wish.needed, wish.wanted)
             if found.spent is not None:
                 raise QuotaExceeded.of(found.spent, reset_s=(_reset(now) - now).total_seconds())
             until = now + dt.timedelta(seconds=wish.lease_s or 0)
             home = account.organization_id, account.project_id, account.api_key_id
             await connection.execute(_RESERVE, reservation_id, *home, _day(now), *found.amount.parts, until)
-            return _reservation(books, found.limited, until, found.amount)
+            return _reservation(books, found.limited, until, found.amount, now=now)
 
     async def settle(self, reservation_id: str, used: Amount, wish: Wish | None) -> Settlement:
         async with self._database.transaction(system=True) as connection:
@@ -155,7 +156,7 @@ class PostgresQuotas:
                 found = given(books, wish.needed, wish.wanted)
                 granted, until = used + found.amount, now + dt.timedelta(seconds=wish.lease_s or 0)
                 spent = found.spent
-                reservation = _reservation(books, found.limited, until, granted)
+                reservation = _reservation(books, found.limited, until, granted, now=now)
             await connection.execute(_SETTLE, reservation_id, *used.parts, *granted.parts, until)
             return Settlement(reservation, spent)
 
@@ -225,11 +226,19 @@ class PostgresQuotas:
 
 
 def _reservation(
-    books: Books, limited: tuple[bool, bool, bool], until: dt.datetime, amount: Amount
+    books: Books,
+    limited: tuple[bool, bool, bool],
+    until: dt.datetime,
+    amount: Amount,
+    *,
+    now: dt.datetime,
 ) -> Reservation:
-    reset = _reset(until)
     return Reservation(
-        amount=amount, limited=limited, streams=stream_limits(books), expire_time=until, reset_time=reset
+        amount=amount,
+        limited=limited,
+        streams=stream_limits(books),
+        expire_time=until,
+        reset_time=_reset(now),  # Of the day that it is: the lease may outlast it.
     )
 
 

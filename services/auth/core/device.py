@@ -16,6 +16,8 @@ INTERVAL_S, SLOWER_BY_S = 5.0, 5.0
 # A clock's grain and the way here: who keeps to the interval must not be told to slow down.
 EARLY_S = 0.5
 WAITING_MAX = 1000  # For each client. Whoever is beyond is told to come again.
+# Of those, from one address on one replica: a burst, and as many again while they wait.
+BEGUN_BURST, BEGUN_PER_S = 50, 50 / LIFETIME_S
 # Consonants without those that look like others; no word can be read in them (RFC 8628 section 6.1).
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
 _USER_CODE = re.compile(f"[{ALPHABET}]{{8}}")

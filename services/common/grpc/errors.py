@@ -1,6 +1,7 @@
 """The one place where failures become gRPC statuses."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import NoReturn
 
@@ -62,8 +63,23 @@ async def _abort(context: Context, error: MeshError, domain: str) -> NoReturn:
         # lose what it had made of it (decision 0014).
         raise asyncio.CancelledError from error
     # Not `abort_with_status`: OpenTelemetry's wrapper sees only `abort`.
-    details = ((DETAILS_KEY, status_of(error, domain).SerializeToString()),)
+    details = ((DETAILS_KEY, status_of(error, domain).SerializeToString()), *_limits_of(error))
     await context.abort(CODES[error.kind], str(error), details)
+
+
+def _limits_of(error: MeshError) -> tuple[tuple[str, str], ...]:
+    """When to come again after one's share is spent, for whoever reads headers and no details; as the edge words it."""
+    if error.kind is not Kind.EXHAUSTED or error.retry_after_s is None:
+        return ()
+    wait = str(max(1, math.ceil(error.retry_after_s)))
+    if not {"quota", "limit"} <= error.facts.keys():
+        return (("retry-after", wait),)
+    return (
+        ("retry-after", wait),
+        ("x-ratelimit-limit", error.facts["limit"]),
+        ("x-ratelimit-remaining", "0"),
+        ("x-ratelimit-reset", wait),
+    )
 
 
 def status_of(error: MeshError, domain: str) -> Status:

@@ -32,6 +32,11 @@ CLAIM = """
     WHERE known.create_time < now() - interval '24 hours'
     RETURNING batch_id
 """
+MADE = """
+    SELECT batch_id FROM batch_requests
+    WHERE organization_id = $1 AND user_id = $2 AND request_id = $3 AND body_hash = $4
+    AND create_time >= now() - interval '24 hours'
+"""
 REMEMBERED = """
     SELECT body_hash, batch_id FROM batch_requests
     WHERE organization_id = $1 AND user_id = $2 AND request_id = $3
@@ -111,6 +116,16 @@ class PostgresBatches:
                 await connection.execute(INSERT_ITEMS, new.batch_id, first, items, timeout=INSERT_S_MAX)
         assert row is not None
         return _record(row)
+
+    async def remembered(self, new: NewBatch) -> UUID | None:
+        if new.retry is None:
+            return None
+        owner, retry = new.creator.principal, new.retry
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
+            made: UUID | None = await connection.fetchval(
+                MADE, owner.organization_id, owner.user_id, retry.request_id, retry.body_hash
+            )
+        return made
 
     async def find(self, owner: Principal, batch_id: UUID) -> Record:
         async with self._database.connection(organization_id=owner.organization_id) as connection:

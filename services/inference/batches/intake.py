@@ -7,14 +7,14 @@ is refused after a while, so that nobody holds the room for ever.
 import asyncio
 import hashlib
 from collections.abc import AsyncIterable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.inference.v1 import batch_pb2 as pb
 
-from services.common.errors import InvalidRequest, Violation
+from services.common.errors import InvalidRequest, MeshError, Violation
 from services.inference.batches.checking import check_items, numbered
 from services.inference.batches.ports import Batches, Creator, NewBatch, Record, Retry
 from services.inference.budgets import Budgets
@@ -151,24 +151,24 @@ class Intake:
         new = draft.whole(origin)
         if self._budgets is None:
             return await self._stored(new)
-        items = len(new.items)
-        async with self._budgets.charged_items(new.creator.principal, items, name=_charge_of(new)) as charge:
-            record = await self._stored(new)
-            charge()
+        owner, items = new.creator.principal, len(new.items)
+        # Charged under the name of the batch that is there in the end: never twice for one, never once for two.
+        batch_id = await self._batches.remembered(new) or new.batch_id
+        async with self._budgets.charged_items(owner, items, name=batch_id.hex) as charge:
+            try:
+                record = await self._stored(new)
+            except asyncio.CancelledError:
+                with suppress(MeshError):  # Whoever goes away in the moment of the commit has a batch, too.
+                    await self._batches.find(owner, new.batch_id)
+                    charge()
+                raise
+            if record.batch_id == batch_id:
+                charge()
         return record
 
     async def _stored(self, new: NewBatch) -> Record:
         async with self._writing:
             return await self._batches.create(new)
-
-
-def _charge_of(new: NewBatch) -> str:
-    """Under which name a batch's items are charged: the same one when the same request comes again."""
-    if new.retry is None:
-        return new.batch_id.hex
-    owner = new.creator.principal
-    parts = (owner.organization_id, owner.user_id, new.retry.request_id, new.retry.body_hash.hex())
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
 
 async def _gather(

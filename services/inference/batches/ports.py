@@ -145,6 +145,9 @@ class Batches(Protocol):
     async def create(self, new: NewBatch) -> Record:
         """Accept a batch. The same request again finds what it made. Raises RequestIdReused and QuotaExceeded."""
 
+    async def remembered(self, new: NewBatch) -> UUID | None:
+        """Which batch the same request has made, if it has made one and is not forgotten."""
+
     async def find(self, owner: Principal, batch_id: UUID) -> Record:
         """Raises BatchNotFound."""
 
