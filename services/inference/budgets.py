@@ -1,7 +1,7 @@
 """Budgets, as a process spends them: from slices that the auth service gives, filled up before they are empty.
 
 A request waits for the ledger only if its account is new here, or has spent its slice faster than it could be filled up;
-and then for `ASK_S_MAX` at most. While auth is away, slices are spent to their ends; then `when_away` decides. What is
+and then for `WAIT_S_MAX` at most, or `ASK_S_MAX` if nobody answers. While auth is away, slices are spent to their ends; then `when_away` decides. What is
 used meanwhile is owed, and told when auth is back.
 """
 
@@ -25,7 +25,10 @@ from services.inference.errors import QuotaExceeded, QuotaUnavailable
 from services.inference.ports import Bank, BankAway, ReservationLost
 from services.inference.streams_at_once import StreamsAtOnce
 
-ASK_S_MAX = 0.5
+ASK_S_MAX = 0.5  # For one answer.
+WAIT_S_MAX = (
+    2.0  # For those who ask before: near the end of a budget each gets little, and all of them answers.
+)
 LEASE_S = 60.0
 SETTLE_EVERY_S = 2.0
 FILL_EVERY_S = 0.1
@@ -209,11 +212,7 @@ class Budgets:
                 raise BankAway
             with self._metrics.waited():
                 refusal = await self._fill(kept, cost)
-        except TimeoutError:
-            self._away_until_s = _now_s() + AWAY_S
-            self._unasked()
-            return
-        except BankAway:
+        except (BankAway, TimeoutError):
             self._unasked()
             return
         if refusal is not None:
@@ -225,20 +224,41 @@ class Budgets:
 
     async def _fill(self, kept: _Kept, cost: Amount) -> Refusal | None:
         """Have the slice hold so much more; return why that is not possible. Raises BankAway and TimeoutError."""
-        async with asyncio.timeout(ASK_S_MAX), kept.asking:
+        async with asyncio.timeout(WAIT_S_MAX), kept.asking:
             piece = kept.slice
             if piece.fits(cost, now_s=_now_s()):  # Somebody else has filled it.
                 return None
-            if _now_s() < piece.refused_until_s and piece.grant.refusal is not None:
+            if piece.refuses(cost, now_s=_now_s()):
                 return piece.grant.refusal
-            await self._ask(kept, cost)
+            async with self._answering():
+                await self._ask(kept, cost)
             if piece.fits(cost, now_s=_now_s()):
                 return None
             refusal = piece.grant.refusal
             if refusal is None:
                 raise BankAway  # Its day or its lease has ended in the meantime.
-            piece.refused_until_s = _now_s() + min(REFUSED_S_MAX, refusal.retry_after_s)
+            await self._give_back(kept)
+            piece.refused(refusal, cost, until_s=_now_s() + min(REFUSED_S_MAX, refusal.retry_after_s))
             return refusal
+
+    async def _give_back(self, kept: _Kept) -> None:
+        """What came of asking for more than there was: nobody here can use it, and others may."""
+        with suppress(BankAway):
+            if kept.slice.reservation_id:
+                async with self._answering():
+                    await self._settle(kept)
+
+    @asynccontextmanager
+    async def _answering(self) -> AsyncIterator[None]:
+        """Ask inside. Raises BankAway if no answer has come in time, and at once for a moment after that."""
+        if _now_s() < self._away_until_s:
+            raise BankAway
+        try:
+            async with asyncio.timeout(ASK_S_MAX):
+                yield
+        except (BankAway, TimeoutError):
+            self._away_until_s = _now_s() + AWAY_S
+            raise BankAway from None
 
     async def _ask(self, kept: _Kept, cost: Amount) -> None:
         """Settle and fill up, or reserve. The caller has `asking`."""
@@ -264,9 +284,6 @@ class Budgets:
             piece.grant = Grant(
                 limited=piece.grant.limited, stream_limits=piece.grant.stream_limits, refusal=refusal
             )
-        except BankAway:
-            self._away_until_s = _now_s() + AWAY_S
-            raise
 
     async def _settle(self, kept: _Kept, cost: Amount = NOTHING, *, finally_: bool = False) -> None:
         piece, began_s, told = kept.slice, _now_s(), kept.slice.used
@@ -334,7 +351,9 @@ class Budgets:
             self._away_until_s = _now_s() + AWAY_S
         except MeshError as error:
             log.warning("quota_untold", reason=error.reason)
-        if over and piece.is_idle and not piece.reservation_id and self._kept.get(kept.payer) is kept:
+        came_back = not finally_ and _now_s() <= piece.touched_s + IDLE_S  # And may be waiting to ask.
+        is_over = over and not came_back and piece.is_idle and not piece.reservation_id
+        if is_over and self._kept.get(kept.payer) is kept:
             del self._kept[kept.payer]
 
     def _unasked(self) -> None:

@@ -36,6 +36,7 @@ class FakeBank:
     items: int = 0
     asked: list[str] = field(default_factory=list)
     gate: asyncio.Event | None = None  # Answers wait for it.
+    delay_s: float = 0.0  # Until each answer.
 
     @property
     def used(self) -> int:
@@ -109,6 +110,6 @@ class FakeBank:
         self.asked.append(what)
         if self.gate is not None:
             await self.gate.wait()
-        await asyncio.sleep(0)
+        await asyncio.sleep(self.delay_s)
         if self.is_away:
             raise BankAway

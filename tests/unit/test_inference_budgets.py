@@ -214,6 +214,31 @@ async def test_what_is_not_known_any_more_is_reserved_anew() -> None:
     assert bank.used == 510
 
 
+async def test_who_asks_for_more_than_there_is_keeps_nothing_from_others() -> None:
+    bank = FakeBank(limit=1000)
+    bob = Principal(organization_id="org-1", project_id="p2", user_id="b")
+    async with opened(bank) as budgets:
+        first = await hold(budgets, 10)
+        for _ in range(2):
+            with pytest.raises(QuotaExceeded):
+                await hold(budgets, 5000)
+        assert bank.held < 200
+        (await hold(budgets, 800, bob)).release()
+        first.release()
+
+
+async def test_a_burst_at_the_end_of_a_budget_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each who waits asks for little: many questions in a row are not one that hangs."""
+    monkeypatch.setattr(shell, "ASK_S_MAX", 0.2)
+    bank = FakeBank(limit=10_000, delay_s=0.01)
+    async with opened(bank) as budgets:
+        outcomes = await asyncio.gather(*(hold(budgets, 30) for _ in range(500)), return_exceptions=True)
+        admitted = [each for each in outcomes if isinstance(each, shell.Hold)]
+        assert 250 <= len(admitted) <= 10_000 // 30
+        for each in admitted:
+            each.release()
+
+
 async def test_an_idle_slice_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shell, "IDLE_S", 0.05)
     monkeypatch.setattr(shell, "SETTLE_EVERY_S", 0.05)
@@ -224,6 +249,28 @@ async def test_an_idle_slice_is_given_back(monkeypatch: pytest.MonkeyPatch) -> N
             while bank.held or budgets._kept:
                 await asyncio.sleep(0.01)
         assert bank.used == 10
+
+
+async def test_who_comes_while_a_slice_is_given_back_leaves_nothing_behind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(shell, "IDLE_S", 0.2)
+    monkeypatch.setattr(shell, "SETTLE_EVERY_S", 0.05)
+    bank = FakeBank(limit=1000)
+    async with opened(bank) as budgets, asyncio.timeout(10):
+        end(budgets, await hold(budgets, 100), 10)
+        while bank.used != 10:
+            await asyncio.sleep(0.01)
+        bank.gate, asked_count = asyncio.Event(), len(bank.asked)
+        while len(bank.asked) == asked_count:  # Until it is being given back.
+            await asyncio.sleep(0.01)
+        coming = asyncio.create_task(hold(budgets, 100))
+        await asyncio.sleep(0)
+        bank.gate.set()
+        end(budgets, await coming, 20)
+        while bank.held or budgets._kept:
+            await asyncio.sleep(0.01)
+        assert bank.used == 30
 
 
 async def test_items_are_charged_once_and_not_at_all_if_there_is_no_batch() -> None:

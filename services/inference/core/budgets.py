@@ -11,7 +11,7 @@ What was admitted ends. So the most that can be overspent is what the requests i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 MICRO = 1_000_000
 LOW_SHARE = 0.5  # Of a slice, to be left before it is filled up.
@@ -92,7 +92,8 @@ class Slice:
     until_s: float = 0.0  # How long the lease lasts.
     touched_s: float = 0.0
     spent_before: Amount = NOTHING  # `used`, when it was last filled up.
-    refused_until_s: float = 0.0  # Nobody need ask before that.
+    refused_until_s: float = 0.0  # Nobody need ask before that who wants as much as who was refused.
+    refused_token_count: int = 0
     filled_s: float = 0.0
 
     @property
@@ -140,6 +141,16 @@ class Slice:
         """Hear what the ledger gives, now that it knows that `told` was used. `now_s` is when it was asked."""
         self.grant, self.settled, self.spent_before = grant, told, told
         self.until_s, self.filled_s = now_s + lease_s, now_s
+
+    def refused(self, refusal: Refusal, cost: Amount, *, until_s: float) -> None:
+        """Remember for a moment what was not to be had."""
+        self.grant = replace(self.grant, refusal=refusal)
+        self.refused_token_count, self.refused_until_s = cost.token_count, until_s
+
+    def refuses(self, cost: Amount, *, now_s: float) -> bool:
+        """Whether it is no use to ask. Costs in GPU time follow from those in tokens."""
+        is_as_much = cost.token_count >= self.refused_token_count
+        return is_as_much and now_s < self.refused_until_s and self.grant.refusal is not None
 
     def closed(self, *, told: Amount) -> None:
         """Hear that nothing is set aside any more: what was not told is owed to the next reservation."""
