@@ -35,6 +35,15 @@ def _key(number: int) -> rsa.RSAPrivateKey:
     return rsa.generate_private_key(public_exponent=65537, key_size=2048)
 
 
+# What a client of this server need not understand, and must not stumble over (RFC 7517, section 5).
+STRANGE_KEYS = (
+    {"kty": "OKP", "crv": "X25519", "use": "enc", "x": "AA"},
+    {"kty": "EC", "crv": "BP-256", "x": "AA", "y": "AA", "kid": "strange"},
+    {"kty": "RSA", "kid": "broken"},
+    "none at all",
+)
+
+
 class OidcProvider:
     def __init__(self) -> None:
         self.port = 0
@@ -123,9 +132,7 @@ class OidcProvider:
         return web.json_response({**usual, **self.described})
 
     async def _keys(self, request: web.Request) -> web.Response:
-        return web.json_response(
-            {"keys": [{"kty": "OKP", "crv": "X25519", "use": "enc", "x": "AA"}, self.jwk()]}
-        )
+        return web.json_response({"keys": [*STRANGE_KEYS, self.jwk()]})
 
     async def _authorize(self, request: web.Request) -> web.Response:
         asked = dict(request.query)

@@ -16,7 +16,7 @@ import httpx
 import structlog
 from joserfc import jwt
 from joserfc.errors import JoseError
-from joserfc.jwk import KeySet
+from joserfc.jwk import Key, KeySet, import_key
 
 from services.auth.core.federation import Claims
 from services.auth.errors import FederationRefused, ProviderUnavailable
@@ -176,10 +176,12 @@ async def _bounded(response: httpx.Response) -> bytes:
 
 
 def _public(document: Mapping[str, Any]) -> KeySet:
-    """Of the keys that are published, those that a signature may be by."""
-    keys = [
-        key
-        for key in document["keys"]
-        if isinstance(key, dict) and key.get("kty") in {"RSA", "EC"} and key.get("use", "sig") == "sig"
-    ]
-    return KeySet.import_key_set({"keys": keys})
+    """Of the keys that are published, those that a signature may be by. Others are passed over (RFC 7517, section 5)."""
+    keys: list[Key] = []
+    for key in document["keys"]:
+        if isinstance(key, dict) and key.get("kty") in {"RSA", "EC"} and key.get("use", "sig") == "sig":
+            try:
+                keys.append(import_key(key))
+            except (JoseError, ValueError, KeyError, TypeError) as error:
+                log.info("provider_key_unreadable", error=type(error).__name__)
+    return KeySet(keys)
