@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from services.auth.changes import changing
 from services.auth.core.client_secret import SecretDigest
+from services.auth.core.clients import BUILT_IN
 from services.auth.core.identity import Role, service_user_id
 from services.auth.core.people import FIRST_PROJECT, Actor, Asked, check_founds, check_grants, new_user_id
-from services.auth.errors import NotFound
+from services.auth.errors import NameTaken, NotFound
 from services.auth.people import Passwords
 from services.auth.people_ports import (
     Account,
@@ -117,6 +118,8 @@ class Tenants:
         """
         with changing(self._trail, actor, "created", f"service_account/{wanted.client_id}") as change:
             check_grants(actor, wanted.role)
+            if wanted.client_id in BUILT_IN:
+                raise NameTaken(name=wanted.client_id)
             secret = secrets.token_urlsafe(SECRET_BYTES)
             new = NewAccount(
                 client_id=wanted.client_id,

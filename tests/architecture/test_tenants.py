@@ -12,8 +12,8 @@ PLACES = {
     "services/auth/adapters/postgres.py": "found find_user find_service_account replace_password_hash",
     # Clients belong to all; a grant says whose it is only once it is found.
     "services/auth/adapters/postgres_oauth.py": "add_client find_client find_identity",
-    # Tenants are made and listed by those who belong to another one.
-    "services/auth/adapters/postgres_tenants.py": "create_organization organizations",
+    # Tenants are made and listed by those who belong to another one; a new account's name must be no client's of any.
+    "services/auth/adapters/postgres_tenants.py": "create_account create_organization organizations",
     # A key says whose it is only once it is found.
     "services/auth/adapters/postgres_api_keys.py": "find used",
     # Every organisation's are sealed anew when the encryption key changes.

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from unittest.mock import patch
 
+import grpc
 import httpx
 import pytest
 import pytest_asyncio
@@ -11,7 +12,7 @@ from ollamesh.auth.v1 import auth_service_pb2 as pb
 
 from services.auth.adapters.postgres_codes import PostgresCodes, PostgresDevices
 from services.auth.core.client_secret import SecretDigest
-from tests.service.auth_people import PASSWORD, fresh, logged_in
+from tests.service.auth_people import PASSWORD, another_organization, fresh, logged_in
 from tests.service.oauth_place import SECRET, Place, place_of
 from tests.service.oauth_web import CLI, Browser, sent_back
 from tests.stack import Database
@@ -131,3 +132,25 @@ async def test_a_new_password_in_the_middle_of_a_redemption_ends_it(
                 {"grant_type": DEVICE, "client_id": CLI, "device_code": begun["device_code"]}
             )
     assert answer.json().get("error") == "invalid_grant", answer.text
+
+
+@pytest.mark.parametrize("name", ["login", "ollamesh-cli", ""])
+async def test_a_service_account_cannot_have_the_name_of_a_client(place: Place, name: str) -> None:
+    """Whoever has a client of its name could look into its tokens and end them, from another organisation."""
+    founder = await logged_in(place.world.auth)
+    _, rival, _ = await another_organization(founder)
+    if not name:
+        name = fresh("robot")
+        wanted = pb.CreateOAuthClientRequest(
+            client_id=name,
+            display_name="Robot",
+            grants=["token_exchange"],
+            scopes=["inference"],
+            confidential=True,
+        )
+        await rival.ask("CreateOAuthClient", wanted)
+    request = pb.CreateServiceAccountRequest(client_id=name, role="ROLE_USER")
+    assert await founder.refused("CreateServiceAccount", request) == (
+        grpc.StatusCode.ALREADY_EXISTS,
+        "NAME_TAKEN",
+    )

@@ -7,7 +7,7 @@ from services.auth.adapters.postgres_people import named, next_after, person
 from services.auth.adapters.postgres_requests import claim, remembered
 from services.auth.core.identity import Role
 from services.auth.core.people import FIRST_PROJECT, Actor, Asked
-from services.auth.errors import NotFound
+from services.auth.errors import NameTaken, NotFound
 from services.auth.people_ports import (
     Account,
     NewAccount,
@@ -45,6 +45,8 @@ _INSERT_ACCOUNT = """
     INSERT INTO service_accounts (organization_id, client_id, project_id, secret_digest, role, scopes)
     VALUES ($1, $2, $3, $4, $5, $6)
 """
+# Of any organisation, also if it is disabled: tokens name the client, and not whose it is.
+_IS_CLIENT = "SELECT EXISTS (SELECT FROM oauth_clients WHERE client_id = $1)"
 _DISABLE_ACCOUNT = """
     UPDATE service_accounts SET disable_time = coalesce(disable_time, now())
     WHERE organization_id = $1 AND client_id = $2
@@ -115,6 +117,9 @@ class PostgresTenants:
         self, actor: Actor, new: NewAccount, asked: Asked | None
     ) -> tuple[Account, bool]:
         organization_id = actor.organization_id
+        async with self._database.connection(system=True) as connection:
+            if await connection.fetchval(_IS_CLIENT, new.client_id):
+                raise NameTaken(name=new.client_id)
         with named(new.client_id):
             async with self._database.transaction(organization_id=organization_id) as connection:
                 known = await claim(connection, actor, asked, new.client_id)
