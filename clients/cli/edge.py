@@ -9,7 +9,7 @@ from deploy.local import edge as local_edge
 
 @click.group()
 def edge() -> None:
-    """Look after the edge of the stack on this machine."""
+    """Replace the edge of the stack on this machine without losing a call."""
 
 
 @edge.command()

@@ -37,7 +37,7 @@ def _of(command: Command) -> Command:
 
 @click.group()
 def quota() -> None:
-    """Show and set limits: requests, tokens, GPU-seconds, streams, items of batches."""
+    """Show and set what an organisation, a project or a key may use."""
 
 
 @quota.command()

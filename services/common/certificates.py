@@ -10,15 +10,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import structlog
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from prometheus_client import CollectorRegistry, Gauge
 
 LOOK_EVERY_S = 1.0  # A new certificate is used so soon; looking costs three calls of stat.
-
-log = structlog.get_logger(__name__)
 
 
 class CertificateError(Exception):
@@ -101,6 +98,9 @@ class Followed:
         try:
             self._latest = read(self._files)
         except CertificateError as error:  # The next look tries again.
+            import structlog  # Here, for the command line shows when certificates expire, and should not wait.
+
+            log = structlog.get_logger(__name__)
             log.warning("certificate_not_taken", path=str(self._files.certificate), why=str(error))
         else:
             self._stamps = stamps

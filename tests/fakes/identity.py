@@ -27,6 +27,7 @@ from ollamesh.auth.v1.oauth_service_pb2_grpc import (
     OAuthServiceServicer,
     add_OAuthServiceServicer_to_server,
 )
+from ollamesh.auth.v1.quota_pb2 import QuotaGrant
 
 from services.common.grpc.around import Context
 from services.common.grpc.revocations import HEARTBEAT_EVERY_S, to_message
@@ -128,6 +129,14 @@ class AskedOfAuth(AuthServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the store is away")
         self._identity.audited += request.events
         return pb.RecordAuditEventsResponse(last_sequence=len(self._identity.audited))
+
+    async def ReserveQuota(
+        self, request: pb.ReserveQuotaRequest, context: Context
+    ) -> pb.ReserveQuotaResponse:
+        return pb.ReserveQuotaResponse(grant=QuotaGrant())  # There are no limits.
+
+    async def SettleQuota(self, request: pb.SettleQuotaRequest, context: Context) -> pb.SettleQuotaResponse:
+        return pb.SettleQuotaResponse(grant=QuotaGrant())
 
     async def WatchRevocations(
         self, request: pb.WatchRevocationsRequest, context: Context

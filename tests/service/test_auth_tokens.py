@@ -217,10 +217,3 @@ async def test_nobody_else_does(auth: Auth, header: str | None) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await auth.service.GetCaller(pb.GetCallerRequest(), metadata=metadata, timeout=TIMEOUT_S)
     assert failure(refused.value) == (UNAUTHENTICATED, "TOKEN_INVALID")
-
-
-async def test_what_is_designed_but_not_served_says_so(auth: Auth) -> None:
-    metadata = bearer((await login(auth)).access_token)
-    with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await auth.service.ListSecrets(pb.ListSecretsRequest(), metadata=metadata, timeout=TIMEOUT_S)
-    assert failure(refused.value) == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")

@@ -109,6 +109,7 @@ async def test_a_service_whose_worker_cannot_start_ends() -> None:
             "OLLAMESH_INFERENCE_PORTS": f"0,{taken.getsockname()[1]}",
             "OLLAMESH_INFERENCE_METRICS_PORT": "0",
             "OLLAMESH_LAME_DUCK_S": "0",
+            "OLLAMESH_INSECURE_INSIDE": "true",
         }
         process = await asyncio.create_subprocess_exec(
             *COMMAND, cwd=REPOSITORY, env={**os.environ, **settings}, stderr=subprocess.PIPE

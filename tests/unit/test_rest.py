@@ -26,12 +26,13 @@ FACTS: dict[str, Any] = {
     "capability": "tools",
     "asked_token_count": 2,
     "allowed_token_count": 1,
+    "quota": "project.tokens_per_day",
 }
 FAILURES = [
     value
     for module in (errors, common_errors)
     for _, value in inspect.getmembers(module, inspect.isclass)
-    if issubclass(value, MeshError) and hasattr(value, "reason") and value is not InvalidRequest
+    if issubclass(value, MeshError) and hasattr(value, "reason") and not issubclass(value, InvalidRequest)
 ]
 
 

@@ -11,7 +11,7 @@ retired key is published until the last token it signed has expired everywhere.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 from services.auth.core.claims import LIFETIME_MAX_S
@@ -34,7 +34,7 @@ class Term:
     key_id: str
     active_from_s: float
     retired_from_s: float | None = None  # None: no successor yet.
-    made_at_s: float = 0.0
+    made_at_s: float = field(default=0.0, compare=False)  # For people; what it may do does not depend on it.
 
 
 def first_term(key_id: str) -> Term:
