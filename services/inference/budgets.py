@@ -249,9 +249,9 @@ class Budgets:
                     await self._settle(kept)
 
     @asynccontextmanager
-    async def _answering(self) -> AsyncIterator[None]:
+    async def _answering(self, *, though_away: bool = False) -> AsyncIterator[None]:
         """Ask inside. Raises BankAway if no answer has come in time, and at once for a moment after that."""
-        if _now_s() < self._away_until_s:
+        if _now_s() < self._away_until_s and not though_away:
             raise BankAway
         try:
             async with asyncio.timeout(ASK_S_MAX):
@@ -337,7 +337,7 @@ class Budgets:
         piece = kept.slice
         over = finally_ or (piece.held == NOTHING and _now_s() > piece.touched_s + IDLE_S)
         try:
-            async with asyncio.timeout(ASK_S_MAX), kept.asking:
+            async with asyncio.timeout(WAIT_S_MAX), kept.asking, self._answering(though_away=finally_):
                 if not piece.reservation_id and piece.owed != NOTHING:
                     # To tell what is owed, however much is left.
                     name = uuid4().hex
@@ -348,7 +348,7 @@ class Budgets:
                 if piece.reservation_id:
                     await self._settle(kept, finally_=over)
         except (BankAway, TimeoutError):
-            self._away_until_s = _now_s() + AWAY_S
+            pass  # The next turn will do.
         except MeshError as error:
             log.warning("quota_untold", reason=error.reason)
         came_back = not finally_ and _now_s() <= piece.touched_s + IDLE_S  # And may be waiting to ask.

@@ -230,11 +230,16 @@ async def test_who_asks_for_more_than_there_is_keeps_nothing_from_others() -> No
 async def test_a_burst_at_the_end_of_a_budget_is_no_outage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each who waits asks for little: many questions in a row are not one that hangs."""
     monkeypatch.setattr(shell, "ASK_S_MAX", 0.2)
+    monkeypatch.setattr(
+        shell, "SETTLE_EVERY_S", 0.02
+    )  # So that what is told in the background waits in turn too.
     bank = FakeBank(limit=10_000, delay_s=0.01)
     async with opened(bank) as budgets:
+        end(budgets, await hold(budgets, 1), 1)
         outcomes = await asyncio.gather(*(hold(budgets, 30) for _ in range(500)), return_exceptions=True)
         admitted = [each for each in outcomes if isinstance(each, shell.Hold)]
         assert 250 <= len(admitted) <= 10_000 // 30
+        assert budgets._away_until_s == 0.0
         for each in admitted:
             each.release()
 
