@@ -53,8 +53,8 @@ async def leave_all(service: Service, fake: FakeOllama, *, seed: int) -> None:
 
 
 async def test_nothing_of_a_call_outlives_it() -> None:
-    others = alive()  # Of tests before this one in the same process.
     async with one_instance(instance_slots=AT_ONCE) as (service, fake):
+        others = alive()  # Of tests before this one in the same process, and what the service itself watches.
         await leave_all(service, fake, seed=1)
         await until(lambda: alive() <= others)
         before = task_count()
