@@ -98,9 +98,11 @@ protos-check: setup ## fail on proto lint, format, breaking change or stale stub
 	  PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate -o "$$fresh" 2> /dev/null; \
 	  diff -rq -x __pycache__ -x .ready "$$fresh/gen" gen || { echo "gen/ is stale: run 'make protos'"; exit 1; }
 
+# Two at a time, each with its own PostgreSQL, Redis and stack, for most tests wait. Tracebacks are Python's own: pytest's
+# read the source again, at which Python 3.11 stumbles now and then (SystemError: AST constructor recursion depth).
 .PHONY: test
-test: setup ## the whole suite, on real parts
-	@$(PY) -m pytest $(PYTEST)
+test: setup ## the whole suite, on real parts: make test PYTEST="-n 0 --tb=long -k edge"
+	@$(PY) -m pytest -n 2 --dist loadfile --tb=native $(PYTEST)
 
 SEEDS ?= 2000
 .PHONY: sim
