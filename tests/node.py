@@ -22,6 +22,6 @@ def install(folder: Path) -> None:
             run(NODE, _NPM, "ci", "--no-audit", "--no-fund", "--loglevel=error", folder=folder)
 
 
-def run(*command: str | Path, folder: Path) -> None:
+def run(*command: str | Path, folder: Path, **env: str) -> None:
     """Run a program to its end, which must be a good one."""
-    subprocess.run(command, cwd=folder, env=ENVIRONMENT, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, cwd=folder, env={**ENVIRONMENT, **env}, check=True, stdout=subprocess.DEVNULL)

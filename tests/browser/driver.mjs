@@ -6,7 +6,7 @@ import { chromium } from "playwright-core";
 const QUIET = ["--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
 
 const browser = await chromium.launch({
-  executablePath: await bundled.executablePath(),
+  executablePath: process.env.CHROMIUM,
   args: [...bundled.args.filter((arg) => arg !== "--disable-web-security"), ...QUIET],
   headless: true,
 });
