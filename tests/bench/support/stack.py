@@ -43,6 +43,8 @@ def stack(**settings: str) -> Iterator[Stack]:
             **{port_variable(name): "0" for name in DEFAULT_PORTS},
             "OLLAMESH_HOME": home,
             "OLLAMESH_CACHE": cache,
+            # The load generator, and what is compared with, speak plain text. bench-inside says what mTLS costs.
+            "OLLAMESH_INSECURE_INSIDE": "true",
             **settings,
         }
         Path(home).chmod(0o755)
