@@ -93,7 +93,6 @@ async def service(urls: Sequence[str], **settings: object) -> AsyncIterator[Serv
             "OLLAMESH_AUTH_TARGET": auth_target,
             "OLLAMESH_INFERENCE_PORT": str(port),
             "OLLAMESH_INFERENCE_METRICS_PORT": str(metrics_port),
-            "OLLAMESH_INSECURE_INSIDE": "true",
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "1",
             "OLLAMESH_TIMEOUT_MIN_S": "0.1",
