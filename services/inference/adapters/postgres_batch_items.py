@@ -29,10 +29,16 @@ OPEN = """
     )
     ORDER BY organization_id, position
 """
+# Whoever has the batch's row begins it, or has begun it: to wait for him would be a deadlock, for he may wait for one of
+# these items. (`due` also locks what another has taken since its snapshot, though it does not return that.)
 _TAKE = """
     WITH due AS MATERIALIZED ({due}), begun AS (
         UPDATE batches SET state = 'RUNNING', start_time = now()
-        WHERE state = 'PENDING' AND end_time IS NULL AND batch_id IN (SELECT batch_id FROM due)
+        WHERE batch_id IN (
+            SELECT batch_id FROM batches
+            WHERE state = 'PENDING' AND end_time IS NULL AND batch_id IN (SELECT batch_id FROM due)
+            FOR UPDATE SKIP LOCKED
+        )
     ), taken AS (
         UPDATE batch_items item
         SET due_time = now() + $1::float8 * interval '1 second', take_count = take_count + 1,
