@@ -183,7 +183,7 @@ async def rotation(parts: Parts) -> list[Figure]:
 async def main() -> None:
     async with edge_parts() as parts:
         figures = [*await overhead(parts), *await revocation(parts), *await rotation(parts)]
-    figures += token_check_figures()
+    figures += await asyncio.to_thread(token_check_figures)
     figures += await asyncio.to_thread(audit_figures)
     report("edge", rounds=ROUNDS, figures=figures)
 
