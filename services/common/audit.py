@@ -5,10 +5,6 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Protocol
 
-import structlog
-
-log = structlog.get_logger(__name__)
-
 
 class Action(Enum):
     """By the names of `AuditAction`."""
@@ -63,20 +59,3 @@ class Trail(Protocol):
     async def assure(self, happened: Happened) -> None:
         """Return once it cannot be lost: before an administrative act takes effect. Raises AuditUnavailable."""
         ...
-
-
-class LoggedTrail:
-    """Events as log lines."""
-
-    def note(self, happened: Happened) -> None:
-        log.info(
-            "audit",
-            action=happened.action.name,
-            outcome=happened.outcome.name,
-            user_id=happened.user_id,
-            object=happened.object,
-            reason=happened.reason,
-        )
-
-    async def assure(self, happened: Happened) -> None:
-        self.note(happened)

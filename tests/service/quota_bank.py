@@ -16,12 +16,12 @@ from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
 from services.auth.rpc.quotas import QuotaMethods
 from services.auth.servicer import AuthServicer
-from services.common.audit import LoggedTrail
 from services.common.grpc.around import Interceptor
 from services.common.grpc.caller import Keys, Verifier
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import parse_keys
 from tests.fakes.identity import ISSUER, AskedOfAuth, Identity, KeysServicer
+from tests.fakes.trail import KeptTrail
 
 ORG, PROJECT = "org-1", "project-1"
 ORG_SUBJECT = Subject(Kind.ORGANIZATION, ORG, ORG)
@@ -60,7 +60,7 @@ class Banker(Identity):
             return parse_keys(self.jwks())
 
         payers = {"inference": Verifier(keys, issuer=ISSUER, audience="inference")}
-        quotas = Quotas(self.ledger, payers, LoggedTrail(), QuotaMetrics(CollectorRegistry()))
+        quotas = Quotas(self.ledger, payers, KeptTrail(), QuotaMetrics(CollectorRegistry()))
         server = grpc.aio.server(interceptors=[Interceptor([errors("auth.ollamesh")])])
         add_OAuthServiceServicer_to_server(KeysServicer(self.jwks()), server)
         methods = QuotaMethods(quotas), AskedOfAuth(self)

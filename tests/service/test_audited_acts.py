@@ -10,7 +10,6 @@ from ollamesh.auth.v1.audit_pb2 import AuditAction, AuditEvent, AuditOutcome
 from ollamesh.inference.v1 import inference_service_pb2 as inference_pb
 from ollamesh.inference.v1 import model_pb2
 
-from services.common.audit import Happened
 from services.common.tokens import Caller, Role
 from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.errors import SandboxUnavailable
@@ -18,6 +17,7 @@ from services.sandbox.execution import Exited, Usage
 from services.sandbox.executions_told import teller
 from tests.fakes.fake_ollama import FakeOllama, fake_model
 from tests.fakes.identity import Identity
+from tests.fakes.trail import KeptTrail
 from tests.service.agent_app import mesh
 from tests.service.inference_app import TINY, refused, serving_for
 from tests.stack import Database
@@ -96,17 +96,6 @@ async def test_a_deleted_thread_is_told(database: Database) -> None:
         assert (event.service, event.user_id, event.organization_id) == ("agent", "ann", "o")
 
 
-class Noted:
-    def __init__(self) -> None:
-        self.events: list[Happened] = []
-
-    def note(self, event: Happened) -> None:
-        self.events.append(event)
-
-    async def assure(self, event: Happened) -> None:
-        self.note(event)
-
-
 WHO = Caller(
     user_id="user:ann",
     role=Role.USER,
@@ -121,7 +110,7 @@ WHO = Caller(
 
 
 def test_an_execution_is_told_by_the_hash_of_its_code_and_never_by_the_code() -> None:
-    noted, code = Noted(), b"print('a secret of mine')"
+    noted, code = KeptTrail(), b"print('a secret of mine')"
     tell = teller(noted, WHO, code)
     usage = Usage(wall_s=1.5, cpu_s=0.25, peak_memory_bytes=4096)
     tell("e-1", Exited(Verdict(Outcome.TIMEOUT, exit_code=0, signal=9), usage, frozenset()))

@@ -26,11 +26,11 @@ from services.auth.ports import SealedKey, ServiceAccount, User
 from services.auth.revocations import Revocations
 from services.auth.telemetry import AuthMetrics
 from services.auth.token_endpoint import TokenEndpoint
-from services.common.audit import Happened
 from services.common.grpc.caller import Verifier
 from tests.fakes.auth_store import FakeStore
 from tests.fakes.oauth_store import FakeOAuthStore, RecordedRevoker
 from tests.fakes.revocation_store import FakeRevocationStore
+from tests.fakes.trail import KeptTrail
 
 SECRET, SECRET_KEY, ISSUER = "s" * 32, "k" * 32, "http://issuer"
 
@@ -53,16 +53,7 @@ class PlainHasher:
         return self.out_of_date
 
 
-class RecordedTrail:
-    def __init__(self) -> None:
-        self.events: list[Happened] = []
-
-    def note(self, happened: Happened) -> None:
-        self.events.append(happened)
-
-    async def assure(self, happened: Happened) -> None:
-        self.note(happened)
-
+class RecordedTrail(KeptTrail):
     def told(self) -> list[tuple[str, str, str]]:
         return [(event.action.name, event.outcome.name, event.reason) for event in self.events]
 

@@ -15,10 +15,10 @@ from services.auth.key_checks import KeyChecks
 from services.auth.key_swaps import Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.telemetry import KeyMetrics
-from services.common.audit import Happened
 from services.common.errors import StoreUnavailable
 from services.common.revoked import DenyList
 from tests.fakes.api_key_store import FakeApiKeys
+from tests.fakes.trail import KeptTrail
 
 FORM = KeyForm("live", "s" * 32)
 NOW_S = 1_800_000_000.5
@@ -34,17 +34,6 @@ class Signer:
             raise StoreUnavailable
         self.claims.append(claims)
         return jwt.encode(dict(claims), "k" * 32, headers={"kid": "one"})
-
-
-class Trail:
-    def __init__(self) -> None:
-        self.noted: list[Happened] = []
-
-    def note(self, happened: Happened) -> None:
-        self.noted.append(happened)
-
-    async def assure(self, happened: Happened) -> None:
-        self.note(happened)
 
 
 @dataclass(slots=True)
@@ -63,7 +52,7 @@ class Rig:
 
     def __init__(self) -> None:
         self.clock, self.store, self.signer = Clock(), FakeApiKeys(), Signer()
-        self.trail, self.denied = Trail(), DenyList()
+        self.trail, self.denied = KeptTrail(), DenyList()
         self.uses = KeyUses(self.store, self.trail, KeyMetrics(CollectorRegistry()), clock=self.clock)
         swaps = Swaps(
             self.signer,

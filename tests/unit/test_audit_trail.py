@@ -19,6 +19,7 @@ from services.common.auditing.records import Record, decoded, encoded, fitted, r
 from services.common.auditing.spool import Spool
 from services.common.auditing.trail import BufferedTrail, ChainAway, RecordsRefused
 from services.common.errors import AuditUnavailable
+from tests.fakes.trail import KeptTrail
 
 
 class Chain:
@@ -247,20 +248,9 @@ def test_what_is_no_record_is_none(data: bytes) -> None:
     decoded(data)
 
 
-class Noted:
-    def __init__(self) -> None:
-        self.events: list[Happened] = []
-
-    def note(self, event: Happened) -> None:
-        self.events.append(event)
-
-    async def assure(self, event: Happened) -> None:
-        self.note(event)
-
-
 async def test_refusals_are_told_once_and_then_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.common.auditing.denials.WINDOW_S", 0.05)
-    noted = Noted()
+    noted = KeptTrail()
     denials = Denials(noted)
     for _ in range(1000):
         denials.note(object="/a/B", reason="TOKEN_INVALID")
@@ -278,7 +268,7 @@ async def test_kinds_of_refusals_without_end_are_a_bounded_number_of_events(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("services.common.auditing.denials.WINDOW_S", 0.05)
-    noted = Noted()
+    noted = KeptTrail()
     denials = Denials(noted)
     for number in range(5000):
         denials.note(object=f"/{number}", reason="TOKEN_INVALID")

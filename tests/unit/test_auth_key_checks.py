@@ -287,7 +287,7 @@ async def test_uses_are_noted_once_a_minute_and_written_apart(rig: Rig) -> None:
     text = rig.keep()
     for _ in range(100):
         await rig.asked(text)
-    (noted,) = rig.trail.noted
+    (noted,) = rig.trail.events
     assert (noted.action, noted.outcome) == (Action.API_KEY_USED, Outcome.ALLOWED)
     assert noted.object == f"api_key/{'0' * ID_LENGTH}"
     assert rig.store.times == []
@@ -301,7 +301,7 @@ async def test_uses_are_noted_once_a_minute_and_written_apart(rig: Rig) -> None:
     rig.clock.now_s += 61
     await rig.asked(text)
     await rig.uses.write()
-    assert len(rig.trail.noted) == len(rig.store.times) == 2
+    assert len(rig.trail.events) == len(rig.store.times) == 2
 
 
 async def test_refused_uses_are_noted_too_but_are_no_use(rig: Rig) -> None:
@@ -309,6 +309,6 @@ async def test_refused_uses_are_noted_too_but_are_no_use(rig: Rig) -> None:
     for _ in range(10):
         with pytest.raises(TokenInvalid):
             await rig.asked(text)
-    assert [noted.outcome for noted in rig.trail.noted] == [Outcome.DENIED]
+    assert [noted.outcome for noted in rig.trail.events] == [Outcome.DENIED]
     await rig.uses.write()
     assert rig.store.times == []

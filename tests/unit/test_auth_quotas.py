@@ -13,11 +13,11 @@ from services.auth.founding import HOME
 from services.auth.quota_config import QuotaConfig
 from services.auth.quota_metrics import QuotaMetrics
 from services.auth.quotas import Quotas
-from services.common.audit import LoggedTrail
 from services.common.config import ConfigError, Environment
 from services.common.errors import RoleRequired
 from services.common.tokens import Caller, Role
 from tests.fakes.quota_ledger import FakeLedger
+from tests.fakes.trail import KeptTrail
 
 AMOUNTS = st.integers(0, 1000)
 
@@ -87,7 +87,7 @@ def test_mistakes_in_limits_are_named(text: str, says: str) -> None:
 
 async def test_no_tenant_lifts_its_own_limits() -> None:
     ledger = FakeLedger()
-    quotas = Quotas(ledger, {}, LoggedTrail(), QuotaMetrics(CollectorRegistry()))
+    quotas = Quotas(ledger, {}, KeptTrail(), QuotaMetrics(CollectorRegistry()))
     tenant = Caller("user:eve", Role.ADMIN, "acme", "p", "login", frozenset(), "t", 0, "")
     own = Subject(Kind.ORGANIZATION, "acme", "acme")
     with pytest.raises(RoleRequired):

@@ -10,6 +10,7 @@ from ollamesh.auth.v1 import identity_pb2
 from services.auth.api_keys import ApiKeys, Request
 from services.auth.core.api_keys import ApiKey, Asker, Wish
 from services.auth.core.identity import Identity, Role
+from services.auth.rpc.asking import ROLES
 from services.common.errors import InvalidRequest, MeshError, Violation
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
@@ -18,7 +19,6 @@ PAGE_SIZE = 20
 JSON = "application/json"
 STATUS_HEADER = "x-http-status"  # The edge makes it the status of the HTTP response.
 NOT_STORED = (("cache-control", "no-store"),)
-_ROLES = {identity_pb2.ROLE_USER: Role.USER, identity_pb2.ROLE_ADMIN: Role.ADMIN}
 
 
 class ApiKeyMethods:
@@ -35,7 +35,7 @@ class ApiKeyMethods:
             if request.HasField("lifetime")
             else None,
             project_id=request.project_id,
-            role=_ROLES.get(request.role),
+            role=ROLES.get(request.role),
         )
         made = await self._api_keys.make(_asker(), wish, _named(request))
         return pb.CreateApiKeyResponse(api_key=_message(made.key), secret=made.text)

@@ -4,19 +4,16 @@ from typing import assert_never
 
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.auth.v1 import auth_service_pb2 as pb
-from ollamesh.auth.v1.identity_pb2 import ROLE_ADMIN, ROLE_USER
 
 from services.auth.core.forms import ClientProof
-from services.auth.core.identity import Role
 from services.auth.core.token_requests import Exchange
 from services.auth.grants import Grants
 from services.auth.issuer import Issued
 from services.auth.logins import Logins
+from services.auth.rpc.asking import ROLES
 from services.auth.token_endpoint import TokenEndpoint
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
-
-_ROLES = {ROLE_USER: Role.USER, ROLE_ADMIN: Role.ADMIN}
 
 
 class LoginMethods:
@@ -27,7 +24,7 @@ class LoginMethods:
         issued = await self._grants.login(
             request.username,
             request.password,
-            role=_ROLES.get(request.role),
+            role=ROLES.get(request.role),
             lifetime_s=_seconds(request.lifetime) if request.HasField("lifetime") else None,
         )
         return pb.LoginResponse(tokens=_tokens(issued))
