@@ -147,7 +147,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
             settings["OLLAMA_API_KEY"] = key
     if name == "sandbox":
-        settings["OLLAMESH_SANDBOX_ROOT"] = rootfs
+        settings["OLLAMESH_SANDBOX_ROOT"] = str(Path(rootfs).parent)
     return Part(
         node=Node(
             name=name, after=after, uses=CALLS[name], has_preparation=bool(prepare), stop_within_s=30.0

@@ -15,9 +15,12 @@ from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
-from services.sandbox.adapters.ns.engine import NsJails
+from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
+from services.sandbox.engines import jails
+from services.sandbox.rpc.capabilities import CapabilityMethods
+from services.sandbox.rpc.executions import ExecutionMethods
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.telemetry import SandboxMetrics
 
@@ -37,10 +40,10 @@ async def run(
             audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
         )
         metrics = SandboxMetrics(registry)
-        jails = NsJails(config.root, usual=config.cap, warm_count=config.warm_count)
-        metrics.up.set_function(lambda: jails.problem is None)
+        catalogue = Catalogue([*jails(config)])
+        metrics.up.set_function(lambda: catalogue.problem is None)
         engine = Engine(
-            jails,
+            catalogue,
             cap=config.cap,
             running_max=config.running_max,
             waiting_max=config.waiting_max,
@@ -51,13 +54,16 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
-        add_SandboxServiceServicer_to_server(SandboxServicer(engine, trail), server.grpc)
+        servicer = SandboxServicer(
+            ExecutionMethods(engine, catalogue, trail), CapabilityMethods(catalogue, config.cap)
+        )
+        add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
         expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
 
         async def ready() -> bool:
-            return jails.problem is None
+            return catalogue.problem is None
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
             running = tasks.create_task(engine.run(), name="engine")

@@ -17,7 +17,9 @@ MEMORY_MIB = 512
 class Config:
     server: ServerConfig
     trust: TrustConfig
-    root: Path  # Made by services.sandbox.rootfs.
+    root: Path  # With a folder for each profile; see services.sandbox.profiles.
+    profiles: tuple[str, ...]  # To be served.
+    engines: tuple[str, ...]  # To be offered, strongest first.
     cap: Limits  # What an execution gets; callers may only lower it.
     running_max: int  # Executions that have a jail. Times the memory limit, this is what they may use.
     waiting_max: int  # Executions that wait for one.
@@ -34,6 +36,8 @@ class Config:
             trust=TrustConfig.read(env),
             audit=AuditConfig.read(env),
             root=Path(env.text(f"{prefix}_ROOT")),
+            profiles=tuple(env.text(f"{prefix}_PROFILES", "python").split(",")),
+            engines=tuple(env.text(f"{prefix}_ENGINES", "ns").split(",")),
             cap=Limits(wall_s=wall_s, memory_bytes=memory_mib * MIB),
             running_max=env.integer(f"{prefix}_RUNNING_MAX", 8, low=1, high=1024),
             waiting_max=env.integer(f"{prefix}_WAITING_MAX", 64, high=4096),

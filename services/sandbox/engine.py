@@ -9,6 +9,7 @@ from typing import assert_never
 import structlog
 
 from services.common.errors import MeshError
+from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.lifecycle import Ending, Event
 from services.sandbox.core.limits import Asked, Limits, granted
 from services.sandbox.errors import QueueFull, SandboxUnavailable
@@ -26,10 +27,16 @@ class Engine:
     """One task for each execution. At most `running_max` have a jail and `waiting_max` wait for one."""
 
     def __init__(
-        self, jails: Jails, *, cap: Limits, running_max: int, waiting_max: int, metrics: SandboxMetrics
+        self,
+        catalogue: Catalogue,
+        *,
+        cap: Limits,
+        running_max: int,
+        waiting_max: int,
+        metrics: SandboxMetrics,
     ) -> None:
-        self.jails = jails
-        self.cap = cap
+        self._catalogue = catalogue
+        self._cap = cap
         self._running_max = running_max
         self._waiting_max = waiting_max
         self._metrics = metrics
@@ -41,28 +48,30 @@ class Engine:
         """Until cancelled; then nothing that was started goes on."""
         async with asyncio.TaskGroup() as tasks:
             self._tasks = tasks
-            await self.jails.run()
+            await self._catalogue.run()
 
-    def start(self, program: Program, asked: Asked, told: Told = lambda _id, _result: None) -> Execution:
+    def start(
+        self, jails: Jails, program: Program, asked: Asked, told: Told = lambda _id, _result: None
+    ) -> Execution:
         """Accept `program`. `told` is told how it ended. Raises SandboxUnavailable or QueueFull."""
-        if self._tasks is None or self.jails.problem is not None:
-            raise SandboxUnavailable(problem=self.jails.problem)
+        if self._tasks is None or jails.problem is not None:
+            raise SandboxUnavailable(problem=jails.problem)
         if (waiting_count := self._accepted_count - self._running_max) >= self._waiting_max:
             raise QueueFull(waiting_max=self._waiting_max)
         ahead_count = waiting_count if waiting_count >= 0 else None
-        execution = Execution(str(uuid.uuid4()), granted(asked, self.cap), ahead_count=ahead_count)
+        execution = Execution(str(uuid.uuid4()), granted(asked, self._cap), ahead_count=ahead_count)
         self._accepted_count += 1
-        task = self._tasks.create_task(self._carry_out(execution, program))
+        task = self._tasks.create_task(self._carry_out(execution, jails, program))
         execution.waits(task.cancel)
         task.add_done_callback(lambda _: self._settle(execution, told))
         return execution
 
-    async def _carry_out(self, execution: Execution, program: Program) -> None:
+    async def _carry_out(self, execution: Execution, jails: Jails, program: Program) -> None:
         loop = asyncio.get_running_loop()
         accepted_s = loop.time()
         try:
             async with self._places:
-                jail = await self.jails.take(execution.limits)
+                jail = await jails.take(execution.limits)
                 began_s = loop.time()
                 ending = await self._confine(execution, program, jail)
         except SandboxUnavailable as error:

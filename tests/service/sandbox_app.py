@@ -126,7 +126,7 @@ def serving(root: Path, *, uid: int | None = None, settings: Mapping[str, str] =
     """Run the service, as `uid` if given; it is up, but perhaps not ready."""
     with authority() as (trusted, target):
         variables = {
-            "OLLAMESH_SANDBOX_ROOT": str(root),
+            "OLLAMESH_SANDBOX_ROOT": str(root.parent),
             "OLLAMESH_SANDBOX_PORT": "0",
             "OLLAMESH_SANDBOX_METRICS_PORT": "0",
             "OLLAMESH_INSECURE_INSIDE": "true",

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from services.sandbox.core.lifecycle import (
     STEPS,
-    Breach,
     Ending,
     Event,
     Lifecycle,
@@ -21,6 +20,7 @@ from services.sandbox.core.limits import (
     FILES_BYTES_MIN,
     MEMORY_BYTES_MIN,
     Asked,
+    LimitKind,
     Limits,
     granted,
 )
@@ -98,7 +98,7 @@ def test_what_ran_ends_only_when_its_jail_is_gone() -> None:
         assert (step is not None and step.to is Phase.ENDED) == (event is Event.GONE)
 
 
-def ending(status: int | None, breach: Breach | None = None) -> Ending:
+def ending(status: int | None, breach: LimitKind | None = None) -> Ending:
     return Ending(status=status, breach=breach, cpu_s=0.0, peak_memory_bytes=0)
 
 
@@ -106,13 +106,13 @@ def test_every_ending_has_its_name() -> None:
     assert judge(None, ending(0)) == Verdict(Outcome.OK)
     assert judge(None, ending(3)) == Verdict(Outcome.ERROR, exit_code=3)
     assert judge(None, ending(-11)) == Verdict(Outcome.SIGNALLED, signal=11)
-    assert judge(None, ending(-9, Breach.MEMORY)) == Verdict(Outcome.OOM)
-    assert judge(None, ending(None, Breach.MEMORY)) == Verdict(Outcome.OOM)
-    assert judge(None, ending(-9, Breach.CPU)) == Verdict(Outcome.TIMEOUT)
+    assert judge(None, ending(-9, LimitKind.MEMORY)) == Verdict(Outcome.OOM)
+    assert judge(None, ending(None, LimitKind.MEMORY)) == Verdict(Outcome.OOM)
+    assert judge(None, ending(-9, LimitKind.CPU)) == Verdict(Outcome.TIMEOUT)
     assert judge(None, ending(None)) is None
 
 
 def test_what_we_did_outweighs_what_the_jail_tells() -> None:
     for outcome in (Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.OUTPUT_LIMIT):
         assert judge(outcome, ending(None)) == Verdict(outcome)
-        assert judge(outcome, ending(-9, Breach.MEMORY)) == Verdict(outcome)
+        assert judge(outcome, ending(-9, LimitKind.MEMORY)) == Verdict(outcome)

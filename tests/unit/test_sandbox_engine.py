@@ -3,74 +3,25 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import MeshError
-from services.sandbox.core.lifecycle import Ending, Event, Outcome
+from services.sandbox.catalogue import Catalogue
+from services.sandbox.core.lifecycle import Event, Outcome
 from services.sandbox.core.limits import Asked, Limits
 from services.sandbox.engine import Engine
 from services.sandbox.errors import QueueFull, SandboxUnavailable
 from services.sandbox.execution import Execution, Exited, Queued, Started, Wrote
-from services.sandbox.ports import Program, Stream, Strength, Write
+from services.sandbox.ports import Program, Stream
 from services.sandbox.telemetry import SandboxMetrics
+from tests.fakes.fake_jails import FakeJails
 
 PROGRAM = Program(b"", b"")
 LIMITS = Limits(output_bytes=8)
 TIMEOUT_S = 10.0
-
-
-class FakeJail:
-    """Runs until it is told how it ends; a kill ends it with SIGKILL."""
-
-    def __init__(self) -> None:
-        self._over: asyncio.Future[Ending] = asyncio.get_running_loop().create_future()
-        self.write: Write = lambda _stream, _data: None
-        self.begun = asyncio.Event()
-        self.kill_count = 0
-
-    def begin(self, program: Program, write: Write) -> None:
-        self.write = write
-        self.begun.set()
-
-    def end(self, status: int | None) -> None:
-        if not self._over.done():
-            self._over.set_result(Ending(status, None, cpu_s=0.5, peak_memory_bytes=7))
-
-    def kill(self) -> None:
-        self.kill_count += 1
-        self.end(-9)
-
-    async def ended(self) -> Ending:
-        return await asyncio.shield(self._over)
-
-
-@dataclass
-class FakeJails:
-    """Gives a jail whenever it is asked for one."""
-
-    name: str = "fake"
-    problem: str | None = None
-    strength: Strength = field(default_factory=lambda: Strength("none", (), ()))
-    given: "asyncio.Queue[FakeJail]" = field(default_factory=asyncio.Queue)
-
-    async def take(self, limits: Limits) -> FakeJail:
-        await asyncio.sleep(0)
-        if self.problem is not None:
-            raise SandboxUnavailable(problem=self.problem)
-        jail = FakeJail()
-        self.given.put_nowait(jail)
-        return jail
-
-    async def run(self) -> None:
-        await asyncio.Event().wait()
-
-    async def next_begun(self) -> FakeJail:
-        jail = await self.given.get()
-        await jail.begun.wait()
-        return jail
 
 
 @dataclass
@@ -80,7 +31,7 @@ class World:
     registry: CollectorRegistry
 
     def start(self, **asked: float) -> Execution:
-        return self.engine.start(PROGRAM, Asked(**asked))  # type: ignore[arg-type]
+        return self.engine.start(self.jails, PROGRAM, Asked(**asked))  # type: ignore[arg-type]
 
     async def counts(self, outcome: str) -> bool:
         """Whether one is, or is about to be, counted with this outcome."""
@@ -95,7 +46,7 @@ class World:
 async def engine(*, running_max: int = 1, waiting_max: int = 1) -> AsyncIterator[World]:
     jails, registry = FakeJails(), CollectorRegistry()
     made = Engine(
-        jails,
+        Catalogue([jails]),
         cap=LIMITS,
         running_max=running_max,
         waiting_max=waiting_max,

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from services.sandbox.adapters.ns import selftest
-from services.sandbox.core.lifecycle import Breach, Ending
-from services.sandbox.core.limits import Limits
+from services.sandbox.core.lifecycle import Ending
+from services.sandbox.core.limits import LimitKind, Limits
 from services.sandbox.ports import Program, Stream, Write
+from tests.fakes.fake_jails import FakeJail
 
 OUTSIDE = {"host_file": str(Path(__file__)), "environment": ["PATH"]}
 
@@ -40,10 +41,11 @@ def test_without_walls_the_hostile_acts_succeed() -> None:
     } <= set(run.stdout.splitlines())
 
 
-class Jail:
+class Jail(FakeJail):
     """Answers each program as it is told to."""
 
     def __init__(self, answers: "Answers") -> None:
+        super().__init__()
         self._answers = answers
         self._ending: Ending | None = None
 
@@ -53,24 +55,21 @@ class Jail:
         write(Stream.STDOUT, output.encode())
         self._ending = Ending(status, breach, 0.0, 0)
 
-    def kill(self) -> None:
-        pass
-
     async def ended(self) -> Ending:
         assert self._ending is not None
         return self._ending
 
 
-Answers = dict[str, tuple[str, int | None, Breach | None]]
+Answers = dict[str, tuple[str, int | None, LimitKind | None]]
 
 SOUND: Answers = {
     selftest.WALLS: ("", 0, None),
     selftest.FORKS: ("8\n", 0, None),
-    selftest.MEMORY: ("", -9, Breach.MEMORY),
+    selftest.MEMORY: ("", -9, LimitKind.MEMORY),
 }
 
 
-def breaches(**changed: tuple[str, int | None, Breach | None]) -> list[str]:
+def breaches(**changed: tuple[str, int | None, LimitKind | None]) -> list[str]:
     answers = SOUND | {getattr(selftest, name): answer for name, answer in changed.items()}
 
     async def build(limits: Limits) -> Jail:

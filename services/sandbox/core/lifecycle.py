@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from services.sandbox.core.limits import LimitKind
+
 
 class Outcome(Enum):
     OK = auto()
@@ -70,21 +72,15 @@ class Lifecycle:
         return step.because is not None
 
 
-class Breach(Enum):
-    """A limit that the jail itself enforces."""
-
-    MEMORY = "memory"
-    CPU = "cpu"
-
-
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a jail ended, told by the jail and not by the program in it."""
+    """How a program ended, told by the jail and, but for a session's status, not by the program in it."""
 
     status: int | None  # Exit code, or minus the signal. None: nobody was left to tell.
-    breach: Breach | None
+    breach: LimitKind | None  # The limit for which the jail ended it: MEMORY or CPU.
     cpu_s: float
     peak_memory_bytes: int
+    reached: frozenset[LimitKind] = frozenset()  # Limits that only refuse, and did: PROCESSES, FILES.
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +95,7 @@ def judge(stopped_because: Outcome | None, ending: Ending) -> Verdict | None:
     if stopped_because is not None:
         return Verdict(stopped_because)
     if ending.breach is not None:
-        return Verdict(Outcome.OOM if ending.breach is Breach.MEMORY else Outcome.TIMEOUT)
+        return Verdict(Outcome.OOM if ending.breach is LimitKind.MEMORY else Outcome.TIMEOUT)
     if ending.status is None:
         return None
     if ending.status < 0:

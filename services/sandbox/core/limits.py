@@ -1,6 +1,7 @@
 """What an execution may use: defaults, the operator's caps, and what a caller asks for."""
 
 from dataclasses import dataclass
+from enum import Enum
 from typing import TypeVar
 
 MIB = 1 << 20
@@ -8,6 +9,17 @@ MIB = 1 << 20
 # Below these an interpreter does not start, and the answer would be a riddle instead of an outcome.
 MEMORY_BYTES_MIN = 48 * MIB
 FILES_BYTES_MIN = 64 << 10
+
+
+class LimitKind(Enum):
+    """Names a field of Limits."""
+
+    WALL = "wall"
+    MEMORY = "memory"
+    CPU = "cpu"
+    PROCESSES = "processes"
+    OUTPUT = "output"
+    FILES = "files"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import structlog
 
+from services.sandbox import profiles
 from services.sandbox.adapters.ns import cgroups, explain, selftest
 from services.sandbox.adapters.ns.cgroups import Cgroups
 from services.sandbox.adapters.ns.inside import kernel
@@ -22,8 +23,9 @@ from services.sandbox.adapters.ns.jail import NsJail
 from services.sandbox.adapters.ns.pool import Pool
 from services.sandbox.adapters.ns.zygote import Zygote
 from services.sandbox.core.limits import Limits
-from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Strength
+from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
+from services.sandbox.ports import SessionJail, Strength
+from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
 
@@ -35,31 +37,41 @@ RETRY_AFTER_S = 5.0  # When it was not fit for use: something must be mended fir
 class NsJails:
     """The port `Jails`."""
 
-    name = "ns"
+    engine = "ns"
 
     def __init__(self, folder: Path, *, usual: Limits, warm_count: int) -> None:
+        """Make jails of the profile in `folder`."""
+        self.profile = Profile(name=folder.name)
         self._folder = folder
         self._usual = usual
         self._warm_count = warm_count
         self._pool: Pool | None = None
         self.problem: str | None = "the engine is starting"
-        self.strength = Strength(runtime="", enforced_limits=(), weaknesses=())
+        self.strength = Strength(enforced_limits=(), weaknesses=())
 
     async def take(self, limits: Limits) -> NsJail:
         if self._pool is None or self.problem is not None:
             raise SandboxUnavailable(problem=self.problem)
         return await self._pool.take(limits)
 
+    async def open(self, limits: Limits) -> SessionJail:  # noqa: ARG002 -- not yet.
+        raise SessionsNotSupported(profile=self.profile.name)
+
     async def run(self) -> None:
         while True:
             self.problem = await self._attempt()
-            log.error("engine_down", engine=self.name, problem=self.problem)
+            log.error("engine_down", engine=self.engine, profile=self.profile.name, problem=self.problem)
             await asyncio.sleep(RESTART_AFTER_S if self.problem == RESTARTS else RETRY_AFTER_S)
 
     async def _attempt(self) -> str:
         """Be of use for as long as possible. Return what is the matter now."""
         if (problem := explain.root_problem(self._folder)) is not None:
             return problem
+        try:
+            self.profile = profiles.read(self._folder)
+        except (OSError, ValueError):
+            log.exception("profile_unreadable", folder=self._folder.name)
+            return "the profile's description cannot be read"
         found = await asyncio.to_thread(cgroups.find)
         problem = await self._live(found)
         if problem == RESTARTS or not found.controllers:
@@ -77,7 +89,7 @@ class NsJails:
             async with Pool.over(zygote, limiters, usual=self._usual, warm_count=self._warm_count) as pool:
                 if (problem := await self._flaw(pool)) is not None:
                     return problem
-                self.strength = _strength(self._folder, limiters.controllers)
+                self.strength = _strength(limiters.controllers)
                 await self._serve(pool, zygote)
                 return RESTARTS
         finally:
@@ -96,14 +108,14 @@ class NsJails:
     async def _serve(self, pool: Pool, zygote: Zygote) -> None:
         pool.keep_warm()
         self._pool, self.problem = pool, None
-        log.info("engine_up", engine=self.name, strength=asdict(self.strength))
+        log.info("engine_up", engine=self.engine, profile=self.profile.name, strength=asdict(self.strength))
         try:
             await asyncio.shield(zygote.gone)
         finally:
             self._pool, self.problem = None, RESTARTS
 
 
-def _strength(folder: Path, controllers: frozenset[str]) -> Strength:
+def _strength(controllers: frozenset[str]) -> Strength:
     weaknesses = ["The kernel is shared with the host: a hole in it is a way out."]
     if "memory" not in controllers:
         weaknesses.append("Memory is measured every 20 ms instead of limited: no cgroup can be made here.")
@@ -114,5 +126,4 @@ def _strength(folder: Path, controllers: frozenset[str]) -> Strength:
     if kernel.landlock_abi() == 0:
         weaknesses.append("The kernel has no Landlock: file access is confined by mounts alone.")
     limited = ["process_count", "files_bytes", *(["memory_bytes"] if "memory" in controllers else [])]
-    interpreter = (folder / "root/usr/bin/python3").readlink().name
-    return Strength(interpreter.replace("python", "python "), tuple(limited), tuple(weaknesses))
+    return Strength(tuple(limited), tuple(weaknesses))

@@ -18,7 +18,8 @@ from services.sandbox.adapters.ns.inside.order import (
     Reaped,
     unpack,
 )
-from services.sandbox.core.lifecycle import Breach, Ending
+from services.sandbox.core.lifecycle import Ending
+from services.sandbox.core.limits import LimitKind
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import Program, Stream, Write
 
@@ -81,7 +82,7 @@ class NsJail:
     def _hand_over(self, program: Program) -> None:
         with ExitStack() as theirs:
             descriptors = [_in_memory(program.code, theirs), _in_memory(program.stdin, theirs)]
-            for stream in Stream:
+            for stream in (Stream.STDOUT, Stream.STDERR):
                 reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 theirs.callback(os.close, writing)
                 os.set_blocking(writing, True)
@@ -90,6 +91,12 @@ class NsJail:
                 asyncio.get_running_loop().add_reader(reading, self._read, reading)
             with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
                 socket.send_fds(self._service, [b"begin"], descriptors)
+
+    async def feed(self, data: bytes, *, end: bool) -> None:
+        raise NotImplementedError
+
+    def interrupt(self) -> None:
+        raise NotImplementedError
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -112,9 +119,9 @@ class NsJail:
 
     def _ending(self, usage: Reaped) -> Ending:
         told = self._told or Ended(status=None, breach=None, cpu_s=usage.cpu_s, peak_memory_bytes=0)
-        breach = Breach(told.breach) if told.breach else None
+        breach = LimitKind(told.breach) if told.breach else None
         if self._out_of_memory or self.cgroup.memory_exceeded():
-            breach = Breach.MEMORY
+            breach = LimitKind.MEMORY
         peak_bytes = max(told.peak_memory_bytes, usage.peak_memory_bytes)
         return Ending(told.status, breach, told.cpu_s, self.cgroup.peak_memory_bytes() or peak_bytes)
 

@@ -1,0 +1,44 @@
+"""Which engine serves which profile."""
+
+import asyncio
+from collections.abc import Sequence
+
+from services.sandbox.errors import EngineUnknown, ProfileUnknown, SandboxUnavailable
+from services.sandbox.ports import Jails
+
+PROFILE = "python"  # For who names none.
+
+
+class Catalogue:
+    """All that make jails, in the order in which they are chosen."""
+
+    def __init__(self, every: Sequence[Jails]) -> None:
+        self.every = tuple(every)
+
+    @property
+    def problem(self) -> str | None:
+        """Why nothing can be run at all; None if something can."""
+        problems = [f"{jails.engine}, {jails.profile.name}: {jails.problem}" for jails in self.every]
+        return None if any(jails.problem is None for jails in self.every) else "; ".join(problems)
+
+    def find(self, *, engine: str, profile: str) -> Jails:
+        """The first that fits and works; "" means any engine, or the usual profile.
+
+        Raises ProfileUnknown, EngineUnknown, or SandboxUnavailable if none of those that fit work.
+        """
+        profile = profile or PROFILE
+        fitting = [jails for jails in self.every if jails.profile.name == profile]
+        if not fitting:
+            raise ProfileUnknown(profile=profile)
+        if engine and not (fitting := [jails for jails in fitting if jails.engine == engine]):
+            raise EngineUnknown(engine=engine)
+        for jails in fitting:
+            if jails.problem is None:
+                return jails
+        raise SandboxUnavailable(problem=fitting[0].problem)
+
+    async def run(self) -> None:
+        """Until cancelled; then nothing of theirs is left."""
+        async with asyncio.TaskGroup() as tasks:
+            for jails in self.every:
+                tasks.create_task(jails.run(), name=f"{jails.engine} {jails.profile.name}")

@@ -1,0 +1,20 @@
+"""The engines that this service has, by name. A part of the composition root."""
+
+from collections.abc import Iterator
+
+from services.sandbox.adapters.ns.engine import NsJails
+from services.sandbox.config import Config
+from services.sandbox.ports import Jails
+
+ENGINES = ("ns",)
+
+
+def jails(config: Config) -> Iterator[Jails]:
+    """Everything that is configured, in the order in which it is chosen."""
+    for engine in config.engines:
+        for profile in config.profiles:
+            match engine:
+                case "ns":
+                    yield NsJails(config.root / profile, usual=config.cap, warm_count=config.warm_count)
+                case _:
+                    raise AssertionError(f"no engine {engine}")

@@ -1,0 +1,43 @@
+"""What there is, and what a caller may ask for."""
+
+from ollamesh.sandbox.v1.sandbox_service_pb2 import (
+    Engine,
+    GetCapabilitiesRequest,
+    GetCapabilitiesResponse,
+    Profile,
+)
+
+from services.common.grpc.around import Context
+from services.sandbox.catalogue import Catalogue
+from services.sandbox.core.limits import Limits
+from services.sandbox.rpc.messages import limits_message
+
+
+class CapabilityMethods:
+    def __init__(self, catalogue: Catalogue, cap: Limits) -> None:
+        self._catalogue, self._cap = catalogue, cap
+
+    async def GetCapabilities(
+        self, request: GetCapabilitiesRequest, context: Context
+    ) -> GetCapabilitiesResponse:
+        limits = limits_message(self._cap)
+        answer = GetCapabilitiesResponse(default_limits=limits, max_limits=limits)
+        engines: dict[str, Engine] = {}
+        profiles: dict[str, Profile] = {}
+        for jails in self._catalogue.every:
+            if jails.problem is not None:
+                continue
+            if jails.engine not in engines:
+                engines[jails.engine] = Engine(
+                    name=jails.engine,
+                    enforced_limits=jails.strength.enforced_limits,
+                    weaknesses=jails.strength.weaknesses,
+                )
+            about = jails.profile
+            profile = profiles.setdefault(about.name, Profile(name=about.name))
+            profile.runtime, profile.keeps_variables = about.runtime, about.keeps_variables
+            profile.packages[:] = about.packages
+            profile.engines.append(jails.engine)
+        answer.engines.extend(engines.values())
+        answer.profiles.extend(profiles.values())
+        return answer

@@ -1,0 +1,96 @@
+"""Domain types as messages, and messages as domain types."""
+
+from typing import assert_never
+
+from google.protobuf.duration_pb2 import Duration
+from ollamesh.sandbox.v1 import execution_pb2 as pb
+
+from services.sandbox.core.lifecycle import Outcome
+from services.sandbox.core.limits import Asked, Limits
+from services.sandbox.execution import ExecutionEvent, Exited, Queued, Started, Usage, Wrote
+from services.sandbox.ports import Stream
+
+_OUTCOMES = {
+    Outcome.OK: (pb.OUTCOME_OK, "the program ended"),
+    Outcome.ERROR: (pb.OUTCOME_ERROR, "the program ended with an error"),
+    Outcome.TIMEOUT: (pb.OUTCOME_TIMEOUT, "the program ran for too long and was ended"),
+    Outcome.OOM: (pb.OUTCOME_OOM, "the program needed too much memory and was ended"),
+    Outcome.OUTPUT_LIMIT: (pb.OUTCOME_OUTPUT_LIMIT, "the program wrote too much and was ended"),
+    Outcome.SIGNALLED: (pb.OUTCOME_SIGNALLED, "a signal ended the program"),
+    Outcome.CANCELLED: (pb.OUTCOME_CANCELLED, "the program was cancelled"),
+}
+
+
+def asked_limits(limits: pb.Limits) -> Asked:
+    """What is unset or 0 is not asked for."""
+    return Asked(
+        wall_s=_seconds(limits.wall),
+        memory_bytes=limits.memory_bytes or None,
+        cpu_s=_seconds(limits.cpu),
+        process_count=limits.process_count or None,
+        output_bytes=limits.output_bytes or None,
+        files_bytes=limits.files_bytes or None,
+    )
+
+
+def event_message(event: ExecutionEvent, sequence: int, *, engine: str) -> pb.ExecutionEvent:
+    message = pb.ExecutionEvent(sequence=sequence)
+    match event:
+        case Queued(ahead_count):
+            message.queued.ahead_count = ahead_count
+        case Started(execution_id, limits):
+            started = pb.ExecutionEvent.Started(
+                execution_id=execution_id, engine=engine, limits=limits_message(limits)
+            )
+            message.started.CopyFrom(started)
+        case Wrote(stream, offset, data):
+            output = message.stdout if stream is Stream.STDOUT else message.stderr
+            output.offset, output.data = offset, data
+        case Exited() as exited:
+            message.exited.CopyFrom(_exited(exited))
+        case _:
+            assert_never(event)
+    return message
+
+
+def _exited(exited: Exited) -> pb.ExecutionEvent.Exited:
+    outcome, text = _OUTCOMES[exited.verdict.outcome]
+    return pb.ExecutionEvent.Exited(
+        outcome=outcome,
+        exit_code=exited.verdict.exit_code,
+        signal=exited.verdict.signal,
+        message=text,
+        usage=_usage(exited.usage),
+        stdout_truncated=Stream.STDOUT in exited.truncated,
+        stderr_truncated=Stream.STDERR in exited.truncated,
+    )
+
+
+def _usage(usage: Usage) -> pb.Usage:
+    return pb.Usage(
+        queue=_duration(usage.queue_s),
+        wall=_duration(usage.wall_s),
+        cpu=_duration(usage.cpu_s),
+        peak_memory_bytes=usage.peak_memory_bytes,
+    )
+
+
+def limits_message(limits: Limits) -> pb.Limits:
+    return pb.Limits(
+        wall=_duration(limits.wall_s),
+        memory_bytes=limits.memory_bytes,
+        cpu=None if limits.cpu_s is None else _duration(limits.cpu_s),
+        process_count=limits.process_count,
+        output_bytes=limits.output_bytes,
+        files_bytes=limits.files_bytes,
+    )
+
+
+def _seconds(duration: Duration) -> float | None:
+    return duration.ToTimedelta().total_seconds() or None
+
+
+def _duration(seconds: float) -> Duration:
+    duration = Duration()
+    duration.FromMicroseconds(round(seconds * 1_000_000))
+    return duration
