@@ -1,6 +1,8 @@
 """Every test may ask for a real PostgreSQL, Redis or whole stack by naming its fixture."""
 
+import gc
 import signal
+from collections.abc import Iterator
 
 import hypothesis
 import pytest
@@ -21,6 +23,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The first stack on a machine fetches and converts the models.
 FIRST_STACK_WITHIN_S = 600
+
+
+def pytest_collection_finish() -> None:
+    _spare_the_collector()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _collected_before_the_next() -> Iterator[None]:
+    yield
+    _spare_the_collector()
+
+
+def _spare_the_collector() -> None:
+    """Keep full collections short, whatever ten thousand tests have left.
+
+    They grow to seconds else, in which every loop of the process stands still and every time limit in it passes.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -51,8 +51,9 @@ async def create(client: openai.AsyncOpenAI, lines: Sequence[str], **more: Any) 
 
 
 async def until_ended(client: openai.AsyncOpenAI, batch_id: str) -> Any:
+    patient = client.with_options(max_retries=3)  # As any caller's that polls: a refusal may say "try again".
     async with asyncio.timeout(WITHIN_S):
-        while (found := await client.batches.retrieve(batch_id)).status in {"validating", "in_progress"}:
+        while (found := await patient.batches.retrieve(batch_id)).status in {"validating", "in_progress"}:
             await asyncio.sleep(0.05)
     return found
 
