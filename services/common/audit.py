@@ -25,6 +25,10 @@ class Action(Enum):
     CODE_EXECUTED = auto()
     TOOL_APPROVED = auto()
     DATA_DELETED = auto()
+    SESSION_CREATED = auto()  # Of the sandbox, like the next three.
+    SESSION_ENDED = auto()
+    FILE_WRITTEN = auto()
+    FILE_READ = auto()
     EVENTS_LOST = auto()  # By a service that could keep them nowhere.
 
 

@@ -22,7 +22,11 @@ class Catalogue:
         return None if any(jails.problem is None for jails in self.every) else "; ".join(problems)
 
     def find(self, *, engine: str, profile: str) -> Jails:
-        """The first that fits and works; "" means any engine, or the usual profile.
+        """The first that fits and works. Raises what `fitting` does."""
+        return self.fitting(engine=engine, profile=profile)[0]
+
+    def fitting(self, *, engine: str, profile: str) -> Sequence[Jails]:
+        """Those that fit and work, one at least; "" means any engine, or the usual profile.
 
         Raises ProfileUnknown, EngineUnknown, or SandboxUnavailable if none of those that fit work.
         """
@@ -32,9 +36,8 @@ class Catalogue:
             raise ProfileUnknown(profile=profile)
         if engine and not (fitting := [jails for jails in fitting if jails.engine == engine]):
             raise EngineUnknown(engine=engine)
-        for jails in fitting:
-            if jails.problem is None:
-                return jails
+        if working := [jails for jails in fitting if jails.problem is None]:
+            return working
         raise SandboxUnavailable(problem=fitting[0].problem)
 
     async def run(self) -> None:

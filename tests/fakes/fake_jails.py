@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
-from services.sandbox.ports import Program, SessionJail, Strength, Write
+from services.sandbox.ports import Program, Strength, Write
 from services.sandbox.profiles import Profile
+from tests.fakes.fake_session_jail import FakeSessionJail
 
 
 class FakeJail:
@@ -53,6 +54,8 @@ class FakeJails:
     problem: str | None = None
     strength: Strength = field(default_factory=lambda: Strength((), ()))
     given: "asyncio.Queue[FakeJail]" = field(default_factory=asyncio.Queue)
+    keeps_sessions: bool = True
+    opened: list[FakeSessionJail] = field(default_factory=list)
 
     async def take(self, limits: Limits) -> FakeJail:
         await asyncio.sleep(0)
@@ -62,8 +65,15 @@ class FakeJails:
         self.given.put_nowait(jail)
         return jail
 
-    async def open(self, limits: Limits) -> SessionJail:
-        raise SessionsNotSupported(profile=self.profile.name)
+    async def open(self, limits: Limits) -> FakeSessionJail:
+        await asyncio.sleep(0)
+        if self.problem is not None:
+            raise SandboxUnavailable(problem=self.problem)
+        if not self.keeps_sessions:
+            raise SessionsNotSupported(profile=self.profile.name)
+        jail = FakeSessionJail(limits)
+        self.opened.append(jail)
+        return jail
 
     async def run(self) -> None:
         await asyncio.Event().wait()
