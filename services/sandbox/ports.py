@@ -59,7 +59,7 @@ class Jail(Protocol):
         ...
 
     async def ended(self) -> Ending:
-        """Return when nothing of it is left and all of its output is written."""
+        """Return when every process of the program is dead and all of its output is written."""
         ...
 
 

@@ -31,11 +31,12 @@ _SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_
 
 
 class NsJail:
-    """Ready once `ready` is done, over once `ended` returns.
+    """Ready once `ready` is done, over once `ended` returns, and gone once `gone` is done.
 
-    All of it happens in callbacks of the event loop: Born and Ready, `begin`, output, Ended, Reaped. The
-    zygote's Reaped is the last: everything in the jail is dead then, so that what the pipes hold is all
-    the output there will ever be.
+    All of it happens in callbacks of the event loop: Born and Ready, `begin`, output, Ended, Reaped. With Ended
+    every process of the program is dead, so that what the pipes hold is all the output there will ever be; only
+    the init, which told it, has still to die, with the walls. That takes the kernel longer than a short program
+    takes, and nobody need wait for it but who uses again what the jail had. Without Ended, Reaped is the end.
     """
 
     def __init__(self, jail_id: int, service: socket.socket, cgroup: Cgroup) -> None:
@@ -46,8 +47,8 @@ class NsJail:
         self._service = service
         self._pidfd: int | None = None
         self._is_ready = self._begun = self._killed = self._out_of_memory = False
-        self._told: Ended | None = None
         self._over: asyncio.Future[Ending] = loop.create_future()
+        self.gone: asyncio.Future[None] = loop.create_future()
         self._pipes: dict[int, Stream] = {}
         self._write: Write = lambda _stream, _data: None
         service.settimeout(0)
@@ -73,7 +74,7 @@ class NsJail:
         if self._killed:
             return
         self._killed = True
-        if self._begun:
+        if self._begun and self.alive:
             self._signal(signal.SIGTERM)
             asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._signal, signal.SIGKILL)
         else:
@@ -111,22 +112,26 @@ class NsJail:
         """Nothing of it is left."""
         while self._hear():
             pass
+        if not self._over.done():
+            self._finish(Ended(None, None, usage.cpu_s, usage.peak_memory_bytes))  # Nobody told.
+        self._close()
+        self.gone.set_result(None)
+
+    def _finish(self, told: Ended) -> None:
         for pipe in list(self._pipes):
             while self._read(pipe):
                 pass
-        self._over.set_result(self._ending(usage))
-        self._close()
+        self._over.set_result(self._ending(told))
 
-    def _ending(self, usage: Reaped) -> Ending:
-        told = self._told or Ended(status=None, breach=None, cpu_s=usage.cpu_s, peak_memory_bytes=0)
+    def _ending(self, told: Ended) -> Ending:
         breach = LimitKind(told.breach) if told.breach else None
         if self._out_of_memory or self.cgroup.memory_exceeded():
             breach = LimitKind.MEMORY
-        peak_bytes = max(told.peak_memory_bytes, usage.peak_memory_bytes)
-        return Ending(told.status, breach, told.cpu_s, self.cgroup.peak_memory_bytes() or peak_bytes)
+        peak_bytes = self.cgroup.peak_memory_bytes() or told.peak_memory_bytes
+        return Ending(told.status, breach, told.cpu_s, peak_bytes)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self.alive and self._pidfd is not None:
+        if not self.gone.done() and self._pidfd is not None:
             with suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, number)
 
@@ -154,7 +159,7 @@ class NsJail:
             case Failed(why):
                 log.error("jail_failed", why=why)
             case Ended() as told:
-                self._told = told
+                self._finish(told)
         return True
 
     def _settle_ready(self) -> None:

@@ -1,7 +1,8 @@
 """The jails of one zygote: some always warm, each used once.
 
-Making a jail takes about 10 ms, most of it waiting for the kernel; taking a warm one takes none. Only
-jails with the default limits are kept, because limits are walls: other ones are built to order.
+Making a jail takes about 10 ms of a processor; taking a warm one takes none. Only jails with the default
+limits are kept, because limits are walls: other ones are built to order. As long as half of them are
+there, a new one waits a moment, so that it does not take the processor from the program that took its place.
 """
 
 import asyncio
@@ -27,6 +28,7 @@ BUILD_TIMEOUT_S = 10.0
 BUILDERS_COUNT = 2  # At once; more would only take processors from the programs that run.
 FAILURES_MAX = 3  # In a row, of one builder; then the zygote is given up.
 RETRY_AFTER_S = 0.2
+REFILL_AFTER_S = 0.015  # Most programs have ended by then.
 
 _jail_ids = count(1)
 
@@ -41,6 +43,7 @@ class Pool:
         self._usual = usual
         self._warm: deque[NsJail] = deque()
         self._room = asyncio.Semaphore(warm_count)
+        self._calm_count = (warm_count + 1) // 2
         self._changed = asyncio.Condition()
         self._builders: list[asyncio.Task[None]] = []
 
@@ -135,6 +138,8 @@ class Pool:
         failures_count = 0
         while True:
             await self._room.acquire()
+            if len(self._warm) >= self._calm_count:
+                await asyncio.sleep(REFILL_AFTER_S)
             try:
                 jail = await self.build(self._usual)
             except SandboxUnavailable:
@@ -157,7 +162,7 @@ class Pool:
             self._changed.notify_all()  # Whoever waits for a jail waits in vain.
 
     async def _bury(self, jail: NsJail) -> None:
-        await jail.ended()
+        await jail.gone
         await asyncio.to_thread(jail.cgroup.remove)
 
 

@@ -77,6 +77,7 @@ def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # All others, process 1 ignores by itself.
     kernel.hide_from_same_uid()
     _lock()
+    pack(_told(None, None, Meter(memory_bytes=None, cpu_s=None)))  # Rehearsed: see program._rehearse.
     if (said := channel.recv(PACKET_BYTES_MAX)) != program.READY:
         raise RuntimeError(said.decode() or "the process for the program ended")
     service = socket.socket(fileno=_SERVICE)
@@ -118,8 +119,13 @@ def _watch(pid: int, order: Order) -> Ended:
     with suppress(ChildProcessError):
         while True:
             os.wait()
+    return _told(status, breach, meter)
+
+
+def _told(status: int | None, breach: str | None, meter: Meter) -> Ended:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return Ended(status, breach, used.ru_utime + used.ru_stime, meter.peak_memory_bytes)
+    peak_bytes = max(meter.peak_memory_bytes, used.ru_maxrss * 1024)
+    return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes)
 
 
 def _kill_others() -> None:

@@ -10,7 +10,7 @@ is imported on both sides, so that they cannot disagree.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 
 PACKET_BYTES_MAX = 8192
 
@@ -54,12 +54,12 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How the program ended: exit code, or minus the signal, as in subprocess."""
+    """How the program ended: exit code, or minus the signal, as in subprocess. All of its processes are dead."""
 
     status: int | None  # None: nobody told.
     breach: str | None  # "memory" or "cpu" if the meter ended it.
     cpu_s: float
-    peak_memory_bytes: int  # As the meter saw it; 0 without one.
+    peak_memory_bytes: int  # As the meter saw it, and at least that of the largest process.
 
 
 Message = Order | Born | Reaped | Ready | Failed | Ended
@@ -67,13 +67,14 @@ _KINDS = {kind.__name__: kind for kind in (Order, Born, Reaped, Ready, Failed, E
 
 
 def pack(message: Message) -> bytes:
-    return json.dumps([type(message).__name__, asdict(message)]).encode()
+    values = [getattr(message, field.name) for field in fields(message)]
+    return json.dumps([type(message).__name__, *values]).encode()
 
 
 def unpack(packet: bytes) -> Message:
     """Raise ValueError if it is not a message."""
     try:
-        name, fields = json.loads(packet)
-        return _KINDS[name](**fields)
+        name, *values = json.loads(packet)
+        return _KINDS[name](*values)
     except (KeyError, TypeError) as error:
         raise ValueError("not a message") from error
