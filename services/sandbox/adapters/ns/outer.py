@@ -4,25 +4,25 @@
 in it change the host, without any capability. So root becomes JAIL_UID first (see `launcher`).
 """
 
-import io
 import os
 import socket
 import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from services.sandbox import guest
 from services.sandbox.adapters.ns import inside, launcher
 from services.sandbox.adapters.ns.inside.jail import UID
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
+from services.sandbox.packed import packed
 
 JAIL_UID = 65001  # Of the range that Debian and systemd leave to nobody.
 PLACE = Path("/tmp")  # noqa: S108 -- where JAIL_UID finds the folder if it cannot walk to it.
 _DEVICES = ("null", "zero", "full", "random", "urandom")
 _STREAMS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2"}
-_MAIN = "from inside.zygote import main\nmain()\n"
+_MAIN = f"from {inside.__name__}.zygote import main\nmain()\n"
 
 
 def start(folder: Path) -> tuple["subprocess.Popen[bytes]", socket.socket]:
@@ -79,17 +79,7 @@ def _dev() -> Iterator[str]:
     yield from ("--dir", "/dev/shm", "--remount-ro", "/dev")  # noqa: S108 -- a mount point.
 
 
-def _packed() -> bytes:
-    """The package `inside` as a program of one file."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("__main__.py", _MAIN)
-        for source in sorted(Path(inside.__file__).parent.glob("*.py")):
-            archive.writestr(f"inside/{source.name}", source.read_bytes())
-    return packed.getvalue()
-
-
-_ARCHIVE = _packed()  # Now, so that a later start has the code that this service has.
+_ARCHIVE = packed(_MAIN, inside, guest)  # Now, so that a later start has the code that this service has.
 
 
 @contextmanager

@@ -38,6 +38,7 @@ _SERVICE = 3  # The descriptor of the socket to the service, in the init.
 _NEW_ROOT = "/mnt"
 _WRITABLE = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 -- the jail's own.
 _AWAITED = {signal.SIGCHLD, signal.SIGTERM}  # By the init, from its children and from the service.
+_BLOCKED = {*_AWAITED, signal.SIGINT}  # The last is let through only while a program runs.
 _CHILD_FILTER = filters.child(os.uname().machine)
 
 
@@ -48,7 +49,7 @@ def inhabit(order: Order, service: int, cgroups: list[int]) -> NoReturn:
             os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
         service = _take_descriptors(service)
         _build(order)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
         pid, channel = _fork_program(order)
         _serve(order, pid, channel)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
@@ -77,7 +78,7 @@ def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # All others, process 1 ignores by itself.
     kernel.hide_from_same_uid()
     _lock()
-    pack(_told(None, None, Meter(memory_bytes=None, cpu_s=None)))  # Rehearsed: see program._rehearse.
+    pack(_told(None, None, Meter(memory_bytes=None, cpu_s=None)))  # Rehearsed, as in Interpreter.prepare.
     if (said := channel.recv(PACKET_BYTES_MAX)) != program.READY:
         raise RuntimeError(said.decode() or "the process for the program ended")
     service = socket.socket(fileno=_SERVICE)

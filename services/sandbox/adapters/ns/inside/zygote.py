@@ -36,6 +36,8 @@ def main() -> None:
     os.environ.update(ENVIRONMENT)
     sys.argv[:] = ["main.py"]
     del sys.path[0]  # Where this very code lies.
+    for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
+        del sys.modules[name]  # All of it is imported, and a program may have something of that name.
     gc.collect()
     gc.freeze()  # Else the first collection in each child would copy all these pages.
     kernel.no_new_privileges()
