@@ -19,6 +19,7 @@ from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
 from services.sandbox.engines import jails
+from services.sandbox.places import Places
 from services.sandbox.rpc.capabilities import CapabilityMethods
 from services.sandbox.rpc.executions import ExecutionMethods
 from services.sandbox.servicer import SandboxServicer
@@ -42,20 +43,14 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
-        engine = Engine(
-            catalogue,
-            cap=config.cap,
-            running_max=config.running_max,
-            waiting_max=config.waiting_max,
-            metrics=metrics,
-        )
+        engine = Engine(catalogue, Places(config.bounds), metrics)
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         servicer = SandboxServicer(
-            ExecutionMethods(engine, catalogue, trail), CapabilityMethods(catalogue, config.cap)
+            ExecutionMethods(engine, catalogue, trail, config.caps), CapabilityMethods(catalogue, config.caps)
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

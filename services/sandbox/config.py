@@ -8,10 +8,11 @@ from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
-from services.sandbox.core.limits import MEMORY_BYTES_MIN, MIB, Limits
+from services.sandbox.admission_config import read_bounds
+from services.sandbox.core.admission import Bounds
+from services.sandbox.core.limits import MIB, Limits
+from services.sandbox.limits_config import RoleCaps, read_caps
 from services.sandbox.sessions import SessionSettings
-
-MEMORY_MIB = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,19 +22,26 @@ class Config:
     root: Path  # With a folder for each profile; see services.sandbox.profiles.
     profiles: tuple[str, ...]  # To be served.
     engines: tuple[str, ...]  # To be offered, strongest first.
-    cap: Limits  # What an execution gets; callers may only lower it.
-    running_max: int  # Executions that have a jail. Times the memory limit, this is what they may use.
-    waiting_max: int  # Executions that wait for one.
+    caps: RoleCaps
+    bounds: Bounds
     warm_count: int  # Jails kept ready.
     audit: AuditConfig = field(default_factory=AuditConfig)
     sessions: SessionSettings = field(default_factory=SessionSettings)
     file_bytes_max: int = 32 * MIB  # Of one file that is put into a session.
 
+    @property
+    def usual(self) -> Limits:
+        """What an execution gets that asks for nothing."""
+        return self.caps.usual
+
     @classmethod
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"
-        memory_mib = env.integer(f"{prefix}_MEMORY_MIB", MEMORY_MIB, low=MEMORY_BYTES_MIN // MIB)
-        wall_s = env.seconds(f"{prefix}_WALL_S", 10, low=0.1, high=3600)
+        profiles = tuple(env.text(f"{prefix}_PROFILES", "python").split(","))
+        engines = tuple(env.text(f"{prefix}_ENGINES", "ns").split(","))
+        warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
+        caps = read_caps(env)
+        bounds = read_bounds(env, caps, warm_count=warm_count * len(profiles) * len(engines))
         return cls(
             server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
             trust=TrustConfig.read(env),
@@ -41,12 +49,11 @@ class Config:
             sessions=_sessions(env, f"{prefix}_SESSION"),
             file_bytes_max=env.integer(f"{prefix}_FILE_MIB", 32, low=1, high=1024) * MIB,
             root=Path(env.text(f"{prefix}_ROOT")),
-            profiles=tuple(env.text(f"{prefix}_PROFILES", "python").split(",")),
-            engines=tuple(env.text(f"{prefix}_ENGINES", "ns").split(",")),
-            cap=Limits(wall_s=wall_s, memory_bytes=memory_mib * MIB),
-            running_max=env.integer(f"{prefix}_RUNNING_MAX", 8, low=1, high=1024),
-            waiting_max=env.integer(f"{prefix}_WAITING_MAX", 64, high=4096),
-            warm_count=env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256),
+            profiles=profiles,
+            engines=engines,
+            caps=caps.within(bounds.memory_bytes),
+            bounds=bounds,
+            warm_count=warm_count,
         )
 
 

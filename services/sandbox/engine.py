@@ -1,8 +1,7 @@
-"""Carries executions out: a place in the queue, a jail, a clock, and the books at the end."""
+"""Carries executions out: a place, a task that runs it there, and the books at the end."""
 
 import asyncio
-import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import assert_never
 
@@ -10,39 +9,32 @@ import structlog
 
 from services.common.errors import MeshError
 from services.sandbox.catalogue import Catalogue
+from services.sandbox.core.admission import Claim
 from services.sandbox.core.lifecycle import Ending, Event
-from services.sandbox.core.limits import Asked, Limits, granted
-from services.sandbox.errors import QueueFull, SandboxUnavailable
+from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.execution import Execution, Exited, Usage
-from services.sandbox.ports import Jail, Jails, Program
+from services.sandbox.places import Place, Places
+from services.sandbox.ports import Program
+from services.sandbox.running import Job
 from services.sandbox.telemetry import SandboxMetrics
 
 log = structlog.get_logger(__name__)
 
-Told = Callable[[str, Exited | MeshError], None]
+# Runs a program until nothing of it is left, within `attended`. Raises SandboxUnavailable.
+Run = Callable[[Execution, Program], Awaitable[Ending]]
 NEVER_RAN = Ending(status=None, breach=None, cpu_s=0.0, peak_memory_bytes=0)
 
 
 class Engine:
-    """One task for each execution. At most `running_max` have a jail and `waiting_max` wait for one."""
+    """One task for each execution."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        *,
-        cap: Limits,
-        running_max: int,
-        waiting_max: int,
-        metrics: SandboxMetrics,
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, places: Places, metrics: SandboxMetrics) -> None:
+        self.places = places
         self._catalogue = catalogue
-        self._cap = cap
-        self._running_max = running_max
-        self._waiting_max = waiting_max
         self._metrics = metrics
-        self._places = asyncio.Semaphore(running_max)
-        self._accepted_count = 0
+        self._under_way: dict[Execution, asyncio.Task[None]] = {}
         self._tasks: asyncio.TaskGroup | None = None
+        self._drains = False
 
     async def run(self) -> None:
         """Until cancelled; then nothing that was started goes on."""
@@ -50,61 +42,53 @@ class Engine:
             self._tasks = tasks
             await self._catalogue.run()
 
-    def start(
-        self, jails: Jails, program: Program, asked: Asked, told: Told = lambda _id, _result: None
-    ) -> Execution:
-        """Accept `program`. `told` is told how it ended. Raises SandboxUnavailable or QueueFull."""
-        if self._tasks is None or jails.problem is not None:
-            raise SandboxUnavailable(problem=jails.problem)
-        if (waiting_count := self._accepted_count - self._running_max) >= self._waiting_max:
-            raise QueueFull(waiting_max=self._waiting_max)
-        ahead_count = waiting_count if waiting_count >= 0 else None
-        execution = Execution(str(uuid.uuid4()), granted(asked, self._cap), ahead_count=ahead_count)
-        self._accepted_count += 1
-        task = self._tasks.create_task(self._carry_out(execution, jails, program))
-        execution.waits(task.cancel)
-        task.add_done_callback(lambda _: self._settle(execution, told))
-        return execution
+    def start(self, job: Job, execution: Execution, claim: Claim, run: Run) -> None:
+        """Have it `run` once there is a place. Raises SandboxUnavailable, QueueFull or TooManyExecutions."""
+        if self._tasks is None or self._drains:
+            raise SandboxUnavailable(problem="the service is starting or stopping")
+        place = self.places.ask(job.owner, claim)
+        task = self._tasks.create_task(self._carry_out(job, execution, place, run))
+        self._under_way[execution] = task
+        execution.waits(place, task.cancel)
+        task.add_done_callback(lambda _: self._settle(job, execution, place))
 
-    async def _carry_out(self, execution: Execution, jails: Jails, program: Program) -> None:
+    async def drain(self, within_s: float) -> None:
+        """Accept no more, let what is under way end by itself `within_s`, and end and tell the rest."""
+        self._drains = True
+        if not self._under_way:
+            return
+        await asyncio.wait(self._under_way.values(), timeout=within_s)
+        for execution in list(self._under_way):
+            execution.on(Event.LEFT)
+        if self._under_way:
+            await asyncio.wait(self._under_way.values())
+
+    async def _carry_out(self, job: Job, execution: Execution, place: Place, run: Run) -> None:
         loop = asyncio.get_running_loop()
-        accepted_s = loop.time()
         try:
-            async with self._places:
-                jail = await jails.take(execution.limits)
-                began_s = loop.time()
-                ending = await self._confine(execution, program, jail)
+            async with place:  # Given back before anybody is told the end, and may ask for the next.
+                ending = await run(execution, job.program)
         except SandboxUnavailable as error:
             execution.fail(error)
             return
         usage = Usage(
-            queue_s=began_s - accepted_s,
-            wall_s=loop.time() - began_s,
+            queue_s=execution.began_s - execution.created_s,
+            wall_s=loop.time() - execution.began_s,
             cpu_s=ending.cpu_s,
             peak_memory_bytes=ending.peak_memory_bytes,
         )
         execution.judge(ending, usage)
 
-    async def _confine(self, execution: Execution, program: Program, jail: Jail) -> Ending:
-        """Run in `jail`, for as long as it may. Nothing of it is left afterwards."""
-        execution.runs(jail.kill)
-        wall_s = execution.limits.wall_s
-        clock = asyncio.get_running_loop().call_later(wall_s, execution.on, Event.WALL_PASSED)
-        try:
-            jail.begin(program, execution.write)
-            return await jail.ended()
-        finally:
-            clock.cancel()
-            jail.kill()
-
-    def _settle(self, execution: Execution, told: Told) -> None:
+    def _settle(self, job: Job, execution: Execution, place: Place) -> None:
         """Its task is over, whichever way."""
-        self._accepted_count -= 1
+        place.give_back()
+        del self._under_way[execution]
         if execution.result is None:  # It never got a jail.
-            execution.judge(NEVER_RAN, Usage())
+            waited_s = asyncio.get_running_loop().time() - execution.created_s
+            execution.judge(NEVER_RAN, Usage(queue_s=waited_s))
         assert execution.result is not None
-        self._metrics.ended(execution.result)
-        told(execution.execution_id, execution.result)
+        self._metrics.ended(execution.result, execution.where)
+        job.told(execution.execution_id, execution.result)
         log.info("execution_ended", execution_id=execution.execution_id, **_summary(execution.result))
 
 

@@ -15,6 +15,6 @@ def jails(config: Config) -> Iterator[Jails]:
         for profile in config.profiles:
             match engine:
                 case "ns":
-                    yield NsJails(config.root / profile, usual=config.cap, warm_count=config.warm_count)
+                    yield NsJails(config.root / profile, usual=config.usual, warm_count=config.warm_count)
                 case _:
                     raise AssertionError(f"no engine {engine}")

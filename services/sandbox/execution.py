@@ -1,20 +1,25 @@
 """One execution, between the jail's pace and its readers'.
 
-The jail writes and never waits: output is bounded by its limit, so there is nothing to wait for. A
-reader takes whatever has come since it last looked, at its own pace, and any number of them may read.
-The loop is the lock: everything but `events` is synchronous.
+The jail writes and never waits: what is kept is bounded, so there is nothing to wait for. A reader takes
+whatever has come since it last looked, from wherever it wants, at its own pace; any number of them may read, and
+none takes memory. The loop is the lock: everything but `events` is synchronous.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass, replace
 
 from services.common.errors import MeshError
-from services.sandbox.core.lifecycle import Ending, Event, Lifecycle, Verdict, judge
-from services.sandbox.core.limits import Limits
+from services.sandbox.core.kept import ResultBounds, Results
+from services.sandbox.core.lifecycle import Ending, Event, Lifecycle, Outcome, Verdict, judge, limits_reached
+from services.sandbox.core.limits import LimitKind, Limits
 from services.sandbox.core.output import Output
+from services.sandbox.core.results import Result
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Stream
+from services.sandbox.input import Input
+from services.sandbox.places import Place
+from services.sandbox.ports import Jail, Stream
 
 CHUNK_BYTES_MAX = 1 << 18
 
@@ -37,6 +42,13 @@ class Wrote:
     data: bytes
 
 
+@dataclass(frozen=True, slots=True)
+class Showed:
+    """A result."""
+
+    data: Result
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Usage:
     queue_s: float = 0.0
@@ -50,22 +62,56 @@ class Exited:
     verdict: Verdict
     usage: Usage
     truncated: frozenset[Stream]
+    limits_reached: tuple[LimitKind, ...] = ()  # The one that ended it, if one did, is the first.
+    session_restarted: bool = False
+    session_files_lost: bool = False
 
 
-ExecutionEvent = Queued | Started | Wrote | Exited
+ExecutionEvent = Queued | Started | Wrote | Showed | Exited
+
+
+@dataclass(frozen=True, slots=True)
+class Where:
+    """What an execution runs in."""
+
+    engine: str
+    profile: str
+    session_id: str = ""  # If in a session.
+
+
+# What of an execution a reader has: bytes of its outputs, and how many results.
+Seen = Mapping[Stream, int]
+
+NOTHING_SEEN: Seen = {}
+OUTPUTS = (Stream.STDOUT, Stream.STDERR)
 
 
 class Execution:
-    def __init__(self, execution_id: str, limits: Limits, *, ahead_count: int | None) -> None:
-        """Make one that waits. `ahead_count` is how many go first; None if none need wait."""
+    def __init__(
+        self,
+        execution_id: str,
+        limits: Limits,
+        where: Where,
+        *,
+        is_input_open: bool = False,
+        result_bounds: ResultBounds | None = None,
+    ) -> None:
+        """Make one that waits."""
         self.execution_id = execution_id
         self.limits = limits
-        self._ahead_count = ahead_count
+        self.where = where
+        self.create_time_s = time.time()
+        self.created_s = self.began_s = asyncio.get_running_loop().time()
+        self.input = Input(is_open=is_input_open)
+        self._place: Place | None = None
+        self._jail: Jail | None = None  # What it runs in.
+        self.has_begun = False
         self._life = Lifecycle()
-        self._outputs = {stream: Output(limits.output_bytes) for stream in Stream}
+        self._outputs = {stream: Output(limits.output_bytes) for stream in OUTPUTS}
+        self._results = Results(result_bounds or ResultBounds())
+        self._session_restarted = self._session_files_lost = False
         self._end: Exited | MeshError | None = None
-        self._begun = False
-        self._stop: Callable[[], object] = lambda: None
+        self._stop: Callable[[Outcome], object] = lambda _: None
         self._changed = asyncio.Event()
 
     @property
@@ -73,65 +119,117 @@ class Execution:
         """How it ended; None as long as it has not."""
         return self._end
 
-    def waits(self, give_up: Callable[[], object]) -> None:
-        """It waits for a jail; `give_up` ends that."""
-        self._stop = give_up
+    @property
+    def seen(self) -> Seen:
+        """What a reader has who has read everything so far."""
+        outputs = {stream: output.size_bytes for stream, output in self._outputs.items()}
+        return {**outputs, Stream.RESULTS: self._results.count}
 
-    def runs(self, kill: Callable[[], object]) -> None:
-        """It has a jail, which `kill` ends."""
-        self._stop = kill
-        self._begun = True
+    @property
+    def kept_bytes(self) -> int:
+        """What is kept of it for readers."""
+        return self._results.size_bytes + sum(output.size_bytes for output in self._outputs.values())
+
+    def waits(self, place: Place, give_up: Callable[[], object]) -> None:
+        """It waits for `place`, and a jail; `give_up` ends that."""
+        self._place = place
+        self._stop = lambda _: give_up()
+
+    def runs(self, jail: Jail, stop: Callable[[Outcome], object]) -> None:
+        """It has a jail, which `stop` ends. See running.attended."""
+        self.has_begun = True
+        self._jail, self._stop = jail, stop
+        self.began_s = asyncio.get_running_loop().time()
         self.on(Event.BEGAN)
 
     def on(self, event: Event) -> None:
         """Tell it what happened."""
         if self._life.on(event):
-            self._stop()
+            assert self._life.stopped_because is not None
+            self._stop(self._life.stopped_because)
         self._tell()
 
+    def interrupt(self) -> None:
+        """Send it SIGINT; end it if it still waits. Nothing, if it has ended."""
+        if self._end is not None:
+            return
+        if self._jail is None:
+            self.on(Event.LEFT)
+        else:
+            self._jail.interrupt()
+
+    def lost_session(self, *, files: bool) -> None:
+        """The session's interpreter is lost with it, and perhaps its files: to be told at the end."""
+        self._session_restarted, self._session_files_lost = True, files
+
     def write(self, stream: Stream, data: bytes) -> None:
-        output = self._outputs[stream]
-        output.write(data)
-        if output.flooded:
+        kept = self._results if stream is Stream.RESULTS else self._outputs[stream]
+        kept.write(data)
+        if kept.flooded:
             self.on(Event.FLOODED)
         self._tell()
 
     def judge(self, ending: Ending, usage: Usage) -> None:
         """The jail is gone, or there never was one: close the books."""
         self.on(Event.GONE)
-        if (verdict := judge(self._life.stopped_because, ending)) is None:
+        self._results.end()
+        truncated = {stream for stream, output in self._outputs.items() if output.truncated}
+        if truncated:
+            ending = replace(ending, reached=ending.reached | {LimitKind.OUTPUT})
+        because = self._life.stopped_because
+        if (verdict := judge(because, ending)) is None:
             self.fail(SandboxUnavailable(problem="the jail was lost"))
             return
-        truncated = frozenset(stream for stream, output in self._outputs.items() if output.truncated)
-        self._end = Exited(verdict, usage, truncated)
-        self._tell()
+        if self._results.truncated:
+            truncated.add(Stream.RESULTS)
+        reached = limits_reached(because, ending)
+        lost = (self._session_restarted, self._session_files_lost)
+        self._close(Exited(verdict, usage, frozenset(truncated), reached, *lost))
 
     def fail(self, error: MeshError) -> None:
         """There is no outcome; readers get `error`."""
-        self._end = error
-        self._tell()
+        self._close(error)
 
-    async def events(self) -> AsyncGenerator[ExecutionEvent, None]:
-        """Everything from the beginning, live. Raises the MeshError that it failed with."""
-        if self._ahead_count is not None:
-            yield Queued(self._ahead_count)
-        while not self._begun and self._end is None:
+    async def ended(self) -> Exited:
+        """Return how it ended, once it has. Raises the MeshError that it failed with."""
+        while self._end is None:
             await self._changed.wait()
-        if self._begun:
+        if isinstance(self._end, MeshError):
+            raise self._end
+        return self._end
+
+    async def events(self, seen: Seen = NOTHING_SEEN) -> AsyncGenerator[ExecutionEvent, None]:
+        """Everything but what is `seen`, live. Raises the MeshError that it failed with."""
+        ahead_count = self._place.ahead_count if self._place is not None else None
+        if ahead_count is not None:
+            yield Queued(ahead_count)
+        while not self.has_begun and self._end is None:
+            await self._changed.wait()
+        if self.has_begun:
             yield Started(self.execution_id, self.limits)
-        offsets = dict.fromkeys(Stream, 0)
+        at = {stream: seen.get(stream, 0) for stream in Stream}
         while True:
             changed, end = self._changed, self._end  # Before looking, so that nothing slips through.
             for stream, output in self._outputs.items():
-                while data := output.read(offsets[stream], CHUNK_BYTES_MAX):
-                    yield Wrote(stream, offsets[stream], data)
-                    offsets[stream] += len(data)
+                while data := output.read(at[stream], CHUNK_BYTES_MAX):
+                    yield Wrote(stream, at[stream], data)
+                    at[stream] += len(data)
+            while (result := self._results.read(at[Stream.RESULTS])) is not None:
+                yield Showed(result)
+                at[Stream.RESULTS] += 1
             if end is not None:
                 break
             await changed.wait()
         if isinstance(end, MeshError):
             raise end
         yield end
+
+    def _close(self, end: Exited | MeshError) -> None:
+        self._end = end
+        self._place = self._jail = None  # It may be kept for long.
+        self._stop = lambda _: None
+        self.input.close()
+        self._tell()
 
     def _tell(self) -> None:
         """Wake every reader, once."""

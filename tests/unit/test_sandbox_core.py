@@ -15,14 +15,17 @@ from services.sandbox.core.lifecycle import (
     Phase,
     Verdict,
     judge,
+    limits_reached,
 )
 from services.sandbox.core.limits import (
     FILES_BYTES_MIN,
     MEMORY_BYTES_MIN,
     Asked,
+    Caps,
     LimitKind,
     Limits,
     granted,
+    lowered,
 )
 from services.sandbox.core.output import FLOOD_FACTOR, Output
 
@@ -39,24 +42,37 @@ WISHES = st.builds(
 )
 
 
+LIMITS = st.builds(
+    Limits,
+    wall_s=st.floats(0.1, 3600),
+    memory_bytes=st.integers(MEMORY_BYTES_MIN, 2**40),
+    cpu_s=SECONDS,
+    process_count=st.integers(1, 4096),
+    output_bytes=st.integers(1, 2**30),
+    files_bytes=st.integers(FILES_BYTES_MIN, 2**36),
+)
+
+
 @settings(deadline=None)  # A busy machine is no failure.
-@given(asked=WISHES, cap=st.builds(Limits, cpu_s=SECONDS))
-def test_nobody_gets_more_than_the_cap(asked: Asked, cap: Limits) -> None:
-    got = granted(asked, cap)
-    assert got.wall_s <= cap.wall_s
-    assert (got.cpu_s or math.inf) <= (cap.cpu_s or math.inf)
-    assert MEMORY_BYTES_MIN <= got.memory_bytes <= cap.memory_bytes
-    assert 1 <= got.process_count <= cap.process_count
-    assert got.output_bytes <= cap.output_bytes
-    assert FILES_BYTES_MIN <= got.files_bytes <= cap.files_bytes
+@given(asked=WISHES, usual=LIMITS, most=LIMITS)
+def test_nobody_gets_more_than_the_most(asked: Asked, usual: Limits, most: Limits) -> None:
+    got = granted(asked, Caps(usual=lowered(usual, most), most=most))
+    assert got.wall_s <= most.wall_s
+    assert (got.cpu_s or math.inf) <= (most.cpu_s or math.inf)
+    assert MEMORY_BYTES_MIN <= got.memory_bytes <= most.memory_bytes
+    assert 1 <= got.process_count <= most.process_count
+    assert got.output_bytes <= most.output_bytes
+    assert FILES_BYTES_MIN <= got.files_bytes <= most.files_bytes
 
 
-def test_a_lower_wish_is_granted_and_none_leaves_the_cap() -> None:
-    cap = Limits()
+def test_a_lower_wish_is_granted_and_none_leaves_what_is_usual() -> None:
+    usual, most = Limits(), Limits(wall_s=60.0, memory_bytes=2**30)
+    caps = Caps(usual=usual, most=most)
     wish = Asked(wall_s=1.5, memory_bytes=MEMORY_BYTES_MIN + 1, cpu_s=0.5, process_count=3)
-    got = granted(wish, cap)
+    got = granted(wish, caps)
     assert (got.wall_s, got.memory_bytes, got.cpu_s, got.process_count) == (1.5, MEMORY_BYTES_MIN + 1, 0.5, 3)
-    assert granted(Asked(), cap) == cap
+    assert granted(Asked(), caps) == usual
+    assert granted(Asked(wall_s=30.0), caps).wall_s == 30.0
 
 
 @settings(deadline=None)  # A busy machine is no failure.
@@ -113,6 +129,34 @@ def test_every_ending_has_its_name() -> None:
 
 
 def test_what_we_did_outweighs_what_the_jail_tells() -> None:
-    for outcome in (Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.OUTPUT_LIMIT):
+    for outcome in STOPS:
         assert judge(outcome, ending(None)) == Verdict(outcome)
         assert judge(outcome, ending(-9, LimitKind.MEMORY)) == Verdict(outcome)
+
+
+ENDINGS = st.builds(
+    Ending,
+    status=st.none() | st.integers(-64, 255),
+    breach=st.none() | st.sampled_from([LimitKind.MEMORY, LimitKind.CPU]),
+    cpu_s=st.just(0.0),
+    peak_memory_bytes=st.just(0),
+    reached=st.frozensets(st.sampled_from([LimitKind.PROCESSES, LimitKind.FILES, LimitKind.OUTPUT])),
+)
+STOPS = [Outcome.TIMEOUT, Outcome.CANCELLED, Outcome.OUTPUT_LIMIT]
+
+
+@settings(deadline=None)  # A busy machine is no failure.
+@given(stopped_because=st.none() | st.sampled_from(STOPS), ending=ENDINGS)
+def test_the_limit_that_ended_it_is_told_first_and_none_twice(
+    stopped_because: Outcome | None, ending: Ending
+) -> None:
+    reached = limits_reached(stopped_because, ending)
+    ours = {Outcome.TIMEOUT: LimitKind.WALL, Outcome.OUTPUT_LIMIT: LimitKind.OUTPUT}
+    first = ending.breach if stopped_because is None else ours.get(stopped_because)
+    assert len(reached) == len(set(reached))
+    assert set(reached) == (ending.reached | {ending.breach, first}) - {None}
+    if first is not None:
+        assert reached[0] is first
+    verdict = judge(stopped_because, ending)
+    if stopped_because is None and first is not None:
+        assert verdict == Verdict(Outcome.OOM if first is LimitKind.MEMORY else Outcome.TIMEOUT)

@@ -4,24 +4,33 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import count
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import MeshError
 from services.sandbox.catalogue import Catalogue
+from services.sandbox.core.admission import Bounds
 from services.sandbox.core.lifecycle import Event, Outcome
-from services.sandbox.core.limits import Asked, Limits
+from services.sandbox.core.limits import MIB, Asked, Caps, Limits
+from services.sandbox.core.owners import Owner
 from services.sandbox.engine import Engine
 from services.sandbox.errors import QueueFull, SandboxUnavailable
 from services.sandbox.execution import Execution, Exited, Queued, Started, Wrote
+from services.sandbox.fresh import Fresh
+from services.sandbox.places import Places
 from services.sandbox.ports import Program, Stream
+from services.sandbox.running import Job
 from services.sandbox.telemetry import SandboxMetrics
 from tests.fakes.fake_jails import FakeJails
 
 PROGRAM = Program(b"", b"")
 LIMITS = Limits(output_bytes=8)
+CAPS = Caps(usual=LIMITS, most=LIMITS)
+ADA = Owner("o", "ada")
 TIMEOUT_S = 10.0
+_ids = count()
 
 
 @dataclass
@@ -31,11 +40,19 @@ class World:
     registry: CollectorRegistry
 
     def start(self, **asked: float) -> Execution:
-        return self.engine.start(self.jails, PROGRAM, Asked(**asked))  # type: ignore[arg-type]
+        job = Job(
+            execution_id=str(next(_ids)),
+            owner=ADA,
+            program=PROGRAM,
+            asked=Asked(**asked),  # type: ignore[arg-type]
+            caps=CAPS,
+        )
+        return Fresh(self.engine, self.jails).start(job)
 
     async def counts(self, outcome: str) -> bool:
         """Whether one is, or is about to be, counted with this outcome."""
-        name, labels = "ollamesh_sandbox_executions_total", {"outcome": outcome}
+        name = "ollamesh_sandbox_executions_total"
+        labels = {"outcome": outcome, "profile": "python", "engine": "fake"}
         async with asyncio.timeout(TIMEOUT_S):
             while self.registry.get_sample_value(name, labels) != 1:
                 await asyncio.sleep(0)
@@ -45,13 +62,14 @@ class World:
 @asynccontextmanager
 async def engine(*, running_max: int = 1, waiting_max: int = 1) -> AsyncIterator[World]:
     jails, registry = FakeJails(), CollectorRegistry()
-    made = Engine(
-        Catalogue([jails]),
-        cap=LIMITS,
+    bounds = Bounds(
+        memory_bytes=1024 * LIMITS.memory_bytes,
+        session_memory_bytes=MIB,
         running_max=running_max,
         waiting_max=waiting_max,
-        metrics=SandboxMetrics(registry),
+        user_executions_max=64,
     )
+    made = Engine(Catalogue([jails]), Places(bounds), SandboxMetrics(registry))
     task = asyncio.create_task(made.run())
     await asyncio.sleep(0)
     async with asyncio.timeout(TIMEOUT_S):
@@ -143,7 +161,7 @@ async def test_who_leaves_while_waiting_never_gets_a_jail() -> None:
         second.on(Event.LEFT)
         (await world.jails.next_begun()).end(0)
         await told(first)
-        assert [type(event) for event in await told(second)] == [Queued, Exited]
+        assert [type(event) for event in await told(second)] == [Exited]
         assert world.jails.given.empty()
         assert await world.counts("CANCELLED")
 

@@ -57,6 +57,13 @@ STEPS: Mapping[tuple[Phase, Event], Step] = {
 }
 
 
+# The limit for which we stop it. CANCELLED is not one.
+ENDED_BY: Mapping[Outcome, LimitKind] = {
+    Outcome.TIMEOUT: LimitKind.WALL,
+    Outcome.OUTPUT_LIMIT: LimitKind.OUTPUT,
+}
+
+
 class Lifecycle:
     def __init__(self) -> None:
         self.phase = Phase.WAITING
@@ -91,7 +98,10 @@ class Verdict:
 
 
 def judge(stopped_because: Outcome | None, ending: Ending) -> Verdict | None:
-    """What to call it. None if the jail was lost: it died, and neither we nor the program did it."""
+    """What to call it. None if the jail was lost: it died, and neither we nor the program did it.
+
+    Our reason to stop it outweighs what its jail tells: once it is being killed, that is noise.
+    """
     if stopped_because is not None:
         return Verdict(stopped_because)
     if ending.breach is not None:
@@ -101,3 +111,11 @@ def judge(stopped_because: Outcome | None, ending: Ending) -> Verdict | None:
     if ending.status < 0:
         return Verdict(Outcome.SIGNALLED, signal=-ending.status)
     return Verdict(Outcome.OK if ending.status == 0 else Outcome.ERROR, exit_code=ending.status)
+
+
+def limits_reached(stopped_because: Outcome | None, ending: Ending) -> tuple[LimitKind, ...]:
+    """Every limit that it ran into. The one that ended it, if one did, is the first."""
+    ended_by = ending.breach if stopped_because is None else ENDED_BY.get(stopped_because)
+    first = () if ended_by is None else (ended_by,)
+    others = ending.reached | {ending.breach}
+    return (*first, *(kind for kind in LimitKind if kind in others and kind not in first))

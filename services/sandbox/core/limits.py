@@ -44,20 +44,48 @@ class Asked:
     files_bytes: int | None = None
 
 
-def granted(asked: Asked, cap: Limits) -> Limits:
-    """The limits that hold: what was asked for, but never more than `cap` nor less than works."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caps:
+    """What somebody gets, by their role."""
+
+    usual: Limits  # Who asks for nothing. Never more than `most`: see `lowered`.
+    most: Limits  # Who asks for more gets this.
+
+
+def granted(asked: Asked, caps: Caps) -> Limits:
+    """The limits that hold: what was asked for, but never more than the most, nor less than works."""
+    usual, most = caps.usual, caps.most
     return Limits(
-        wall_s=_lower(asked.wall_s, cap.wall_s),
-        memory_bytes=max(_lower(asked.memory_bytes, cap.memory_bytes), MEMORY_BYTES_MIN),
-        cpu_s=asked.cpu_s if cap.cpu_s is None else _lower(asked.cpu_s, cap.cpu_s),
-        process_count=max(_lower(asked.process_count, cap.process_count), 1),
-        output_bytes=_lower(asked.output_bytes, cap.output_bytes),
-        files_bytes=max(_lower(asked.files_bytes, cap.files_bytes), FILES_BYTES_MIN),
+        wall_s=_granted(asked.wall_s, usual.wall_s, most.wall_s),
+        memory_bytes=max(
+            _granted(asked.memory_bytes, usual.memory_bytes, most.memory_bytes), MEMORY_BYTES_MIN
+        ),
+        cpu_s=_lower(usual.cpu_s if asked.cpu_s is None else asked.cpu_s, most.cpu_s),
+        process_count=max(_granted(asked.process_count, usual.process_count, most.process_count), 1),
+        output_bytes=_granted(asked.output_bytes, usual.output_bytes, most.output_bytes),
+        files_bytes=max(_granted(asked.files_bytes, usual.files_bytes, most.files_bytes), FILES_BYTES_MIN),
+    )
+
+
+def lowered(limits: Limits, most: Limits) -> Limits:
+    """Each of `limits`, but no more than of `most`."""
+    return Limits(
+        wall_s=min(limits.wall_s, most.wall_s),
+        memory_bytes=min(limits.memory_bytes, most.memory_bytes),
+        cpu_s=_lower(limits.cpu_s, most.cpu_s),
+        process_count=min(limits.process_count, most.process_count),
+        output_bytes=min(limits.output_bytes, most.output_bytes),
+        files_bytes=min(limits.files_bytes, most.files_bytes),
     )
 
 
 _N = TypeVar("_N", int, float)
 
 
-def _lower(asked: _N | None, cap: _N) -> _N:
-    return cap if asked is None else min(asked, cap)
+def _granted(asked: _N | None, usual: _N, most: _N) -> _N:
+    return min(usual if asked is None else asked, most)
+
+
+def _lower(one: float | None, other: float | None) -> float | None:
+    """The lower of two, where None is no limit."""
+    return min((each for each in (one, other) if each is not None), default=None)

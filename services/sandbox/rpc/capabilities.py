@@ -8,20 +8,23 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import (
 )
 
 from services.common.grpc.around import Context
+from services.common.grpc.caller import caller
 from services.sandbox.catalogue import Catalogue
-from services.sandbox.core.limits import Limits
+from services.sandbox.limits_config import RoleCaps
 from services.sandbox.rpc.messages import limits_message
 
 
 class CapabilityMethods:
-    def __init__(self, catalogue: Catalogue, cap: Limits) -> None:
-        self._catalogue, self._cap = catalogue, cap
+    def __init__(self, catalogue: Catalogue, caps: RoleCaps) -> None:
+        self._catalogue, self._caps = catalogue, caps
 
     async def GetCapabilities(
         self, request: GetCapabilitiesRequest, context: Context
     ) -> GetCapabilitiesResponse:
-        limits = limits_message(self._cap)
-        answer = GetCapabilitiesResponse(default_limits=limits, max_limits=limits)
+        caps = self._caps.of(caller())
+        answer = GetCapabilitiesResponse(
+            default_limits=limits_message(caps.usual), max_limits=limits_message(caps.most)
+        )
         engines: dict[str, Engine] = {}
         profiles: dict[str, Profile] = {}
         for jails in self._catalogue.every:

@@ -1,13 +1,13 @@
 """Domain types as messages, and messages as domain types."""
 
-from typing import assert_never
+from typing import Literal, assert_never
 
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
 from services.sandbox.core.lifecycle import Outcome
-from services.sandbox.core.limits import Asked, Limits
-from services.sandbox.execution import ExecutionEvent, Exited, Queued, Started, Usage, Wrote
+from services.sandbox.core.limits import Asked, LimitKind, Limits
+from services.sandbox.execution import ExecutionEvent, Exited, Queued, Showed, Started, Usage, Wrote
 from services.sandbox.ports import Stream
 
 _OUTCOMES = {
@@ -20,13 +20,23 @@ _OUTCOMES = {
     Outcome.CANCELLED: (pb.OUTCOME_CANCELLED, "the program was cancelled"),
 }
 
+_LIMIT_KINDS = {
+    LimitKind.WALL: pb.LIMIT_KIND_WALL,
+    LimitKind.MEMORY: pb.LIMIT_KIND_MEMORY,
+    LimitKind.CPU: pb.LIMIT_KIND_CPU,
+    LimitKind.PROCESSES: pb.LIMIT_KIND_PROCESSES,
+    LimitKind.OUTPUT: pb.LIMIT_KIND_OUTPUT,
+    LimitKind.FILES: pb.LIMIT_KIND_FILES,
+}
+SECONDS_MIN = 0.001  # A wish for less is one for as little as possible.
+
 
 def asked_limits(limits: pb.Limits) -> Asked:
     """What is unset or 0 is not asked for."""
     return Asked(
-        wall_s=_seconds(limits.wall),
+        wall_s=_seconds(limits, "wall"),
         memory_bytes=limits.memory_bytes or None,
-        cpu_s=_seconds(limits.cpu),
+        cpu_s=_seconds(limits, "cpu"),
         process_count=limits.process_count or None,
         output_bytes=limits.output_bytes or None,
         files_bytes=limits.files_bytes or None,
@@ -39,10 +49,11 @@ def event_message(event: ExecutionEvent, sequence: int, *, engine: str) -> pb.Ex
         case Queued(ahead_count):
             message.queued.ahead_count = ahead_count
         case Started(execution_id, limits):
-            started = pb.ExecutionEvent.Started(
-                execution_id=execution_id, engine=engine, limits=limits_message(limits)
-            )
-            message.started.CopyFrom(started)
+            started = message.started
+            started.execution_id, started.engine = execution_id, engine
+            started.limits.CopyFrom(limits_message(limits))
+        case Showed(data):
+            message.result.data.update(data)
         case Wrote(stream, offset, data):
             output = message.stdout if stream is Stream.STDOUT else message.stderr
             output.offset, output.data = offset, data
@@ -63,6 +74,10 @@ def _exited(exited: Exited) -> pb.ExecutionEvent.Exited:
         usage=_usage(exited.usage),
         stdout_truncated=Stream.STDOUT in exited.truncated,
         stderr_truncated=Stream.STDERR in exited.truncated,
+        results_truncated=Stream.RESULTS in exited.truncated,
+        limits_reached=[_LIMIT_KINDS[kind] for kind in exited.limits_reached],
+        session_restarted=exited.session_restarted,
+        session_files_lost=exited.session_files_lost,
     )
 
 
@@ -86,8 +101,11 @@ def limits_message(limits: Limits) -> pb.Limits:
     )
 
 
-def _seconds(duration: Duration) -> float | None:
-    return duration.ToTimedelta().total_seconds() or None
+def _seconds(limits: pb.Limits, field: Literal["wall", "cpu"]) -> float | None:
+    if not limits.HasField(field):
+        return None
+    duration = limits.wall if field == "wall" else limits.cpu
+    return max(duration.seconds + duration.nanos / 1e9, SECONDS_MIN)
 
 
 def _duration(seconds: float) -> Duration:
