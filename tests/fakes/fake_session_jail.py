@@ -17,6 +17,7 @@ from services.sandbox.errors import FileNotFound, FileNotRegular, FileTooLarge, 
 from services.sandbox.ports import FileEntry, Program, Stream, Write
 
 CHUNK_BYTES = 1 << 16
+MODIFIED_S = 1.0
 _EXITS = re.compile(r"os\._exit\((\d+)\)")
 
 
@@ -159,7 +160,9 @@ class FakeFiles:
 
     def _entry(self, path: str) -> FileEntry:
         data = self.held[path]
-        return FileEntry(path=path, size_bytes=len(data or b""), is_folder=data is None, modified_s=1.0)
+        return FileEntry(
+            path=path, size_bytes=len(data or b""), is_folder=data is None, modified_s=MODIFIED_S
+        )
 
 
 def _ending(status: int | None, breach: LimitKind | None = None) -> Ending:
