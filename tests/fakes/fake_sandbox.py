@@ -1,16 +1,17 @@
 """A SandboxService that runs nothing and says what a test scripts, over a real socket.
 
-Executions are taken from `script`, one for each Execute; when it is empty, `otherwise` answers.
+Programs are taken from `script`, one for each execution; when it is empty, `otherwise` answers. Sessions and their
+files are kept in memory.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc.aio
 from ollamesh.sandbox.v1 import execution_pb2 as pb
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
+from ollamesh.sandbox.v1 import sandbox_service_pb2 as service
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import (
     SandboxServiceServicer,
     add_SandboxServiceServicer_to_server,
@@ -19,20 +20,13 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import (
 from services.common.grpc.around import Context, Interceptor
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
+from services.sandbox.errors import ExecutionNotFound, FileNotFound, SessionNotFound
+from tests.fakes.fake_execution import Execution, Running
 
+__all__ = ["Execution", "FakeSandbox"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Execution:
-    """What one execution does: its output, then `failure` or its outcome."""
-
-    stdout: Sequence[bytes] = ()
-    stderr: Sequence[bytes] = ()
-    value: bytes = b""
-    outcome: pb.Outcome = pb.OUTCOME_OK
-    exit_code: int = 0
-    message: str = ""
-    failure: Exception | None = None
-    hold: asyncio.Event | None = None  # Waits for it after its output.
+CHUNK_BYTES = 1 << 16  # Of files.
+PAGE = 2  # So that lists have pages.
 
 
 @dataclass(slots=True)
@@ -43,6 +37,11 @@ class FakeSandbox(SandboxServiceServicer):
     authorizations: list[str] = field(default_factory=list)
     running: int = 0
     target: str = ""
+    executions: dict[str, Running] = field(default_factory=dict)
+    sessions: dict[str, service.Session] = field(default_factory=dict)
+    files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    capabilities: service.GetCapabilitiesResponse = field(default_factory=service.GetCapabilitiesResponse)
+    _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     @classmethod
     @asynccontextmanager
@@ -57,38 +56,158 @@ class FakeSandbox(SandboxServiceServicer):
         finally:
             await server.stop(None)
 
-    async def Execute(self, request: ExecuteRequest, context: Context) -> AsyncIterator[ExecuteResponse]:
+    # ---- Executions --------------------------------------------------------------------------------
+
+    async def Execute(
+        self, request: service.ExecuteRequest, context: Context
+    ) -> AsyncIterator[service.ExecuteResponse]:
         metadata = dict(context.invocation_metadata() or ())
-        self.specs.append(request.spec)
         self.authorizations.append(str(metadata.get("authorization", "")))
-        execution = self.script.pop(0) if self.script else self.otherwise
+        found = self._start(f"e{len(self.specs) + 1}", request.spec)
         self.running += 1
         try:
-            sequence = 0
-            async for event in _events(execution):
-                sequence += 1
-                event.sequence = sequence
-                yield ExecuteResponse(event=event)
+            async for event in found.events(service.WatchExecutionRequest()):
+                yield service.ExecuteResponse(event=event)
         finally:
             self.running -= 1
+            self._keep(found.kill())
 
+    async def StartExecution(
+        self, request: service.StartExecutionRequest, context: Context
+    ) -> service.StartExecutionResponse:
+        found = self.executions.get(request.execution_id) or self._start(request.execution_id, request.spec)
+        return service.StartExecutionResponse(execution=found.message())
 
-async def _events(execution: Execution) -> AsyncIterator[pb.ExecutionEvent]:
-    if execution.failure and not execution.stdout:
-        raise execution.failure
-    yield pb.ExecutionEvent(started=pb.ExecutionEvent.Started(execution_id="e", engine="fake"))
-    for data in execution.stdout:
-        yield pb.ExecutionEvent(stdout=pb.ExecutionEvent.Output(data=data))
-    for data in execution.stderr:
-        yield pb.ExecutionEvent(stderr=pb.ExecutionEvent.Output(data=data))
-    if execution.hold:
-        await execution.hold.wait()
-    if execution.failure:
-        raise execution.failure
-    if execution.value:
-        yield pb.ExecutionEvent(result=pb.ExecutionEvent.Result(data={"text/plain": execution.value}))
-    yield pb.ExecutionEvent(
-        exited=pb.ExecutionEvent.Exited(
-            outcome=execution.outcome, exit_code=execution.exit_code, message=execution.message
+    async def GetExecution(
+        self, request: service.GetExecutionRequest, context: Context
+    ) -> service.GetExecutionResponse:
+        return service.GetExecutionResponse(execution=self._found(request.execution_id).message())
+
+    async def WatchExecution(
+        self, request: service.WatchExecutionRequest, context: Context
+    ) -> AsyncIterator[service.WatchExecutionResponse]:
+        async for event in self._found(request.execution_id).events(request):
+            yield service.WatchExecutionResponse(event=event)
+
+    async def SendInput(
+        self, request: service.SendInputRequest, context: Context
+    ) -> service.SendInputResponse:
+        return service.SendInputResponse(next_offset=await self._found(request.execution_id).give(request))
+
+    async def InterruptExecution(
+        self, request: service.InterruptExecutionRequest, context: Context
+    ) -> service.InterruptExecutionResponse:
+        await self._found(request.execution_id).interrupt()
+        return service.InterruptExecutionResponse()
+
+    async def KillExecution(
+        self, request: service.KillExecutionRequest, context: Context
+    ) -> service.KillExecutionResponse:
+        await (found := self._found(request.execution_id)).kill()
+        return service.KillExecutionResponse(execution=found.message())
+
+    # ---- Sessions and files ------------------------------------------------------------------------
+
+    async def CreateSession(
+        self, request: service.CreateSessionRequest, context: Context
+    ) -> service.CreateSessionResponse:
+        session = service.Session(
+            session_id=f"s{len(self.files) + 1}",
+            profile=request.profile or "python",
+            engine=request.engine or "fake",
+            state=service.SESSION_STATE_IDLE,
+            limits=request.limits,
         )
-    )
+        session.create_time.GetCurrentTime()
+        session.expire_time.FromSeconds(session.create_time.seconds + (request.idle_timeout.seconds or 600))
+        self.sessions[session.session_id], self.files[session.session_id] = session, {}
+        return service.CreateSessionResponse(session=session)
+
+    async def GetSession(
+        self, request: service.GetSessionRequest, context: Context
+    ) -> service.GetSessionResponse:
+        return service.GetSessionResponse(session=self._session(request.session_id))
+
+    async def ListSessions(
+        self, request: service.ListSessionsRequest, context: Context
+    ) -> service.ListSessionsResponse:
+        newest, start = list(self.sessions.values())[::-1], int(request.page_token or 0)
+        more = str(start + PAGE) if start + PAGE < len(newest) else ""
+        return service.ListSessionsResponse(sessions=newest[start : start + PAGE], next_page_token=more)
+
+    async def DeleteSession(
+        self, request: service.DeleteSessionRequest, context: Context
+    ) -> service.DeleteSessionResponse:
+        self.sessions.pop(request.session_id, None)
+        return service.DeleteSessionResponse()
+
+    async def PutFile(
+        self, requests: AsyncIterator[service.PutFileRequest], context: Context
+    ) -> service.PutFileResponse:
+        header, data = (await anext(requests)).header, bytearray()
+        async for request in requests:
+            data += request.chunk
+        assert len(data) == header.size_bytes
+        self._files(header.session_id)[header.path] = bytes(data)
+        return service.PutFileResponse(file=service.File(path=header.path, size_bytes=len(data)))
+
+    async def GetFile(
+        self, request: service.GetFileRequest, context: Context
+    ) -> AsyncIterator[service.GetFileResponse]:
+        if (data := self._files(request.session_id).get(request.path)) is None:
+            raise FileNotFound
+        yield service.GetFileResponse(header=service.File(path=request.path, size_bytes=len(data)))
+        for start in range(request.offset, len(data), CHUNK_BYTES):
+            yield service.GetFileResponse(chunk=data[start : start + CHUNK_BYTES])
+
+    async def ListFiles(
+        self, request: service.ListFilesRequest, context: Context
+    ) -> service.ListFilesResponse:
+        """Of all folders, as the tests that use it make none."""
+        files = sorted(self._files(request.session_id).items())
+        page = [(path, data) for path, data in files if path > request.page_token]
+        return service.ListFilesResponse(
+            files=[service.File(path=path, size_bytes=len(data)) for path, data in page[:PAGE]],
+            next_page_token=page[PAGE - 1][0] if len(page) > PAGE else "",
+        )
+
+    async def DeleteFile(
+        self, request: service.DeleteFileRequest, context: Context
+    ) -> service.DeleteFileResponse:
+        self._files(request.session_id).pop(request.path, None)
+        return service.DeleteFileResponse()
+
+    async def GetCapabilities(
+        self, request: service.GetCapabilitiesRequest, context: Context
+    ) -> service.GetCapabilitiesResponse:
+        return self.capabilities
+
+    # ------------------------------------------------------------------------------------------------
+
+    def _start(self, execution_id: str, spec: pb.ExecutionSpec) -> Running:
+        self.specs.append(spec)
+        if spec.session_id:
+            self._session(spec.session_id)
+        script = self.script.pop(0) if self.script else self.otherwise
+        found = self.executions[execution_id] = Running(execution_id, spec, script)
+        self._keep(found.play())
+        return found
+
+    def _keep(self, work: Coroutine[object, object, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _found(self, execution_id: str) -> Running:
+        if execution_id not in self.executions:
+            raise ExecutionNotFound
+        return self.executions[execution_id]
+
+    def _session(self, session_id: str) -> service.Session:
+        if session_id not in self.sessions:
+            raise SessionNotFound
+        return self.sessions[session_id]
+
+    def _files(self, session_id: str) -> dict[str, bytes]:
+        self._session(session_id)
+        return self.files[session_id]

@@ -67,11 +67,16 @@ UNARY = {
         *("CreateBatch", "GetBatch", "ListBatches", "CancelBatch"),
     ),
     "AgentService": ("CreateThread", "StartRun", "CancelRun"),
+    "SandboxService": (
+        *("StartExecution", "GetExecution", "SendInput", "InterruptExecution", "KillExecution"),
+        *("CreateSession", "GetSession", "ListSessions", "DeleteSession"),
+        *("PutFile", "ListFiles", "DeleteFile", "GetCapabilities"),
+    ),
 }
 STREAMS = {
     "InferenceService": ("Chat", "ResumeStream", "PullModel", "WatchFleet", "StreamBatchResults"),
     "AgentService": ("WatchRun",),
-    "SandboxService": ("Execute",),
+    "SandboxService": ("Execute", "WatchExecution", "GetFile"),
 }
 
 
@@ -104,6 +109,11 @@ class ScriptedMesh:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def answer_by(self, servicer: SandboxServiceServicer) -> None:
+        """Have every call of the sandbox answered by `servicer`."""
+        self.unary |= {method: getattr(servicer, method) for method in UNARY["SandboxService"]}
+        self.streams |= {method: getattr(servicer, method) for method in STREAMS["SandboxService"]}
 
     def issue(self) -> Tokens:
         token = f"token-{len(self._expiry_s) + 1}"

@@ -9,9 +9,9 @@ from ollamesh.agent.v1 import run_pb2
 from ollamesh.agent.v1.assistant_pb2 import RunConfig, RunLimits
 from ollamesh.agent.v1.error_reason_pb2 import ErrorReason
 from ollamesh.agent.v1.thread_pb2 import ToolCall
-from ollamesh.client import chats, executions, fleet, runs, runs_wire
+from ollamesh.client import chats, executions, fleet, runs, runs_wire, sessions
 from ollamesh.inference.v1 import completion_pb2, fleet_pb2, model_pb2
-from ollamesh.sandbox.v1 import execution_pb2
+from ollamesh.sandbox.v1 import execution_pb2, sandbox_service_pb2
 
 Message = completion_pb2.CompletionEvent | run_pb2.RunEvent | execution_pb2.ExecutionEvent
 
@@ -33,6 +33,9 @@ ENUMS: list[tuple[EnumDescriptor, Mapping[int, str], set[str]]] = [
     (run_pb2.OutputChannel.DESCRIPTOR, runs.CHANNELS, set()),
     (run_pb2.ApprovalDecision.DESCRIPTOR, runs.DECISIONS, set()),
     (execution_pb2.Outcome.DESCRIPTOR, executions.OUTCOMES, set()),
+    (execution_pb2.LimitKind.DESCRIPTOR, executions.LIMITS, set()),
+    (execution_pb2.ExecutionState.DESCRIPTOR, executions.STATES, set()),
+    (sandbox_service_pb2.SessionState.DESCRIPTOR, sessions.STATES, set()),
     (model_pb2.Capability.DESCRIPTOR, fleet.CAPABILITIES, set()),
     (fleet_pb2.InstanceState.DESCRIPTOR, fleet.STATES, set()),
     (fleet_pb2.BreakerState.DESCRIPTOR, fleet.BREAKERS, set()),
@@ -122,8 +125,8 @@ def test_a_reason_that_is_newer_than_the_client_is_its_number() -> None:
 
 def test_what_is_unset_in_a_configuration_stays_unset() -> None:
     assert runs_wire.config_of(runs.Config()) == RunConfig(limits=RunLimits())
-    spec = executions.spec_of("x", b"", executions.Limits())
-    assert spec == execution_pb2.ExecutionSpec(code="x", limits=execution_pb2.Limits())
+    spec = executions.spec_of("x", b"", {})
+    assert spec == execution_pb2.ExecutionSpec(code="x")
     request = chats.request_of("tiny", [chats.Message("user", "hi")], chats.Options(temperature=0))
     assert request.options.HasField("temperature")
     assert not request.options.HasField("seed")

@@ -12,7 +12,18 @@ client are left out instead of half understood. What this client has no method f
 generated stubs with the same tokens, deadlines and errors: Client.stub, Client.call, Client.stream.
 """
 
-from ollamesh.client import batches, chats, executions, fleet, keys, library, quotas, runs
+from ollamesh.client import (
+    batches,
+    capabilities,
+    chats,
+    executions,
+    fleet,
+    keys,
+    library,
+    quotas,
+    runs,
+    sessions,
+)
 from ollamesh.client.client import Client
 from ollamesh.client.credentials import (
     AccessToken,
@@ -26,6 +37,8 @@ from ollamesh.client.credentials import (
     StaticToken,
 )
 from ollamesh.client.errors import CallError, Violation
+from ollamesh.client.sandbox import Sandbox
+from ollamesh.client.sandbox_session import SandboxSession
 
 __all__ = [
     "AccessToken",
@@ -35,12 +48,15 @@ __all__ = [
     "ClientCredentials",
     "Credentials",
     "Password",
+    "Sandbox",
+    "SandboxSession",
     "SavedSession",
     "Session",
     "SessionStore",
     "StaticToken",
     "Violation",
     "batches",
+    "capabilities",
     "chats",
     "executions",
     "fleet",
@@ -48,4 +64,5 @@ __all__ = [
     "library",
     "quotas",
     "runs",
+    "sessions",
 ]

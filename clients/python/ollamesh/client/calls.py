@@ -1,7 +1,7 @@
 """The path of every call: a fresh token, a deadline, and failures as CallError."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable
 from typing import TypeVar
 
 import grpc
@@ -37,21 +37,31 @@ class Calls:
     async def upload(
         self,
         method: grpc.aio.StreamUnaryMultiCallable[Request, Response],
-        requests: Iterable[Request],
+        requests: Iterable[Request] | AsyncIterable[Request],
         *,
         deadline_s: float,
     ) -> Response:
+        """Send all `requests`. What they raise is raised here, and the call is cancelled."""
         ends_at_s = _now_s() + deadline_s
         token = await self._token(deadline_s)
+        broken: list[Exception] = []  # gRPC would only say that the call was cancelled.
 
         async def sent() -> AsyncGenerator[Request, None]:
-            for request in requests:
-                yield request
+            try:
+                async for request in _each(requests):
+                    yield request
+            except Exception as error:
+                broken.append(error)
+                raise
 
         try:
             return await method(sent(), metadata=_bearer(token), timeout=ends_at_s - _now_s())
         except grpc.aio.AioRpcError as failure:
             raise self._error(failure, token) from None
+        except asyncio.CancelledError:
+            if not broken:
+                raise
+        raise broken[0]
 
     async def stream(
         self,
@@ -85,6 +95,15 @@ class Calls:
         if error.reason == "TOKEN_EXPIRED":
             self._tokens.forget(token)
         return error
+
+
+async def _each(requests: Iterable[Request] | AsyncIterable[Request]) -> AsyncGenerator[Request, None]:
+    if isinstance(requests, AsyncIterable):
+        async for request in requests:
+            yield request
+    else:
+        for request in requests:
+            yield request
 
 
 def _bearer(token: AccessToken) -> tuple[tuple[str, str], ...]:

@@ -2,7 +2,8 @@
 
 gRPC itself retries, by this configuration: only UNAVAILABLE, only the unary methods named here, at most
 three times, within the call's deadline, and not at all while most calls fail. All of them may be repeated
-without harm: they read, they log in, or they carry a request_id that makes the second one find the first.
+without harm: they read, they log in, they remove, or they carry an id or an offset that makes the second one find the
+first.
 """
 
 import json
@@ -17,7 +18,11 @@ IDEMPOTENT = {
     "ollamesh.auth.v1.AuthService": ("Login", "ExchangeToken", "GetCaller", "ListApiKeys", "RevokeApiKey"),
     "ollamesh.agent.v1.AgentService": ("CreateThread", "StartRun", "GetThread", "GetRun", "ListTools"),
     "ollamesh.inference.v1.InferenceService": ("Embed", "ListModels", "GetModel", "GetFleet"),
-    "ollamesh.sandbox.v1.SandboxService": ("GetCapabilities",),
+    "ollamesh.sandbox.v1.SandboxService": (
+        *("StartExecution", "GetExecution", "SendInput", "KillExecution"),
+        *("CreateSession", "GetSession", "ListSessions", "DeleteSession"),
+        *("ListFiles", "DeleteFile", "GetCapabilities"),
+    ),
 }
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 

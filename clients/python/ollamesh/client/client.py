@@ -2,12 +2,12 @@
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Sequence
 from contextlib import aclosing
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
@@ -28,6 +28,7 @@ from ollamesh.client.credentials import AccessToken, Credentials, Role, Session
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.resuming import resumed
 from ollamesh.client.runs_wire import config_of, event_of, run_of
+from ollamesh.client.sandbox import Sandbox
 from ollamesh.client.tokens import Tokens
 from ollamesh.inference.v1.batch_pb2 import (
     CancelBatchRequest,
@@ -47,8 +48,6 @@ from ollamesh.inference.v1.model_pb2 import (
     PullModelRequest,
     UnloadModelRequest,
 )
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
-from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
 Request = TypeVar("Request")
 Response = TypeVar("Response")
@@ -88,7 +87,8 @@ class Client:
         self._auth = AuthServiceStub(self._channel)
         self._agent = AgentServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
-        self._sandbox = SandboxServiceStub(self._channel)
+        limits_s = {"deadline_s": deadline_s, "stream_deadline_s": stream_deadline_s}
+        self.sandbox = Sandbox(self._calls, self._channel, **limits_s)
         self._resume = resume
         self._answers = Answers(self._calls, self._channel)
 
@@ -321,20 +321,19 @@ class Client:
 
     # ---- The sandbox -------------------------------------------------------------------------------
 
-    async def execute(
+    def execute(
         self,
         code: str,
         *,
-        stdin: bytes = b"",
-        limits: executions.Limits | None = None,
+        stdin: bytes | AsyncIterable[bytes] = b"",
         deadline_s: float | None = None,
+        **options: Unpack[executions.Options],
     ) -> AsyncGenerator[executions.Event, None]:
-        """Run a Python program in a fresh jail and stream what it does. Leaving the stream kills it."""
-        request = ExecuteRequest(spec=executions.spec_of(code, stdin, limits or executions.Limits()))
-        async with aclosing(self.stream(self._sandbox.Execute, request, deadline_s=deadline_s)) as responses:
-            async for response in responses:
-                if (event := executions.event_of(response.event)) is not None:
-                    yield event
+        """Run a program in a fresh jail and stream what it does. Leaving the stream kills it.
+
+        What else there is of the sandbox, `self.sandbox` has.
+        """
+        return self.sandbox.execute(code, stdin=stdin, deadline_s=deadline_s, **options)
 
     # ---- API keys ----------------------------------------------------------------------------------
 

@@ -25,19 +25,39 @@ async def resumed(
 
     `opened` makes the stream of what follows a sequence, with so many seconds for it.
     """
+    last = after_sequence
+    reopening = reopened(
+        lambda left_s: opened(last, left_s), lambda error: error.is_connection_lost, deadline_s=deadline_s
+    )
+    async with aclosing(reopening) as responses:
+        async for response in responses:
+            last = sequence_of(response)
+            yield response
+
+
+async def reopened(
+    opened: Callable[[float], AsyncGenerator[Response, None]],
+    is_lost: Callable[[CallError], bool],
+    *,
+    deadline_s: float,
+) -> AsyncGenerator[Response, None]:
+    """What streams yield that are opened one after another, each because the one before `is_lost`.
+
+    `opened` makes a stream of what has not been yielded yet, with so many seconds for it.
+    """
     loop = asyncio.get_running_loop()
     ends_at_s = loop.time() + deadline_s
     lost_count = 0
     while True:
         try:
-            async with aclosing(opened(after_sequence, ends_at_s - loop.time())) as responses:
+            async with aclosing(opened(ends_at_s - loop.time())) as responses:
                 async for response in responses:
-                    after_sequence, lost_count = sequence_of(response), 0
+                    lost_count = 0
                     yield response
         except CallError as error:
             pause_s = max(backoff_s(lost_count), error.retry_after_s or 0)
             is_last = lost_count == RECONNECTS_MAX or loop.time() + pause_s > ends_at_s
-            if is_last or not error.is_connection_lost:
+            if is_last or not is_lost(error):
                 raise
             await asyncio.sleep(pause_s)
             lost_count += 1
