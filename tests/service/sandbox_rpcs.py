@@ -22,8 +22,9 @@ from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
 from services.common.tokens import Caller, Role
 from services.sandbox.catalogue import Catalogue
-from services.sandbox.core.limits import MIB, Limits
+from services.sandbox.core.limits import MIB, Caps, Limits
 from services.sandbox.core.owners import Owner
+from services.sandbox.limits_config import ROLES, RoleCaps
 from services.sandbox.rpc.files import FileMethods
 from services.sandbox.rpc.sessions import SessionMethods
 from services.sandbox.servicer import SandboxServicer
@@ -35,6 +36,8 @@ from tests.fakes.trail import KeptTrail
 
 TIMEOUT_S = 20.0
 FILE_BYTES_MAX = 2 * MIB
+_LIMITS = Caps(usual=Limits(), most=Limits())
+CAPS = RoleCaps(Limits(), dict.fromkeys(ROLES, _LIMITS))
 
 
 class Free:
@@ -144,7 +147,7 @@ async def serving(**settings: Any) -> AsyncIterator[Rpcs]:
         interceptors=[Interceptor([errors("sandbox.ollamesh")], [deadline(), recognise])]
     )
     servicer = SandboxServicer(
-        SessionMethods(sessions, Limits()), FileMethods(sessions, told, file_bytes_max=FILE_BYTES_MAX)
+        SessionMethods(sessions, CAPS), FileMethods(sessions, told, file_bytes_max=FILE_BYTES_MAX)
     )
     add_SandboxServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")

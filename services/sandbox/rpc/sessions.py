@@ -10,10 +10,11 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 from services.common.errors import InvalidRequest, Violation
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
-from services.sandbox.core.limits import Limits, granted
+from services.sandbox.core.limits import granted
 from services.sandbox.core.owners import Owner
 from services.sandbox.core.pages import Position, position_from_token, position_to_token
 from services.sandbox.core.sessions import State
+from services.sandbox.limits_config import RoleCaps
 from services.sandbox.rpc.messages import asked_limits, limits_message
 from services.sandbox.session import Session
 from services.sandbox.sessions import Request, Sessions, Wish
@@ -22,8 +23,8 @@ PAGE_SIZE = 20
 
 
 class SessionMethods:
-    def __init__(self, sessions: Sessions, cap: Limits) -> None:
-        self._sessions, self._cap = sessions, cap
+    def __init__(self, sessions: Sessions, caps: RoleCaps) -> None:
+        self._sessions, self._caps = sessions, caps
 
     async def CreateSession(
         self, request: pb.CreateSessionRequest, context: Context
@@ -31,7 +32,7 @@ class SessionMethods:
         wish = Wish(
             profile=request.profile,
             engine=request.engine,
-            limits=granted(asked_limits(request.limits), self._cap),
+            limits=granted(asked_limits(request.limits), self._caps.of(caller())),
             idle_s=request.idle_timeout.ToTimedelta().total_seconds()
             if request.HasField("idle_timeout")
             else None,
