@@ -180,7 +180,7 @@ async def test_it_sees_nothing_of_the_service(service: Service, sandbox: Sandbox
     )
     assert SECRET not in json.dumps(answer)
     assert set(answer["environment"]) == {"PATH", "HOME", "LANG", "TZ", "TMPDIR"}
-    assert answer["descriptors"] == ["0", "1", "2", "3"]  # The last is the listing's own.
+    assert answer["descriptors"] == ["0", "1", "2", "255", "3"]  # For results, and the listing's own.
     assert answer["processes"] == ["2"]
     assert answer["init"] == "FileNotFoundError"
     assert service.process.poll() is None

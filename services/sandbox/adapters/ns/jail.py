@@ -1,7 +1,6 @@
 """The service's end of one jail."""
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket
@@ -18,16 +17,15 @@ from services.sandbox.adapters.ns.inside.order import (
     Reaped,
     unpack,
 )
+from services.sandbox.adapters.ns.streams import Streams
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import LimitKind
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Program, Stream, Write
+from services.sandbox.ports import Program, Write
 
 log = structlog.get_logger(__name__)
 
-READ_BYTES = 1 << 16  # What a pipe holds.
 ANSWER_WITHIN_S = 0.5
-_SEALS = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
 
 
 class NsJail:
@@ -49,8 +47,7 @@ class NsJail:
         self._is_ready = self._begun = self._killed = self._out_of_memory = False
         self._over: asyncio.Future[Ending] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
-        self._pipes: dict[int, Stream] = {}
-        self._write: Write = lambda _stream, _data: None
+        self._streams = Streams(lambda _stream, _data: None)
         service.settimeout(0)
         loop.add_reader(service, self._hear)
         if cgroup.oom_event is not None:
@@ -61,7 +58,7 @@ class NsJail:
         return not self._over.done()
 
     def begin(self, program: Program, write: Write) -> None:
-        self._write = write
+        self._streams = Streams(write)
         self._begun = True
         try:
             self._hand_over(program)
@@ -80,24 +77,18 @@ class NsJail:
         else:
             self._signal(signal.SIGKILL)
 
-    def _hand_over(self, program: Program) -> None:
-        with ExitStack() as theirs:
-            descriptors = [_in_memory(program.code, theirs), _in_memory(program.stdin, theirs)]
-            for stream in (Stream.STDOUT, Stream.STDERR):
-                reading, writing = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-                theirs.callback(os.close, writing)
-                os.set_blocking(writing, True)
-                descriptors.append(writing)
-                self._pipes[reading] = stream
-                asyncio.get_running_loop().add_reader(reading, self._read, reading)
-            with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
-                socket.send_fds(self._service, [b"begin"], descriptors)
-
     async def feed(self, data: bytes, *, end: bool) -> None:
-        raise NotImplementedError
+        await self._streams.feed(data, end=end)
 
     def interrupt(self) -> None:
-        raise NotImplementedError
+        if self._begun and self.alive:
+            self._signal(signal.SIGINT)
+
+    def _hand_over(self, program: Program) -> None:
+        with ExitStack() as theirs:
+            descriptors = self._streams.connect(program, theirs)
+            with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
+                socket.send_fds(self._service, [b"begin"], descriptors)
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -118,9 +109,7 @@ class NsJail:
         self.gone.set_result(None)
 
     def _finish(self, told: Ended) -> None:
-        for pipe in list(self._pipes):
-            while self._read(pipe):
-                pass
+        self._streams.drain()
         self._over.set_result(self._ending(told))
 
     def _ending(self, told: Ended) -> Ending:
@@ -166,23 +155,6 @@ class NsJail:
         if self._is_ready and self._pidfd is not None and not self.ready.done():
             self.ready.set_result(None)
 
-    def _read(self, pipe: int) -> bool:
-        """Take what a pipe holds, and close it at its end. Return whether there may be more."""
-        try:
-            data = os.read(pipe, READ_BYTES)
-        except BlockingIOError:
-            return False
-        if data:
-            self._write(self._pipes[pipe], data)
-            return True
-        self._close_pipe(pipe)
-        return False
-
-    def _close_pipe(self, pipe: int) -> None:
-        asyncio.get_running_loop().remove_reader(pipe)
-        del self._pipes[pipe]
-        os.close(pipe)
-
     def _close(self) -> None:
         if not self.ready.done():
             self.ready.set_exception(SandboxUnavailable(problem="a jail could not be built"))
@@ -190,17 +162,6 @@ class NsJail:
         self._service.close()
         if self.cgroup.oom_event is not None:
             asyncio.get_running_loop().remove_reader(self.cgroup.oom_event)
-        for pipe in list(self._pipes):
-            self._close_pipe(pipe)
+        self._streams.close()
         if self._pidfd is not None:
             os.close(self._pidfd)
-
-
-def _in_memory(data: bytes, until: ExitStack) -> int:
-    """A file with `data`, open at its beginning, that nobody can change."""
-    descriptor = os.memfd_create("program", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-    until.callback(os.close, descriptor)
-    os.write(descriptor, data)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
-    return descriptor

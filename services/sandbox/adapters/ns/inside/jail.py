@@ -19,7 +19,7 @@ from typing import NoReturn
 
 from . import filters, kernel, program
 from .meter import PERIOD_S, Meter
-from .order import PACKET_BYTES_MAX, Ended, Failed, Order, Ready, pack
+from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, Ended, Failed, Order, Ready, pack
 
 # The cgroup namespace follows apart: it must begin where the jail's cgroup is.
 NAMESPACES = (
@@ -37,8 +37,8 @@ FOR_EVER_S = 86_400
 _SERVICE = 3  # The descriptor of the socket to the service, in the init.
 _NEW_ROOT = "/mnt"
 _WRITABLE = {"work": "/work", "tmp": "/tmp", "shm": "/dev/shm"}  # noqa: S108 -- the jail's own.
-_AWAITED = {signal.SIGCHLD, signal.SIGTERM}  # By the init, from its children and from the service.
-_BLOCKED = {*_AWAITED, signal.SIGINT}  # The last is let through only while a program runs.
+# By the init, from its children and from the service. The program's process lets SIGINT through only when it runs one.
+_AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 _CHILD_FILTER = filters.child(os.uname().machine)
 
 
@@ -49,7 +49,7 @@ def inhabit(order: Order, service: int, cgroups: list[int]) -> NoReturn:
             os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
         service = _take_descriptors(service)
         _build(order)
-        signal.pthread_sigmask(signal.SIG_BLOCK, _BLOCKED)
+        signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
         pid, channel = _fork_program(order)
         _serve(order, pid, channel)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
@@ -66,7 +66,7 @@ def _fork_program(order: Order) -> tuple[int, socket.socket]:
     try:
         ours.close()
         os.close(_SERVICE)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED - {signal.SIGINT})
         program.inhabit(theirs, order, _lock)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
         theirs.send(_text(error).encode())
@@ -75,7 +75,7 @@ def _fork_program(order: Order) -> tuple[int, socket.socket]:
 
 
 def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # All others, process 1 ignores by itself.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Which for process 1 is to ignore it.
     kernel.hide_from_same_uid()
     _lock()
     pack(_told(None, None, Meter(memory_bytes=None, cpu_s=None)))  # Rehearsed, as in Interpreter.prepare.
@@ -96,8 +96,10 @@ def _forward(service: socket.socket, channel: socket.socket) -> None:
     waiting.register(channel, select.POLLIN)
     if [descriptor for descriptor, _ in waiting.poll()] != [service.fileno()]:
         os._exit(0)  # Only its end can make the other side of the channel readable.
-    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, 4)
-    if len(descriptors) != 4:  # The service does not need this jail any more, or is gone.
+    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT)
+    if (
+        len(descriptors) != PROGRAM_DESCRIPTORS_COUNT
+    ):  # The service does not need this jail any more, or is gone.
         os._exit(0)
     socket.send_fds(channel, [b"1"], descriptors)
     channel.close()
@@ -113,9 +115,12 @@ def _watch(pid: int, order: Order) -> Ended:
         if metered and breach is None:
             breach = meter.breach()
         # Only the service is outside, where we see no pid; what the program sends is nothing to us.
-        asked = told is not None and told.si_signo == signal.SIGTERM and told.si_pid == 0
-        if breach is not None or asked:
+        asked = told.si_signo if told is not None and told.si_pid == 0 else None
+        if breach is not None or asked == signal.SIGTERM:
             _kill_others()
+        elif asked == signal.SIGINT:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, signal.SIGINT)  # Its group, as a terminal does.
     _kill_others()  # What it left behind.
     with suppress(ChildProcessError):
         while True:

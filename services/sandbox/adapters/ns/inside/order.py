@@ -5,7 +5,7 @@ is imported on both sides, so that they cannot disagree.
 
     service -> zygote   Order, with [the jail's socket, cgroup.procs...]
     zygote -> service   Born, with [the jail's pidfd]; later Reaped
-    service -> jail     b"", with [code, stdin, stdout, stderr]
+    service -> jail     anything, with [code, stdin, stdout, stderr, results]; later SIGINT or SIGTERM
     jail -> service     Ready or Failed; after the program's end Ended
 """
 
@@ -13,6 +13,7 @@ import json
 from dataclasses import dataclass, fields
 
 PACKET_BYTES_MAX = 8192
+PROGRAM_DESCRIPTORS_COUNT = 5
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,14 @@ from typing import NoReturn
 
 from services.sandbox.guest import streams
 from services.sandbox.guest.interpreter import Interpreter
+from services.sandbox.guest.results import Results
 
 from . import kernel
-from .order import Order
+from .order import PROGRAM_DESCRIPTORS_COUNT, Order
 
 FILE_NAME = "main.py"
 OPEN_FILES_MAX = 256
+RESULTS = OPEN_FILES_MAX - 1  # The descriptor: where programs do not expect it, nor find it in their way.
 LOCKED_BYTES_MAX = 1 << 20
 DATA_FACTOR = 4  # Of the metered limit: a backstop that no healthy program reaches before the meter.
 
@@ -40,7 +42,7 @@ def inhabit(init: socket.socket, order: Order, lock: Callable[[], None]) -> NoRe
     interpreter = Interpreter(FILE_NAME)
     interpreter.prepare()
     init.send(READY)
-    source = _receive(init)
+    source = _receive(init, interpreter.results)
     os._exit(interpreter.finish(interpreter.run(source)))
 
 
@@ -59,15 +61,17 @@ def _limit(order: Order) -> None:
         resource.setrlimit(limit, (value, value))
 
 
-def _receive(init: socket.socket) -> bytes:
-    """Take the standard streams into place and return the code."""
-    _, descriptors, _, _ = socket.recv_fds(init, 1, 4)
-    if len(descriptors) != 4:
+def _receive(init: socket.socket, results: Results) -> bytes:
+    """Take the standard streams and the one for results into place, and return the code."""
+    _, descriptors, _, _ = socket.recv_fds(init, 1, PROGRAM_DESCRIPTORS_COUNT)
+    if len(descriptors) != PROGRAM_DESCRIPTORS_COUNT:
         os._exit(0)
     init.close()
-    code, *standard = descriptors
+    code, *standard, told = descriptors
     for number, descriptor in enumerate(standard):
         os.dup2(descriptor, number)
+    os.dup2(told, RESULTS, inheritable=False)
+    results.open(RESULTS)
     with open(code, "rb") as file:  # noqa: PTH123 -- a descriptor.
         source = file.read()
     os.closerange(3, 64)
