@@ -297,17 +297,25 @@ class Turn:
     ) -> None:
         self.jail = jail
         self.on_closed = on_closed
-        self.begins_anew = session.life.tell_loss()  # Nobody was told yet that the last interpreter was lost.
         self._session = session
         self._jail_count = jail_count
+
+    def tell_loss(self) -> bool:
+        """Return whether the last interpreter was lost and nobody was told of it. Now somebody is."""
+        return self._session.life.tell_loss()
 
     def kill(self) -> None:
         """End what runs at once, and the interpreter with it."""
         self._session.kill(self.jail)
 
     def leave(self) -> None:
-        """Nothing ran, or nobody waits for its end. Idempotent, and nothing after `over`."""
+        """Nothing ran. Idempotent, and nothing after `over` or `abandon`."""
         self._session.finish(self)
+
+    def abandon(self) -> None:
+        """End what runs without waiting for its end. The loss is still to be told."""
+        self.kill()
+        self._session.lose(self.jail)
 
     async def over(self) -> Aftermath:
         """What ran has ended. Return what became of the session, once it is restarted if it has to be."""

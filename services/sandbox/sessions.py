@@ -25,6 +25,7 @@ from services.sandbox.errors import (
 from services.sandbox.ports import Jails
 from services.sandbox.session import Place, Session, Told
 
+IDLE_S_MIN = 1.0  # A wish for less is one for as little as possible.
 TOTAL_RETRY_AFTER_S = 30.0  # Sessions last; asking each second would only be noise.
 
 
@@ -142,7 +143,9 @@ class Sessions:
 
     def _new(self, owner: Owner, wish: Wish, jails: Sequence[Jails]) -> Session:
         position = Position(time.time_ns() // 1000, str(uuid.uuid4()))
-        idle_s = self.settings.idle_s if wish.idle_s is None else min(wish.idle_s, self.settings.idle_s)
+        idle_s = self.settings.idle_s
+        if wish.idle_s is not None:
+            idle_s = min(max(wish.idle_s, IDLE_S_MIN), idle_s)
         now_s = asyncio.get_running_loop().time()
         life = Life(now_s=now_s, idle_s=idle_s, life_s=self.settings.life_s)
         return Session(position, owner, jails, wish.limits, life=life, told=self._told)

@@ -15,12 +15,12 @@ async def test_a_crash_is_told_and_the_session_begins_anew() -> None:
     async with world() as here:
         session = await here.create()
         turn = begin(session)
-        assert not turn.begins_anew
+        assert not turn.tell_loss()
         here.jail.end(-11)
         assert await turn.over() == Aftermath(restarted=True, files_lost=True)
         assert (session.life.restart_count, session.life.state) == (1, State.IDLE)
         assert here.told == ["created", Loss.CRASHED]
-        assert not begin(session).begins_anew  # It was told already.
+        assert not begin(session).tell_loss()  # It was told already.
 
 
 async def test_a_kill_restarts_it_as_well() -> None:
@@ -45,9 +45,9 @@ async def test_a_loss_that_nobody_saw_is_told_to_the_next() -> None:
         await until(session, State.IDLE)
         assert session.life.restart_count == 1
         turn = begin(session)
-        assert turn.begins_anew
+        assert turn.tell_loss()
         turn.leave()
-        assert not begin(session).begins_anew
+        assert not begin(session).tell_loss()
 
 
 async def test_it_waits_for_its_engine_to_come_back() -> None:
