@@ -14,6 +14,8 @@ from services.sandbox.core.limits import MIB, Limits
 from services.sandbox.limits_config import RoleCaps, read_caps
 from services.sandbox.sessions import SessionSettings
 
+ENGINES = ("ns", "gvisor", "runtimeclass")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -25,6 +27,8 @@ class Config:
     caps: RoleCaps
     bounds: Bounds
     warm_count: int  # Jails kept ready.
+    runsc: Path | None = None  # For the engine gvisor; None: the one in PATH.
+    gvisor_warm_count: int = 2  # Its jails are dear: a quarter of a second of a processor, and 100 MiB each.
     audit: AuditConfig = field(default_factory=AuditConfig)
     sessions: SessionSettings = field(default_factory=SessionSettings)
     file_bytes_max: int = 32 * MIB  # Of one file that is put into a session.
@@ -38,7 +42,7 @@ class Config:
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"
         profiles = tuple(env.text(f"{prefix}_PROFILES", "python").split(","))
-        engines = tuple(env.text(f"{prefix}_ENGINES", "ns").split(","))
+        engines = _engines(env, f"{prefix}_ENGINES")
         warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
         caps = read_caps(env)
         bounds = read_bounds(env, caps, warm_count=warm_count * len(profiles) * len(engines))
@@ -54,6 +58,8 @@ class Config:
             caps=caps.within(bounds.memory_bytes),
             bounds=bounds,
             warm_count=warm_count,
+            runsc=Path(runsc) if (runsc := env.optional(f"{prefix}_RUNSC")) else None,
+            gvisor_warm_count=env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64),
         )
 
 
@@ -64,3 +70,10 @@ def _sessions(env: Environment, prefix: str) -> SessionSettings:
         per_user_max=env.integer(f"{prefix}S_MAX", 4, low=1, high=1024),
         total_max=env.integer(f"{prefix}S_TOTAL_MAX", 16, low=1, high=4096),
     )
+
+
+def _engines(env: Environment, name: str) -> tuple[str, ...]:
+    engines = tuple(env.text(name, "ns").split(","))
+    if not set(engines) <= set(ENGINES):
+        env.reject(name, f"names an engine that is none of {', '.join(ENGINES)}")
+    return engines

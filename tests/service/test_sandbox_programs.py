@@ -42,7 +42,9 @@ async def test_children_of_a_program_have_no_part_in_its_results(jail: Jail) -> 
 
 
 async def test_input_comes_as_it_is_fed(jail: Jail) -> None:
-    output = begin(jail, "while line := input(): print('got', line)\nprint(len(open(0).read()))", b"a\n", stdin_open=True)
+    output = begin(
+        jail, "while line := input(): print('got', line)\nprint(len(open(0).read()))", b"a\n", stdin_open=True
+    )
     await output.until("got a\n")
     await jail.feed(b"b\n", end=False)
     await output.until("got b\n")
