@@ -44,6 +44,10 @@ class Place:
         """Processes of programs; those of warm jails are the first and the second in theirs, and do not count."""
         return [pid for pid in descendants(self.service.process.pid) if _inner_pid(pid) > 2]
 
+    def inits(self) -> list[int]:
+        """The first process of each jail, warm ones included."""
+        return [pid for pid in descendants(self.service.process.pid) if _inner_pid(pid) == 1]
+
 
 class Places:
     """Services, started when first asked for, and kept: a start takes longer than most attacks."""
