@@ -246,3 +246,8 @@ def descendants(pid: int) -> list[int]:
         new = [child for parent in new for child in parents.get(parent, [])]
         found += new
     return found
+
+
+def owner(pid: int) -> int:
+    """The uid that `pid` has outside of its jail."""
+    return Path("/proc", str(pid)).stat().st_uid

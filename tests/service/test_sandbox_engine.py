@@ -1,45 +1,16 @@
 """The engine `ns` in this process: what it does on machines that refuse something."""
 
-import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from services.sandbox.adapters.ns import cgroups, selftest
 from services.sandbox.adapters.ns.cgroups import Cgroups, Home
-from services.sandbox.adapters.ns.engine import NsJails
-from services.sandbox.core.lifecycle import Outcome, Verdict, judge
-from services.sandbox.core.limits import Limits
+from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Program
-from tests.service.sandbox_app import TIMEOUT_S, built_root
-
-USUAL = Limits()
-
-
-@asynccontextmanager
-async def engine(*, starting: str = "the engine is starting") -> AsyncIterator[NsJails]:
-    """An engine that has come up, or has found out why it cannot."""
-    made = NsJails(built_root(), usual=USUAL, warm_count=1)
-    task = asyncio.create_task(made.run())
-    async with asyncio.timeout(TIMEOUT_S):
-        while made.problem == starting:
-            await asyncio.sleep(0.01)
-    yield made
-    task.cancel()
-    await asyncio.wait([task])
-
-
-async def run(jails: NsJails, code: str) -> tuple[Verdict | None, str]:
-    output = bytearray()
-    jail = await jails.take(USUAL)
-    jail.begin(Program(code.encode(), b""), lambda _stream, data: output.extend(data))
-    async with asyncio.timeout(TIMEOUT_S):
-        return judge(None, await jail.ended()), output.decode()
+from tests.service.sandbox_engine import USUAL, engine, run
 
 
 async def test_an_engine_that_fails_its_self_test_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:

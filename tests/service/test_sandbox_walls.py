@@ -12,7 +12,16 @@ import pytest
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
-from tests.service.sandbox_app import ORDINARY_UID, SECRET, Sandbox, Service, built_root, descendants, serving
+from tests.service.sandbox_app import (
+    ORDINARY_UID,
+    SECRET,
+    Sandbox,
+    Service,
+    built_root,
+    descendants,
+    owner,
+    serving,
+)
 
 AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
 AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
@@ -77,10 +86,6 @@ async def test_outside_it_is_not_root_either(service: Service, sandbox: Sandbox)
     owners = {owner(pid) for pid in below}
     assert below
     assert 0 not in owners
-
-
-def owner(pid: int) -> int:
-    return Path("/proc", str(pid)).stat().st_uid
 
 
 async def test_no_network_of_any_kind(sandbox: Sandbox) -> None:

@@ -4,23 +4,24 @@
                                                               +------ jail (init, program) ...
 
 It proves itself whenever it starts (see selftest) and makes no jail before that. When the zygote dies,
-for whatever reason, everything under it is gone, and a new one is started and tried.
+for whatever reason, everything under it is gone, and a new one is started and tried. When it is worn, a new
+one is started and tried beside it and takes its place; jails under way finish with the old one.
 """
 
 import asyncio
 import os
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
 import structlog
 
 from services.sandbox import profiles
-from services.sandbox.adapters.ns import cgroups, explain, selftest
-from services.sandbox.adapters.ns.cgroups import Cgroups
-from services.sandbox.adapters.ns.inside import kernel
+from services.sandbox.adapters.ns import explain, means, selftest
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 from services.sandbox.adapters.ns.jail import NsJail
-from services.sandbox.adapters.ns.pool import Pool
+from services.sandbox.adapters.ns.means import Means
+from services.sandbox.adapters.ns.pool import Pool, RetiredError
 from services.sandbox.adapters.ns.zygote import Zygote
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
@@ -45,14 +46,18 @@ class NsJails:
         self._folder = folder
         self._usual = usual
         self._warm_count = warm_count
-        self._pool: Pool | None = None
+        self._pool: Pool | None = None  # That makes jails now.
+        self._pools: set[Pool] = set()  # With those that are still to be of use, or have been.
         self.problem: str | None = "the engine is starting"
         self.strength = Strength(enforced_limits=(), weaknesses=())
+        self._served = False
 
     async def take(self, limits: Limits) -> NsJail:
-        if self._pool is None or self.problem is not None:
-            raise SandboxUnavailable(problem=self.problem)
-        return await self._pool.take(limits)
+        while True:
+            if (pool := self._pool) is None or self.problem is not None:
+                raise SandboxUnavailable(problem=self.problem)
+            with suppress(RetiredError):  # It was replaced meanwhile.
+                return await pool.take(limits)
 
     async def open(self, limits: Limits) -> SessionJail:  # noqa: ARG002 -- not yet.
         raise SessionsNotSupported(profile=self.profile.name)
@@ -61,7 +66,7 @@ class NsJails:
         while True:
             self.problem = await self._attempt()
             log.error("engine_down", engine=self.engine, profile=self.profile.name, problem=self.problem)
-            await asyncio.sleep(RESTART_AFTER_S if self.problem == RESTARTS else RETRY_AFTER_S)
+            await asyncio.sleep(RETRY_AFTER_S)
 
     async def _attempt(self) -> str:
         """Be of use for as long as possible. Return what is the matter now."""
@@ -72,31 +77,67 @@ class NsJails:
         except (OSError, ValueError):
             log.exception("profile_unreadable", folder=self._folder.name)
             return "the profile's description cannot be read"
-        found = await asyncio.to_thread(cgroups.find)
-        problem = await self._live(found)
-        if problem == RESTARTS or not found.controllers:
-            return problem
-        return await self._live(Cgroups(()))  # Perhaps it is they that this machine refuses.
+        every = means.found()
+        while (some := await asyncio.to_thread(next, every, None)) is not None:
+            self._served = False
+            problem = await self._live(some)
+            if self._served:
+                break
+        assert problem is not None
+        return problem
 
-    async def _live(self, limiters: Cgroups) -> str:
-        """One zygote, from its start to its end. Return what is the matter now."""
+    async def _live(self, some: Means) -> str:
+        """With `some` means, for as long as there is a fit zygote. Return what is the matter then."""
         try:
-            zygote = Zygote.start(self._folder)
+            async with asyncio.TaskGroup() as tasks:
+                try:
+                    return await self._succeed(some, tasks)
+                finally:
+                    self._pool = None
+                    await asyncio.gather(*(pool.close() for pool in self._pools))
+                    self._pools.clear()
+        finally:
+            await asyncio.to_thread(some.close)
+
+    async def _succeed(self, some: Means, tasks: asyncio.TaskGroup) -> str:
+        """One zygote after another. Return why there is no next one."""
+        current: Pool | None = None
+        while True:
+            found = await self._fit(some, tasks)
+            if isinstance(found, Pool):
+                if current is not None:
+                    await found.filled()
+                    tasks.create_task(self._retire(current))
+                current = found
+                self._serve(current, some)
+                await asyncio.wait((current.zygote.gone, current.worn), return_when=asyncio.FIRST_COMPLETED)
+            elif current is None or current.zygote.gone.done():
+                return found
+            else:
+                log.error("zygote_not_replaced", problem=found)
+                await asyncio.wait((current.zygote.gone,), timeout=RETRY_AFTER_S)
+            if current.zygote.gone.done():
+                self._pool, self.problem = None, RESTARTS
+                await asyncio.sleep(RESTART_AFTER_S)
+
+    async def _fit(self, some: Means, tasks: asyncio.TaskGroup) -> Pool | str:
+        """A new zygote that has proved itself, or what is the matter."""
+        try:
+            zygote = Zygote.start(self._folder, some.slots.first_uid if some.slots else None)
         except OSError:
             log.exception("zygote_not_started")
             return explain.kernel_problem()
-        try:
-            async with Pool.over(zygote, limiters, usual=self._usual, warm_count=self._warm_count) as pool:
-                if (problem := await self._flaw(pool)) is not None:
-                    return problem
-                self.strength = _strength(limiters.controllers)
-                await self._serve(pool, zygote)
-                return RESTARTS
-        finally:
-            await asyncio.to_thread(limiters.close)
+        pool = Pool(zygote, some, tasks, usual=self._usual, warm_count=self._warm_count)
+        self._pools.add(pool)
+        if (problem := await self._flaw(pool)) is not None:
+            await pool.close()
+            self._pools.discard(pool)
+            return problem
+        pool.keep_warm()
+        return pool
 
     async def _flaw(self, pool: Pool) -> str | None:
-        """Why this engine must not be used; None if it may."""
+        """Why this zygote must not be used; None if it may."""
         stamp = str((self._folder / "stamp").absolute())
         variables = [name for name in os.environ if name not in ENVIRONMENT]
         try:
@@ -105,25 +146,11 @@ class NsJails:
             return explain.kernel_problem()
         return f"the engine failed its self-test: a program {', '.join(found)}" if found else None
 
-    async def _serve(self, pool: Pool, zygote: Zygote) -> None:
-        pool.keep_warm()
-        self._pool, self.problem = pool, None
+    def _serve(self, pool: Pool, some: Means) -> None:
+        self.strength = some.strength
+        self._pool, self.problem, self._served = pool, None, True
         log.info("engine_up", engine=self.engine, profile=self.profile.name, strength=asdict(self.strength))
-        try:
-            await asyncio.shield(zygote.gone)
-        finally:
-            self._pool, self.problem = None, RESTARTS
 
-
-def _strength(controllers: frozenset[str]) -> Strength:
-    weaknesses = ["The kernel is shared with the host: a hole in it is a way out."]
-    if "memory" not in controllers:
-        weaknesses.append("Memory is measured every 20 ms instead of limited: no cgroup can be made here.")
-    if "cpu" not in controllers:
-        weaknesses.append(
-            "A program with several threads may use every processor: no cgroup can be made here."
-        )
-    if kernel.landlock_abi() == 0:
-        weaknesses.append("The kernel has no Landlock: file access is confined by mounts alone.")
-    limited = ["process_count", "files_bytes", *(["memory_bytes"] if "memory" in controllers else [])]
-    return Strength(tuple(limited), tuple(weaknesses))
+    async def _retire(self, pool: Pool) -> None:
+        await pool.retire()
+        self._pools.discard(pool)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.sandbox import guest
-from services.sandbox.adapters.ns import inside, launcher
-from services.sandbox.adapters.ns.inside.jail import UID
+from services.sandbox.adapters.ns import inside, launcher, slots
+from services.sandbox.adapters.ns.inside.jail import FIRST_SLOT_UID, UID
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 from services.sandbox.packed import packed
 
@@ -25,8 +25,10 @@ _STREAMS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": 
 _MAIN = f"from {inside.__name__}.zygote import main\nmain()\n"
 
 
-def start(folder: Path) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+def start(folder: Path, first_uid: int | None) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     """Start the zygote on the root in `folder` (see services.sandbox.rootfs).
+
+    `first_uid` begins the block of uids that jails get (see slots); None: they all have the zygote's.
 
     Call it from the main thread: the kernel ends the jail with the thread that started it. Returns the
     process and our end of the zygote's socket. Raises OSError.
@@ -35,13 +37,16 @@ def start(folder: Path) -> tuple["subprocess.Popen[bytes]", socket.socket]:
     place, launch, env = folder, [], {"LD_LIBRARY_PATH": str(folder / "kit/lib")}
     if os.geteuid() == 0:
         place = folder if _open_to_all(folder) else PLACE
-        who_and_where = (str(JAIL_UID), str(folder), str(place), str(place / "kit/lib"))
+        mapped = (
+            "" if first_uid is None else f"{UID} {JAIL_UID} 1\n{FIRST_SLOT_UID} {first_uid} {slots.COUNT}\n"
+        )
+        who_and_where = (str(JAIL_UID), mapped, str(folder), str(place), str(place / "kit/lib"))
         # Libraries are looked for only after root has been given up: `place` may be anybody's until then.
         launch, env = [sys.executable, "-I", "-S", launcher.__file__, *who_and_where], {}
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, _archive() as code:
         process = subprocess.Popen(  # noqa: S603 -- every argument is ours.
-            [*launch, *_command(place, code=code, control=theirs.fileno())],
+            [*launch, *_command(place, code=code, control=theirs.fileno(), slotted=first_uid is not None)],
             env=env,  # Nothing of the service's own.
             pass_fds=(code, theirs.fileno()),
             stdin=subprocess.DEVNULL,
@@ -57,11 +62,14 @@ def _open_to_all(folder: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in folder.parents)
 
 
-def _command(place: Path, *, code: int, control: int) -> list[str]:
+def _command(place: Path, *, code: int, control: int, slotted: bool) -> list[str]:
     root = str(place / "root")
+    # The launcher brings the user namespace then, and the zygote may give its children uids of it.
+    identity = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if slotted else ["--unshare-user"]
     return [
-        str(place / "kit/bwrap"), "--unshare-all", "--unshare-user", "--uid", str(UID), "--gid", str(UID),
-        "--hostname", "sandbox", "--die-with-parent", "--new-session", "--as-pid-1", "--cap-drop", "ALL",
+        str(place / "kit/bwrap"), *(f"--unshare-{kind}" for kind in ("ipc", "pid", "net", "uts", "cgroup-try")),
+        "--uid", str(UID), "--gid", str(UID), "--hostname", "sandbox", "--die-with-parent", "--new-session",
+        "--as-pid-1", "--cap-drop", "ALL", *identity,
         "--clearenv", *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
         "--ro-bind", root, "/", "--ro-bind", root, "/mnt", "--proc", "/proc", *_dev(),
         "--tmpfs", "/run", "--dir", "/run/empty", "--perms", "0444", "--file", str(code), "/run/jail.zip",

@@ -42,9 +42,9 @@ class Zygote:
         loop.add_reader(self._pidfd, self._end)
 
     @classmethod
-    def start(cls, folder: Path) -> Self:
+    def start(cls, folder: Path, first_uid: int | None) -> Self:
         """Raises OSError. Takes a few milliseconds; see outer.start for why it is not in a thread."""
-        return cls(*outer.start(folder))
+        return cls(*outer.start(folder, first_uid))
 
     def order(self, order: Order, descriptors: list[int]) -> None:
         """Ask for a jail; `descriptors` are its end of its socket and its cgroups'. Raises OSError."""

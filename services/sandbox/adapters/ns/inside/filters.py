@@ -6,7 +6,7 @@ filter that takes away what only the building of a jail needs.
 
 What is missing is missing on purpose: io_uring, bpf, userfaultfd, perf, ptrace, keyrings, inotify and
 fanotify (they tell of accesses by others), memfd_create (memory that no one's rlimit counts), mknod,
-everything that sets identity, and every socket family but AF_UNIX (AF_VSOCK ignores network namespaces).
+everything that sets identity (but for the building of a jail), and every socket family but AF_UNIX (AF_VSOCK ignores network namespaces).
 """
 
 import errno
@@ -35,6 +35,8 @@ _BUILDING = (
     "mount",
     "pivot_root",
     "seccomp",
+    "setresgid",
+    "setresuid",
     "umount2",
     "unshare",
 )

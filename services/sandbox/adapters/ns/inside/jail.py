@@ -31,6 +31,7 @@ NAMESPACES = (
     | kernel.CLONE_NEWUTS
 )
 UID = 65534
+FIRST_SLOT_UID = 100_000  # As the zygote sees them.
 INODE_COUNT_MAX = 4096
 FOR_EVER_S = 86_400
 
@@ -42,11 +43,12 @@ _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 _CHILD_FILTER = filters.child(os.uname().machine)
 
 
-def inhabit(order: Order, service: int, cgroups: list[int]) -> NoReturn:
-    """Become the jail's init. `service` and `cgroups` are descriptors."""
+def inhabit(order: Order, service: int, cgroups: list[int], mapped: int) -> NoReturn:
+    """Become the jail's init. `service` and `cgroups` are descriptors; `mapped` ends when we have a uid."""
     try:
         for cgroup in cgroups:
             os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
+        os.read(mapped, 1)
         service = _take_descriptors(service)
         _build(order)
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
@@ -162,12 +164,21 @@ def _take_descriptors(service: int) -> int:
 
 def _build(order: Order) -> None:
     os.setsid()
-    uid, gid = UID, UID
-    _write("/proc/self/uid_map", f"{uid} {uid} 1")  # The zygote's own, in its user namespace.
-    _write("/proc/self/setgroups", "deny")
-    _write("/proc/self/gid_map", f"{gid} {gid} 1")
+    if order.slot is None:
+        _map_zygote()
+    else:
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
+        kernel.show_to_same_uid()  # Undumpable since, we could not write to our own files in /proc.
     kernel.unshare(kernel.CLONE_NEWCGROUP)
     _enter_root(order.files_bytes)
+
+
+def _map_zygote() -> None:
+    """Keep the uid that the zygote has in its user namespace."""
+    write("/proc/self/uid_map", f"{UID} {UID} 1")
+    write("/proc/self/setgroups", "deny")
+    write("/proc/self/gid_map", f"{UID} {UID} 1")
 
 
 def _enter_root(files_bytes: int) -> None:
@@ -205,7 +216,7 @@ def _text(error: BaseException) -> str:
     return repr(error)[:1000]
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
     file = os.open(path, os.O_WRONLY)
     os.write(file, text.encode())
     os.close(file)

@@ -87,6 +87,10 @@ def hide_from_same_uid() -> None:
     _check(_libc.prctl(*_longs(_PR_SET_DUMPABLE, 0, 0, 0, 0)), "dumpable")
 
 
+def show_to_same_uid() -> None:
+    _check(_libc.prctl(*_longs(_PR_SET_DUMPABLE, 1, 0, 0, 0)), "dumpable")
+
+
 def no_new_privileges() -> None:
     _check(_libc.prctl(*_longs(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)), "no_new_privs")
 

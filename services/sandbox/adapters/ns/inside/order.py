@@ -25,6 +25,7 @@ class Order:
     files_bytes: int
     memory_bytes: int | None  # For the meter, where no cgroup limits memory.
     cpu_s: float | None  # For the meter.
+    slot: int | None = None  # Which of the zygote's uids it gets; None: the zygote's own.
 
 
 @dataclass(frozen=True, slots=True)

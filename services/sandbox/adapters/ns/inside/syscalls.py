@@ -21,7 +21,7 @@ getcwd 79 17; chdir 80 49; fchdir 81 50; rename 82 -; mkdir 83 -; rmdir 84 -; cr
 unlink 87 -; symlink 88 -; readlink 89 -; chmod 90 -; fchmod 91 52; chown 92 -; fchown 93 55;
 lchown 94 -; umask 95 166; gettimeofday 96 169; getrlimit 97 163; getrusage 98 165; sysinfo 99 179;
 times 100 153; getuid 102 174; getgid 104 176; geteuid 107 175; getegid 108 177; setpgid 109 154;
-getppid 110 173; getpgrp 111 -; setsid 112 157; getgroups 115 158; getresuid 118 148; getresgid 120 150;
+getppid 110 173; getpgrp 111 -; setsid 112 157; getgroups 115 158; setresuid 117 147; setresgid 119 149; getresuid 118 148; getresgid 120 150;
 getpgid 121 155; getsid 124 156; capget 125 90; capset 126 91; rt_sigpending 127 136;
 rt_sigtimedwait 128 137; rt_sigqueueinfo 129 138; rt_sigsuspend 130 133; sigaltstack 131 132;
 utime 132 -; personality 135 92; statfs 137 43; fstatfs 138 44; getpriority 140 141; setpriority 141 140;

@@ -11,6 +11,7 @@ import os
 import select
 import socket
 import sys
+from contextlib import suppress
 
 from . import filters, jail, kernel
 from .order import PACKET_BYTES_MAX, Born, Order, Reaped, pack, unpack
@@ -75,13 +76,25 @@ def _clone(service: socket.socket) -> tuple[int, int, int] | None:
         return None
     order = unpack(packet)
     assert isinstance(order, Order)
+    waiting, mapped = os.pipe()
     pid, pidfd = kernel.clone(jail.NAMESPACES)
     if pid == 0:
         service.detach()  # Its number is about to be used again.
-        jail.inhabit(order, descriptors[0], descriptors[1:])
-    for descriptor in descriptors:
+        os.close(mapped)
+        jail.inhabit(order, descriptors[0], descriptors[1:], waiting)
+    if order.slot is not None:
+        _map(pid, order.slot)
+    for descriptor in (waiting, mapped, *descriptors):  # The child waits for the end of `mapped`.
         os.close(descriptor)
     return pidfd, pid, order.jail_id
+
+
+def _map(pid: int, slot: int) -> None:
+    """Give `pid`, in its user namespace, a uid that no other jail has. It cannot do that itself."""
+    with suppress(OSError):  # It may have been killed; else it finds out.
+        jail.write(f"/proc/{pid}/setgroups", "deny")
+        for name in ("uid_map", "gid_map"):
+            jail.write(f"/proc/{pid}/{name}", f"{jail.UID} {jail.FIRST_SLOT_UID + slot} 1")
 
 
 def _reap(pid: int, jail_id: int) -> Reaped:

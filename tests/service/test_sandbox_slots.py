@@ -1,0 +1,87 @@
+"""Each jail has a uid of the host to itself where that may be arranged, so that nothing counted by user is shared."""
+
+import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from tests.service.sandbox_app import (
+    ORDINARY_UID,
+    Call,
+    Sandbox,
+    Service,
+    built_root,
+    descendants,
+    owner,
+    serving,
+)
+
+AS_USER = ORDINARY_UID if os.geteuid() == 0 else None
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+SHARED = "one uid of the host"
+
+HOLD = "print('up', flush=True)\nimport time\ntime.sleep(3600)"
+# Takes as much memory for pipes as its user may have: beyond that, new pipes are small.
+HOARD = """
+import fcntl, os
+pipes = []
+try:
+    while True:
+        pipes.append(os.pipe())
+        fcntl.fcntl(pipes[-1][0], 1031, 1 << 20)  # F_SETPIPE_SZ
+except OSError:
+    pass
+while fcntl.fcntl(pipes[-1][0], 1032) == 65536:  # F_GETPIPE_SZ
+    pipes.append(os.pipe())
+"""
+PIPE_BYTES = "import fcntl, os; print(fcntl.fcntl(os.pipe()[0], 1032))"  # F_GETPIPE_SZ
+
+
+@asynccontextmanager
+async def ready(uid: int | None = None) -> AsyncIterator[tuple[Service, Sandbox]]:
+    with serving(built_root(), uid=uid) as service:
+        async with service.connected() as client:
+            await client.until_ready()
+            yield service, client
+
+
+async def begun(client: Sandbox, code: str) -> Call:
+    """A call whose program has printed something."""
+    call = client.call(code)
+    async for response in call:
+        if response.event.HasField("stdout"):
+            return call
+    pytest.fail("the program printed nothing")
+
+
+@as_root
+async def test_two_jails_have_two_uids_of_the_host() -> None:
+    async with ready() as (service, client):
+        calls = [await begun(client, HOLD) for _ in range(2)]
+        owners = [owner(pid) for pid in descendants(service.process.pid)]
+        assert not any(SHARED in weakness for weakness in await weaknesses(client))
+        for call in calls:
+            call.cancel()
+    bubblewrap, *inside = owners
+    slots = set(inside) - {bubblewrap}
+    assert len(slots) >= 2
+    assert all(inside.count(slot) == 2 for slot in slots)  # An init and a program each.
+    assert min(slots) >= 0x7000_0000
+
+
+@as_root
+async def test_no_jail_can_use_up_the_pipes_of_another() -> None:
+    async with ready() as (_, client):
+        hoard = await begun(client, f"{HOARD}\n{HOLD}")
+        assert (await client.run(PIPE_BYTES)).stdout == "65536\n"
+        hoard.cancel()
+
+
+async def test_an_ordinary_user_s_jails_share_one_and_it_is_said() -> None:
+    async with ready(AS_USER) as (_, client):
+        assert any(SHARED in weakness for weakness in await weaknesses(client))
+
+
+async def weaknesses(client: Sandbox) -> list[str]:
+    return list((await client.capabilities()).engines[0].weaknesses)
