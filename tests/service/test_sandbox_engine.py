@@ -3,8 +3,6 @@
 import asyncio
 import errno
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -16,22 +14,10 @@ from services.sandbox.core.lifecycle import Outcome, Verdict, judge
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import Program
-from tests.service.sandbox_app import TIMEOUT_S, built_root
+from tests.service.ns_jails import engine
+from tests.service.sandbox_app import TIMEOUT_S
 
 USUAL = Limits()
-
-
-@asynccontextmanager
-async def engine(*, starting: str = "the engine is starting") -> AsyncIterator[NsJails]:
-    """An engine that has come up, or has found out why it cannot."""
-    made = NsJails(built_root(), usual=USUAL, warm_count=1)
-    task = asyncio.create_task(made.run())
-    async with asyncio.timeout(TIMEOUT_S):
-        while made.problem == starting:
-            await asyncio.sleep(0.01)
-    yield made
-    task.cancel()
-    await asyncio.wait([task])
 
 
 async def run(jails: NsJails, code: str) -> tuple[Verdict | None, str]:
