@@ -19,11 +19,15 @@ from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
 from services.sandbox.engines import jails
+from services.sandbox.executions import Executions
+from services.sandbox.fresh import FreshRunners
 from services.sandbox.places import Places
+from services.sandbox.registry import Registry
 from services.sandbox.rpc.capabilities import CapabilityMethods
+from services.sandbox.rpc.controls import ControlMethods
 from services.sandbox.rpc.executions import ExecutionMethods
 from services.sandbox.servicer import SandboxServicer
-from services.sandbox.telemetry import SandboxMetrics
+from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
 
@@ -49,8 +53,20 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
+        executions = Executions(
+            runners=FreshRunners(engine, catalogue),
+            metrics=metrics,
+            registry=Registry(config.keeping),
+            caps=config.caps,
+            trail=trail,
+            result_bounds=config.result_bounds,
+        )
+        places_watched(registry, engine.places)
+        kept_watched(registry, executions.registry.shelf)
         servicer = SandboxServicer(
-            ExecutionMethods(engine, catalogue, trail, config.caps), CapabilityMethods(catalogue, config.caps)
+            ExecutionMethods(executions),
+            ControlMethods(executions),
+            CapabilityMethods(catalogue, config.caps),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
@@ -62,5 +78,5 @@ async def run(
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
             running = tasks.create_task(engine.run(), name="engine")
-            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            await server.serve(stop, services=SERVICES, ready=ready, started=started, drained=engine.drain)
             running.cancel()

@@ -1,8 +1,11 @@
 """Programs in fresh jails: each is made for one, and gone with it."""
 
+from services.common.errors import NotServed
+from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.admission import Claim
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import granted
+from services.sandbox.core.owners import Owner
 from services.sandbox.engine import Engine
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.execution import Execution, Where
@@ -25,6 +28,7 @@ class Fresh:
             limits,
             Where(self._jails.engine, self._jails.profile.name),
             is_input_open=job.program.stdin_open,
+            result_bounds=job.result_bounds,
         )
         self._engine.start(job, execution, Claim(memory_bytes=limits.memory_bytes), self._run)
         return execution
@@ -37,3 +41,15 @@ class Fresh:
                 return await jail.ended()
         finally:
             jail.kill()
+
+
+class FreshRunners:
+    """The port `Runners`, where there are no sessions."""
+
+    def __init__(self, engine: Engine, catalogue: Catalogue) -> None:
+        self._engine, self._catalogue = engine, catalogue
+
+    def find(self, owner: Owner, *, session_id: str, engine: str, profile: str) -> Fresh:  # noqa: ARG002
+        if session_id:
+            raise NotServed
+        return Fresh(self._engine, self._catalogue.find(engine=engine, profile=profile))
