@@ -22,7 +22,12 @@ from services.sandbox.engines import jails
 from services.sandbox.places import Places
 from services.sandbox.rpc.capabilities import CapabilityMethods
 from services.sandbox.rpc.executions import ExecutionMethods
+from services.sandbox.rpc.files import FileMethods
+from services.sandbox.rpc.sessions import SessionMethods
+from services.sandbox.runners import Runners
 from services.sandbox.servicer import SandboxServicer
+from services.sandbox.sessions import Sessions
+from services.sandbox.sessions_told import SessionsTold
 from services.sandbox.telemetry import SandboxMetrics
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
@@ -43,14 +48,26 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
-        engine = Engine(catalogue, Places(config.bounds), metrics)
+        places = Places(config.bounds)
+        engine = Engine(catalogue, places, metrics)
+        told = SessionsTold(registry, trail)
+        sessions = Sessions(catalogue, config.sessions, reserve=places.reserve, told=told)
+        told.count_by(lambda: sessions.count)
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         servicer = SandboxServicer(
-            ExecutionMethods(engine, catalogue, trail, config.caps), CapabilityMethods(catalogue, config.caps)
+            ExecutionMethods(Runners(engine, catalogue, sessions), trail, config.caps),
+            SessionMethods(sessions, config.caps),
+            FileMethods(sessions, told, file_bytes_max=config.file_bytes_max),
+            CapabilityMethods(
+                catalogue,
+                config.caps,
+                session_count_max=config.sessions.per_user_max,
+                file_bytes_max=config.file_bytes_max,
+            ),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
@@ -61,6 +78,10 @@ async def run(
             return catalogue.problem is None
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            running = tasks.create_task(engine.run(), name="engine")
+            running = [
+                tasks.create_task(part.run(), name=name)
+                for name, part in (("engine", engine), ("sessions", sessions))
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started)
-            running.cancel()
+            for part in running:
+                part.cancel()
