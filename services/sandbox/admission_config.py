@@ -1,8 +1,10 @@
-"""The knobs of admission: how much there is for all, and how much of it for one."""
+"""The knobs of what is bounded for all executions together, and for how much of it one user may have."""
 
 from services.common.config import Environment
 from services.sandbox import machine
 from services.sandbox.core.admission import Bounds
+from services.sandbox.core.keeping import Keeping
+from services.sandbox.core.kept_results import ResultBounds
 from services.sandbox.core.limits import MEMORY_BYTES_MIN, MIB
 from services.sandbox.limits_config import PREFIX, RoleCaps
 
@@ -31,6 +33,21 @@ def read_bounds(env: Environment, caps: RoleCaps, *, warm_count: int) -> Bounds:
         user_executions_max=env.integer(
             f"{PREFIX}_USER_EXECUTIONS_MAX", running_max + (waiting_max + 1) // 2, low=1, high=8192
         ),
+    )
+
+
+def read_keeping(env: Environment) -> Keeping:
+    return Keeping(
+        seconds=env.seconds(f"{PREFIX}_KEPT_S", 300, low=1, high=86_400),
+        count_max=env.integer(f"{PREFIX}_KEPT_MAX", 2048, low=4, high=1 << 20),
+        bytes_max=env.integer(f"{PREFIX}_KEPT_MIB", 128, low=4, high=1 << 20) * MIB,
+    )
+
+
+def read_result_bounds(env: Environment) -> ResultBounds:
+    return ResultBounds(
+        bytes_max=env.integer(f"{PREFIX}_RESULTS_MIB", 8, low=1, high=1024) * MIB,
+        count_max=env.integer(f"{PREFIX}_RESULTS_MAX", 64, low=1, high=4096),
     )
 
 

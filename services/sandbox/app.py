@@ -19,16 +19,19 @@ from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
 from services.sandbox.engines import jails
+from services.sandbox.executions import Executions
 from services.sandbox.places import Places
+from services.sandbox.registry import Registry
 from services.sandbox.rpc.capabilities import CapabilityMethods
+from services.sandbox.rpc.controls import ControlMethods
 from services.sandbox.rpc.executions import ExecutionMethods
 from services.sandbox.rpc.files import FileMethods
 from services.sandbox.rpc.sessions import SessionMethods
-from services.sandbox.runners import Runners
+from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.sessions import Sessions
 from services.sandbox.sessions_told import SessionsTold
-from services.sandbox.telemetry import SandboxMetrics
+from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
 
@@ -58,16 +61,22 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
+        executions = Executions(
+            runners=AllRunners(engine, catalogue, sessions),
+            metrics=metrics,
+            registry=Registry(config.keeping),
+            caps=config.caps,
+            trail=trail,
+            result_bounds=config.result_bounds,
+        )
+        places_watched(registry, engine.places)
+        kept_watched(registry, executions.registry.shelf)
         servicer = SandboxServicer(
-            ExecutionMethods(Runners(engine, catalogue, sessions), trail, config.caps),
+            ExecutionMethods(executions),
+            ControlMethods(executions),
             SessionMethods(sessions, config.caps),
             FileMethods(sessions, told, file_bytes_max=config.file_bytes_max),
-            CapabilityMethods(
-                catalogue,
-                config.caps,
-                session_count_max=config.sessions.per_user_max,
-                file_bytes_max=config.file_bytes_max,
-            ),
+            _capabilities(config, catalogue),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
@@ -82,6 +91,15 @@ async def run(
                 tasks.create_task(part.run(), name=name)
                 for name, part in (("engine", engine), ("sessions", sessions))
             ]
-            await server.serve(stop, services=SERVICES, ready=ready, started=started)
+            await server.serve(stop, services=SERVICES, ready=ready, started=started, drained=engine.drain)
             for part in running:
                 part.cancel()
+
+
+def _capabilities(config: Config, catalogue: Catalogue) -> CapabilityMethods:
+    return CapabilityMethods(
+        catalogue,
+        config.caps,
+        session_count_max=config.sessions.per_user_max,
+        file_bytes_max=config.file_bytes_max,
+    )

@@ -8,8 +8,10 @@ from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
-from services.sandbox.admission_config import read_bounds
+from services.sandbox.admission_config import read_bounds, read_keeping, read_result_bounds
 from services.sandbox.core.admission import Bounds
+from services.sandbox.core.keeping import Keeping
+from services.sandbox.core.kept_results import ResultBounds
 from services.sandbox.core.limits import MIB, Limits
 from services.sandbox.limits_config import RoleCaps, read_caps
 from services.sandbox.sessions import SessionSettings
@@ -29,6 +31,8 @@ class Config:
     warm_count: int  # Jails kept ready.
     runsc: Path | None = None  # For the engine gvisor; None: the one in PATH.
     gvisor_warm_count: int = 2  # Its jails are dear: a quarter of a second of a processor, and 100 MiB each.
+    keeping: Keeping = field(default_factory=Keeping)
+    result_bounds: ResultBounds = field(default_factory=ResultBounds)
     audit: AuditConfig = field(default_factory=AuditConfig)
     sessions: SessionSettings = field(default_factory=SessionSettings)
     file_bytes_max: int = 32 * MIB  # Of one file that is put into a session.
@@ -60,6 +64,8 @@ class Config:
             warm_count=warm_count,
             runsc=Path(runsc) if (runsc := env.optional(f"{prefix}_RUNSC")) else None,
             gvisor_warm_count=env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64),
+            keeping=read_keeping(env),
+            result_bounds=read_result_bounds(env),
         )
 
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 from services.common.errors import MeshError
-from services.sandbox.core.kept import ResultBounds, Results
+from services.sandbox.core.kept_results import RESULT_BOUNDS, ResultBounds, Results
 from services.sandbox.core.lifecycle import Ending, Event, Lifecycle, Outcome, Verdict, judge, limits_reached
 from services.sandbox.core.limits import LimitKind, Limits
 from services.sandbox.core.output import Output
@@ -95,7 +95,7 @@ class Execution:
         where: Where,
         *,
         is_input_open: bool = False,
-        result_bounds: ResultBounds | None = None,
+        result_bounds: ResultBounds = RESULT_BOUNDS,
     ) -> None:
         """Make one that waits."""
         self.execution_id = execution_id
@@ -111,7 +111,7 @@ class Execution:
         self.ended_s = self.began_s  # When its program had ended; the books may be closed later.
         self._life = Lifecycle()
         self._outputs = {stream: Output(limits.output_bytes) for stream in OUTPUTS}
-        self._results = Results(result_bounds or ResultBounds())
+        self._results = Results(result_bounds)
         self._end: Exited | MeshError | None = None
         self._stop: Callable[[Outcome], object] = lambda _: None
         self._changed = asyncio.Event()

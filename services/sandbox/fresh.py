@@ -25,6 +25,7 @@ class Fresh:
             limits,
             Where(self._jails.engine, self._jails.profile.name),
             is_input_open=job.program.stdin_open,
+            result_bounds=job.result_bounds,
         )
         self._engine.start(job, execution, Claim(memory_bytes=limits.memory_bytes), self._run)
         return execution

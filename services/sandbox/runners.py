@@ -10,7 +10,9 @@ from services.sandbox.running import Runner
 from services.sandbox.sessions import Sessions
 
 
-class Runners:
+class AllRunners:
+    """The port `Runners`."""
+
     def __init__(self, engine: Engine, catalogue: Catalogue, sessions: Sessions) -> None:
         self._engine, self._catalogue, self._sessions = engine, catalogue, sessions
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from services.common.errors import MeshError
+from services.sandbox.core.kept_results import RESULT_BOUNDS, ResultBounds
 from services.sandbox.core.lifecycle import Event, Outcome
 from services.sandbox.core.limits import Asked, Caps
 from services.sandbox.core.owners import Owner
@@ -26,6 +27,7 @@ class Job:
     asked: Asked
     caps: Caps  # The owner's.
     told: Told = lambda _id, _result: None  # How it ended.
+    result_bounds: ResultBounds = RESULT_BOUNDS
 
 
 class Runner(Protocol):

@@ -3,7 +3,9 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.errors import MeshError
+from services.sandbox.core.keeping import Shelf
 from services.sandbox.execution import Exited, Where
+from services.sandbox.places import Places
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -25,7 +27,16 @@ class SandboxMetrics:
             registry=registry,
             buckets=_BUCKETS_S,
         )
+        self._refused = Counter(
+            "ollamesh_sandbox_refused_total",
+            "Executions that were not accepted, by the reason",
+            ("reason",),
+            registry=registry,
+        )
         self.up = Gauge("ollamesh_sandbox_up", "1 if the engine may be used", registry=registry)
+
+    def refused(self, error: MeshError) -> None:
+        self._refused.labels(error.reason).inc()
 
     def ended(self, result: Exited | MeshError, where: Where) -> None:
         if isinstance(result, MeshError):
@@ -34,3 +45,24 @@ class SandboxMetrics:
         self._ended.labels(result.verdict.outcome.name, where.profile, where.engine).inc()
         self._queue.observe(result.usage.queue_s)
         self._wall.observe(result.usage.wall_s)
+
+
+def places_watched(registry: CollectorRegistry, places: Places) -> None:
+    """What is given out, read whenever somebody asks."""
+    books = places.books
+    for name, meaning, value in (
+        ("running", "Executions that have a place", lambda: books.running_count),
+        ("waiting", "Executions and sessions that wait for a place", lambda: books.waiting_count),
+        ("memory_reserved_bytes", "Memory limits of all that has a place", lambda: books.memory_bytes),
+        ("memory_budget_bytes", "What they may be at most", lambda: books.bounds.memory_bytes),
+    ):
+        Gauge(f"ollamesh_sandbox_{name}", meaning, registry=registry).set_function(value)
+
+
+def kept_watched(registry: CollectorRegistry, shelf: Shelf) -> None:
+    """What is kept of executions that have ended."""
+    for name, meaning, value in (
+        ("kept", "Executions that have ended and can still be read", lambda: shelf.count),
+        ("kept_bytes", "Their output and results", lambda: shelf.size_bytes),
+    ):
+        Gauge(f"ollamesh_sandbox_{name}", meaning, registry=registry).set_function(value)

@@ -26,7 +26,7 @@ from services.sandbox.execution import Execution, Exited, Started, Wrote
 from services.sandbox.in_session import InSession
 from services.sandbox.places import Places
 from services.sandbox.ports import Program
-from services.sandbox.runners import Runners
+from services.sandbox.runners import AllRunners
 from services.sandbox.running import Job
 from services.sandbox.session import Session
 from services.sandbox.telemetry import SandboxMetrics
@@ -296,7 +296,7 @@ async def test_every_execution_is_told_of_once() -> None:
 
 async def test_runners_find_sessions_by_owner_and_check_what_is_asked() -> None:
     async with here() as it:
-        runners = Runners(it.engine, Catalogue([it.around.jails]), it.around.sessions)
+        runners = AllRunners(it.engine, Catalogue([it.around.jails]), it.around.sessions)
         session_id = it.session.session_id
         for engine, profile in (("", ""), ("fake", "python")):
             found = runners.find(ADA, session_id=session_id, engine=engine, profile=profile)

@@ -21,6 +21,7 @@ from services.common.inside import Inside
 
 READINESS, LIVENESS = "", "liveness"
 READINESS_CHECK_EVERY_S = 1.0
+FAREWELL_S = 1.0  # For calls to be told what the drain did to their work, if it took all the grace.
 CALL_S_MAX = 3600  # No call inside is given longer; what an old connection still has is cut after it.
 
 
@@ -88,11 +89,13 @@ class Server:
         services: Sequence[str],
         ready: Callable[[], Awaitable[bool]],
         started: Callable[[int], None] = lambda _: None,
+        drained: Callable[[float], Awaitable[None]] | None = None,
     ) -> None:
         """Serve until `stop`, then drain. `services` are full names, for reflection.
 
         Liveness is SERVING throughout; readiness follows `ready`, asked every second. `started` is told
-        the port.
+        the port. `drained` is given the grace first, for work that outlives its calls, while all is still served;
+        calls have what it leaves.
         """
         if self._config.reflection:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self.grpc)
@@ -104,7 +107,12 @@ class Server:
         await self._follow(ready, stop)
         await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
         await asyncio.sleep(self._config.lame_duck_s)
-        await self.grpc.stop(self._config.grace_s)
+        grace_s = self._config.grace_s
+        if drained is not None:
+            ends_s = asyncio.get_running_loop().time() + grace_s
+            await drained(grace_s)
+            grace_s = max(ends_s - asyncio.get_running_loop().time(), FAREWELL_S)
+        await self.grpc.stop(grace_s)
 
     def _listen(self, address: str) -> int:
         if self._config.inside.files is None:

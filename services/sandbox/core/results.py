@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping
 _SIZE = struct.Struct(">I")
 _MIME = re.compile(rb"[a-z]+/[a-zA-Z0-9][a-zA-Z0-9.+_-]*")
 FORM_COUNT_MAX = 16
+EACH_BYTES_MAX = 3 << 20  # A result is one message, and clients of gRPC take 4 MiB unless told otherwise.
 
 Result = Mapping[str, bytes]
 
 
 class Decoder:
-    def __init__(self, *, bytes_max: int, count_max: int) -> None:
+    def __init__(self, *, bytes_max: int, count_max: int, each_bytes_max: int = EACH_BYTES_MAX) -> None:
         """Make one that lets `count_max` results with `bytes_max` bytes in all pass."""
-        self._bytes_left, self._count_left = bytes_max, count_max
+        self._bytes_left, self._count_left, self._each_bytes_max = bytes_max, count_max, each_bytes_max
         self._pending = bytearray()
         self._skipping_bytes = 0
         self._broken = False
@@ -44,7 +45,7 @@ class Decoder:
             if len(self._pending) < _SIZE.size:
                 return
             (size,) = _SIZE.unpack_from(self._pending)
-            if size > self._bytes_left or not self._count_left:
+            if size > min(self._bytes_left, self._each_bytes_max) or not self._count_left:
                 self.truncated, self._skipping_bytes = True, _SIZE.size + size
                 continue
             if len(self._pending) < _SIZE.size + size:

@@ -5,9 +5,19 @@ from typing import Literal, assert_never
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
+from services.common.errors import MeshError
 from services.sandbox.core.lifecycle import Outcome
 from services.sandbox.core.limits import Asked, LimitKind, Limits
-from services.sandbox.execution import ExecutionEvent, Exited, Queued, Showed, Started, Usage, Wrote
+from services.sandbox.execution import (
+    Execution,
+    ExecutionEvent,
+    Exited,
+    Queued,
+    Showed,
+    Started,
+    Usage,
+    Wrote,
+)
 from services.sandbox.ports import Stream
 
 _OUTCOMES = {
@@ -63,6 +73,33 @@ def event_message(event: ExecutionEvent, sequence: int, *, engine: str) -> pb.Ex
         case _:
             assert_never(event)
     return message
+
+
+def execution_message(execution: Execution) -> pb.Execution:
+    """Raises the MeshError that it failed with, as its events do."""
+    seen, where = execution.seen, execution.where
+    message = pb.Execution(
+        execution_id=execution.execution_id,
+        state=_state(execution),
+        stdout_bytes=seen[Stream.STDOUT],
+        stderr_bytes=seen[Stream.STDERR],
+        result_count=seen[Stream.RESULTS],
+        profile=where.profile,
+        engine=where.engine if execution.has_begun else "",
+        session_id=where.session_id,
+    )
+    message.create_time.FromMicroseconds(int(execution.create_time_s * 1_000_000))
+    if isinstance(execution.result, MeshError):
+        raise execution.result
+    if execution.result is not None:
+        message.exited.CopyFrom(_exited(execution.result))
+    return message
+
+
+def _state(execution: Execution) -> pb.ExecutionState:
+    if execution.result is not None:
+        return pb.EXECUTION_STATE_EXITED
+    return pb.EXECUTION_STATE_RUNNING if execution.has_begun else pb.EXECUTION_STATE_QUEUED
 
 
 def _exited(exited: Exited) -> pb.ExecutionEvent.Exited:

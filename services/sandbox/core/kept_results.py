@@ -14,6 +14,9 @@ class ResultBounds:
     count_max: int = 64
 
 
+RESULT_BOUNDS = ResultBounds()
+
+
 class Results:
     def __init__(self, bounds: ResultBounds) -> None:
         self._bounds = bounds
