@@ -20,13 +20,17 @@ from services.sandbox.config import Config
 from services.sandbox.engine import Engine
 from services.sandbox.engines import jails
 from services.sandbox.executions import Executions
-from services.sandbox.fresh import FreshRunners
 from services.sandbox.places import Places
 from services.sandbox.registry import Registry
 from services.sandbox.rpc.capabilities import CapabilityMethods
 from services.sandbox.rpc.controls import ControlMethods
 from services.sandbox.rpc.executions import ExecutionMethods
+from services.sandbox.rpc.files import FileMethods
+from services.sandbox.rpc.sessions import SessionMethods
+from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
+from services.sandbox.sessions import Sessions
+from services.sandbox.sessions_told import SessionsTold
 from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
@@ -47,14 +51,18 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
-        engine = Engine(catalogue, Places(config.bounds), metrics)
+        places = Places(config.bounds)
+        engine = Engine(catalogue, places, metrics)
+        told = SessionsTold(registry, trail)
+        sessions = Sessions(catalogue, config.sessions, reserve=places.reserve, told=told)
+        told.count_by(lambda: sessions.count)
         server = Server(
             config.server,
             [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         executions = Executions(
-            runners=FreshRunners(engine, catalogue),
+            runners=AllRunners(engine, catalogue, sessions),
             metrics=metrics,
             registry=Registry(config.keeping),
             caps=config.caps,
@@ -66,7 +74,9 @@ async def run(
         servicer = SandboxServicer(
             ExecutionMethods(executions),
             ControlMethods(executions),
-            CapabilityMethods(catalogue, config.caps),
+            SessionMethods(sessions, config.caps),
+            FileMethods(sessions, told, file_bytes_max=config.file_bytes_max),
+            _capabilities(config, catalogue),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
@@ -77,6 +87,19 @@ async def run(
             return catalogue.problem is None
 
         async with asyncio.TaskGroup() as tasks:  # A bug in any of these ends the process.
-            running = tasks.create_task(engine.run(), name="engine")
+            running = [
+                tasks.create_task(part.run(), name=name)
+                for name, part in (("engine", engine), ("sessions", sessions))
+            ]
             await server.serve(stop, services=SERVICES, ready=ready, started=started, drained=engine.drain)
-            running.cancel()
+            for part in running:
+                part.cancel()
+
+
+def _capabilities(config: Config, catalogue: Catalogue) -> CapabilityMethods:
+    return CapabilityMethods(
+        catalogue,
+        config.caps,
+        session_count_max=config.sessions.per_user_max,
+        file_bytes_max=config.file_bytes_max,
+    )

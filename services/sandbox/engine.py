@@ -64,7 +64,6 @@ class Engine:
             await asyncio.wait(self._under_way.values())
 
     async def _carry_out(self, job: Job, execution: Execution, place: Place, run: Run) -> None:
-        loop = asyncio.get_running_loop()
         try:
             async with place:  # Given back before anybody is told the end, and may ask for the next.
                 ending = await run(execution, job.program)
@@ -73,7 +72,7 @@ class Engine:
             return
         usage = Usage(
             queue_s=execution.began_s - execution.created_s,
-            wall_s=loop.time() - execution.began_s,
+            wall_s=execution.ended_s - execution.began_s,
             cpu_s=ending.cpu_s,
             peak_memory_bytes=ending.peak_memory_bytes,
         )

@@ -8,7 +8,7 @@ none takes memory. The loop is the lock: everything but `events` is synchronous.
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from services.common.errors import MeshError
 from services.sandbox.core.kept_results import RESULT_BOUNDS, ResultBounds, Results
@@ -16,6 +16,7 @@ from services.sandbox.core.lifecycle import Ending, Event, Lifecycle, Outcome, V
 from services.sandbox.core.limits import LimitKind, Limits
 from services.sandbox.core.output import Output
 from services.sandbox.core.results import Result
+from services.sandbox.core.sessions import Aftermath
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.input import Input
 from services.sandbox.places import Place
@@ -33,6 +34,7 @@ class Queued:
 class Started:
     execution_id: str
     limits: Limits
+    begins_anew: bool = False  # Its session lost its interpreter since the execution before.
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +65,7 @@ class Exited:
     usage: Usage
     truncated: frozenset[Stream]
     limits_reached: tuple[LimitKind, ...] = ()  # The one that ended it, if one did, is the first.
-    session_restarted: bool = False
-    session_files_lost: bool = False
+    session: Aftermath = field(default_factory=Aftermath)
 
 
 ExecutionEvent = Queued | Started | Wrote | Showed | Exited
@@ -105,11 +106,12 @@ class Execution:
         self.input = Input(is_open=is_input_open)
         self._place: Place | None = None
         self._jail: Jail | None = None  # What it runs in.
-        self.has_begun = False
+        self.has_begun = self.begins_anew = False
+        self.aftermath = Aftermath()  # Of its session, if it is in one.
+        self.ended_s = self.began_s  # When its program had ended; the books may be closed later.
         self._life = Lifecycle()
         self._outputs = {stream: Output(limits.output_bytes) for stream in OUTPUTS}
         self._results = Results(result_bounds)
-        self._session_restarted = self._session_files_lost = False
         self._end: Exited | MeshError | None = None
         self._stop: Callable[[Outcome], object] = lambda _: None
         self._changed = asyncio.Event()
@@ -149,6 +151,12 @@ class Execution:
             self._stop(self._life.stopped_because)
         self._tell()
 
+    def kill(self) -> None:
+        """End it at once, without the time that a session gives it to keep its variables."""
+        self.on(Event.LEFT)
+        if self._jail is not None:
+            self._jail.kill()
+
     def interrupt(self) -> None:
         """Send it SIGINT; end it if it still waits. Nothing, if it has ended."""
         if self._end is not None:
@@ -157,10 +165,6 @@ class Execution:
             self.on(Event.LEFT)
         else:
             self._jail.interrupt()
-
-    def lost_session(self, *, files: bool) -> None:
-        """The session's interpreter is lost with it, and perhaps its files: to be told at the end."""
-        self._session_restarted, self._session_files_lost = True, files
 
     def write(self, stream: Stream, data: bytes) -> None:
         kept = self._results if stream is Stream.RESULTS else self._outputs[stream]
@@ -183,8 +187,7 @@ class Execution:
         if self._results.truncated:
             truncated.add(Stream.RESULTS)
         reached = limits_reached(because, ending)
-        lost = (self._session_restarted, self._session_files_lost)
-        self._close(Exited(verdict, usage, frozenset(truncated), reached, *lost))
+        self._close(Exited(verdict, usage, frozenset(truncated), reached, self.aftermath))
 
     def fail(self, error: MeshError) -> None:
         """There is no outcome; readers get `error`."""
@@ -206,7 +209,7 @@ class Execution:
         while not self.has_begun and self._end is None:
             await self._changed.wait()
         if self.has_begun:
-            yield Started(self.execution_id, self.limits)
+            yield Started(self.execution_id, self.limits, self.begins_anew)
         at = {stream: seen.get(stream, 0) for stream in Stream}
         while True:
             changed, end = self._changed, self._end  # Before looking, so that nothing slips through.

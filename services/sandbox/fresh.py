@@ -1,11 +1,8 @@
 """Programs in fresh jails: each is made for one, and gone with it."""
 
-from services.common.errors import NotServed
-from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.admission import Claim
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import granted
-from services.sandbox.core.owners import Owner
 from services.sandbox.engine import Engine
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.execution import Execution, Where
@@ -41,15 +38,3 @@ class Fresh:
                 return await jail.ended()
         finally:
             jail.kill()
-
-
-class FreshRunners:
-    """The port `Runners`, where there are no sessions."""
-
-    def __init__(self, engine: Engine, catalogue: Catalogue) -> None:
-        self._engine, self._catalogue = engine, catalogue
-
-    def find(self, owner: Owner, *, session_id: str, engine: str, profile: str) -> Fresh:  # noqa: ARG002
-        if session_id:
-            raise NotServed
-        return Fresh(self._engine, self._catalogue.find(engine=engine, profile=profile))

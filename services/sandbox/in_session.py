@@ -36,6 +36,7 @@ class InSession:
             _limits(job.asked, job.caps, session.limits),
             Where(session.engine, session.profile, session.session_id),
             is_input_open=job.program.stdin_open,
+            result_bounds=job.result_bounds,
         )
         turn = session.begin(partial(execution.on, Event.LEFT))
 

@@ -22,6 +22,10 @@ class Places:
         self._advance()
         return place
 
+    def reserve(self, owner: Owner, memory_bytes: int) -> "Place":
+        """Likewise, for a session, which holds its memory without running anything."""
+        return self.ask(owner, Claim(memory_bytes=memory_bytes, runs=False))
+
     def give_back(self, place: "Place") -> None:
         self._waiting.pop(place.ticket, None)
         self.books.give_back(place.ticket)

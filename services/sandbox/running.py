@@ -55,6 +55,7 @@ async def attended(
     try:
         yield
     finally:
+        execution.ended_s = asyncio.get_running_loop().time()
         clock.cancel()
         feeding.cancel()
         await asyncio.wait([feeding])

@@ -11,7 +11,6 @@ execution that was in it, in either order; `lose` takes the first and knows the 
 import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -20,7 +19,7 @@ from services.common.errors import MeshError
 from services.sandbox.core.limits import Limits
 from services.sandbox.core.owners import Owner
 from services.sandbox.core.pages import Position
-from services.sandbox.core.sessions import Cause, Event, Life, Loss, loss
+from services.sandbox.core.sessions import Aftermath, Cause, Event, Life, Loss, loss
 from services.sandbox.errors import (
     QueueFull,
     SandboxUnavailable,
@@ -61,15 +60,6 @@ class Told(Protocol):
     def ended(self, session: "Session") -> None:
         """Nothing of it is left; `session.cause` says why."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Aftermath:
-    """What an execution has left of its session."""
-
-    restarted: bool = False  # It has a new interpreter, without variables.
-    files_lost: bool = False
-    ended: bool = False
 
 
 class Session:

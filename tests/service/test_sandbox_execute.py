@@ -202,7 +202,7 @@ async def refused(sandbox: Sandbox, request: ExecuteRequest) -> tuple[grpc.Statu
         (pb.ExecutionSpec(), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
         (pb.ExecutionSpec(code="x" * (MIB + 1)), grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
         (pb.ExecutionSpec(code="0", profile="cobol"), grpc.StatusCode.INVALID_ARGUMENT, "PROFILE_UNKNOWN"),
-        (pb.ExecutionSpec(code="0", session_id="s"), grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED"),
+        (pb.ExecutionSpec(code="0", session_id="s"), grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"),
         (
             pb.ExecutionSpec(code="0", limits=pb.Limits(memory_bytes=-1)),
             grpc.StatusCode.INVALID_ARGUMENT,

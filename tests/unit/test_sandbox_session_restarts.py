@@ -5,9 +5,8 @@ import asyncio
 import pytest
 
 from services.sandbox.core.limits import LimitKind
-from services.sandbox.core.sessions import IDLE_LOSSES_MAX, Cause, Loss, State
+from services.sandbox.core.sessions import IDLE_LOSSES_MAX, Aftermath, Cause, Loss, State
 from services.sandbox.errors import SessionBusy, SessionNotFound
-from services.sandbox.session import Aftermath
 from tests.unit.sandbox_sessions import ADA, begin, until, world
 
 

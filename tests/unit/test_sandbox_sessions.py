@@ -6,7 +6,7 @@ import pytest
 
 from services.sandbox.core.limits import Limits
 from services.sandbox.core.owners import Owner
-from services.sandbox.core.sessions import Cause, State
+from services.sandbox.core.sessions import Aftermath, Cause, State
 from services.sandbox.errors import (
     ProfileUnknown,
     QueueFull,
@@ -17,7 +17,7 @@ from services.sandbox.errors import (
     SessionsNotSupported,
     TooManySessions,
 )
-from services.sandbox.session import FILE_USES_MAX, Aftermath, Session
+from services.sandbox.session import FILE_USES_MAX, Session
 from services.sandbox.sessions import Request, Wish
 from tests.fakes.fake_jails import FakeJails
 from tests.unit.sandbox_sessions import ADA, BOB, WISH, begin, world

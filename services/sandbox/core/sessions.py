@@ -9,6 +9,7 @@ start of the next one. Times are seconds of whatever clock the caller has.
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from services.sandbox.core.lifecycle import Ending
@@ -59,6 +60,15 @@ def loss(ending: Ending, *, killed: bool) -> Loss:
     if ending.breach is not None:
         return Loss.LIMIT
     return Loss.JAIL if ending.status is None else Loss.CRASHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aftermath:
+    """What an execution has left of its session."""
+
+    restarted: bool = False  # It has a new interpreter, without variables.
+    files_lost: bool = False
+    ended: bool = False
 
 
 # What is not here changes nothing: an event came too late.

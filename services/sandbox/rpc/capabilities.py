@@ -15,15 +15,21 @@ from services.sandbox.rpc.messages import limits_message
 
 
 class CapabilityMethods:
-    def __init__(self, catalogue: Catalogue, caps: RoleCaps) -> None:
+    def __init__(
+        self, catalogue: Catalogue, caps: RoleCaps, *, session_count_max: int, file_bytes_max: int
+    ) -> None:
         self._catalogue, self._caps = catalogue, caps
+        self._session_count_max, self._file_bytes_max = session_count_max, file_bytes_max
 
     async def GetCapabilities(
         self, request: GetCapabilitiesRequest, context: Context
     ) -> GetCapabilitiesResponse:
         caps = self._caps.of(caller())
         answer = GetCapabilitiesResponse(
-            default_limits=limits_message(caps.usual), max_limits=limits_message(caps.most)
+            default_limits=limits_message(caps.usual),
+            max_limits=limits_message(caps.most),
+            max_session_count=self._session_count_max,
+            max_file_bytes=self._file_bytes_max,
         )
         engines: dict[str, Engine] = {}
         profiles: dict[str, Profile] = {}

@@ -11,7 +11,6 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import (
 
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
-from services.sandbox.core.lifecycle import Event
 from services.sandbox.executions import Executions
 from services.sandbox.rpc.messages import execution_message
 
@@ -33,6 +32,6 @@ class ControlMethods:
 
     async def KillExecution(self, request: KillExecutionRequest, context: Context) -> KillExecutionResponse:
         execution = self._executions.find(caller(), request.execution_id)
-        execution.on(Event.LEFT)
+        execution.kill()
         await execution.ended()
         return KillExecutionResponse(execution=execution_message(execution))

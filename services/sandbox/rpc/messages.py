@@ -58,9 +58,10 @@ def event_message(event: ExecutionEvent, sequence: int, *, engine: str) -> pb.Ex
     match event:
         case Queued(ahead_count):
             message.queued.ahead_count = ahead_count
-        case Started(execution_id, limits):
+        case Started(execution_id, limits, begins_anew):
             started = message.started
             started.execution_id, started.engine = execution_id, engine
+            started.session_restarted = begins_anew
             started.limits.CopyFrom(limits_message(limits))
         case Showed(data):
             message.result.data.update(data)
@@ -113,8 +114,9 @@ def _exited(exited: Exited) -> pb.ExecutionEvent.Exited:
         stderr_truncated=Stream.STDERR in exited.truncated,
         results_truncated=Stream.RESULTS in exited.truncated,
         limits_reached=[_LIMIT_KINDS[kind] for kind in exited.limits_reached],
-        session_restarted=exited.session_restarted,
-        session_files_lost=exited.session_files_lost,
+        session_restarted=exited.session.restarted,
+        session_files_lost=exited.session.files_lost,
+        session_ended=exited.session.ended,
     )
 
 
