@@ -43,6 +43,10 @@ lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
 
+.PHONY: gvisor
+gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
+	@$(PY) -m tools.gvisor .tools/gvisor/runsc
+
 # ---- The stack -------------------------------------------------------------------------------------
 
 .PHONY: demo
