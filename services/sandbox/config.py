@@ -8,11 +8,14 @@ from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
-from services.sandbox.admission_config import read_bounds
+from services.sandbox.admission_config import WARM_JAIL_BYTES, read_bounds
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.limits import MIB, Limits
 from services.sandbox.limits_config import RoleCaps, read_caps
 from services.sandbox.sessions import SessionSettings
+
+ENGINES = ("ns", "gvisor", "runtimeclass")
+GVISOR_JAIL_BYTES = 100 * MIB  # What a warm one holds, most of it gVisor's own.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +28,8 @@ class Config:
     caps: RoleCaps
     bounds: Bounds
     warm_count: int  # Jails kept ready.
+    runsc: Path | None = None  # For the engine gvisor; None: the one in PATH.
+    gvisor_warm_count: int = 2  # Its jails are dear: a quarter of a second of a processor, and 100 MiB each.
     audit: AuditConfig = field(default_factory=AuditConfig)
     sessions: SessionSettings = field(default_factory=SessionSettings)
     file_bytes_max: int = 32 * MIB  # Of one file that is put into a session.
@@ -38,10 +43,16 @@ class Config:
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"
         profiles = tuple(env.text(f"{prefix}_PROFILES", "python").split(","))
-        engines = tuple(env.text(f"{prefix}_ENGINES", "ns").split(","))
+        engines = _engines(env, f"{prefix}_ENGINES")
         warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
+        gvisor_warm_count = env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64)
+        held = {"gvisor": gvisor_warm_count * GVISOR_JAIL_BYTES}
         caps = read_caps(env)
-        bounds = read_bounds(env, caps, warm_count=warm_count * len(profiles) * len(engines))
+        bounds = read_bounds(
+            env,
+            caps,
+            warm_bytes=len(profiles) * sum(held.get(name, warm_count * WARM_JAIL_BYTES) for name in engines),
+        )
         return cls(
             server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
             trust=TrustConfig.read(env),
@@ -54,6 +65,8 @@ class Config:
             caps=caps.within(bounds.memory_bytes),
             bounds=bounds,
             warm_count=warm_count,
+            runsc=Path(runsc) if (runsc := env.optional(f"{prefix}_RUNSC")) else None,
+            gvisor_warm_count=gvisor_warm_count,
         )
 
 
@@ -64,3 +77,10 @@ def _sessions(env: Environment, prefix: str) -> SessionSettings:
         per_user_max=env.integer(f"{prefix}S_MAX", 4, low=1, high=1024),
         total_max=env.integer(f"{prefix}S_TOTAL_MAX", 16, low=1, high=4096),
     )
+
+
+def _engines(env: Environment, name: str) -> tuple[str, ...]:
+    engines = tuple(env.text(name, "ns").split(","))
+    if not set(engines) <= set(ENGINES):
+        env.reject(name, f"names an engine that is none of {', '.join(ENGINES)}")
+    return engines

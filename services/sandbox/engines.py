@@ -2,11 +2,10 @@
 
 from collections.abc import Iterator
 
+from services.sandbox.adapters.gvisor.engine import GvisorJails
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.config import Config
 from services.sandbox.ports import Jails
-
-ENGINES = ("ns",)
 
 
 def jails(config: Config) -> Iterator[Jails]:
@@ -16,5 +15,12 @@ def jails(config: Config) -> Iterator[Jails]:
             match engine:
                 case "ns":
                     yield NsJails(config.root / profile, usual=config.usual, warm_count=config.warm_count)
+                case "gvisor":
+                    yield GvisorJails(
+                        config.root / profile,
+                        runsc=config.runsc,
+                        usual=config.usual,
+                        warm_count=config.gvisor_warm_count,
+                    )
                 case _:
                     raise AssertionError(f"no engine {engine}")
