@@ -12,11 +12,11 @@ WARM_JAIL_BYTES = 8 * MIB  # What one that waits for its program holds, and not 
 SESSION_SHARE = 0.75  # Of the memory, at most.
 
 
-def read_bounds(env: Environment, caps: RoleCaps, *, warm_count: int) -> Bounds:
-    """`warm_count`: of all engines and profiles together."""
+def read_bounds(env: Environment, caps: RoleCaps, *, warm_bytes: int) -> Bounds:
+    """`warm_bytes`: what the warm jails of all engines and profiles hold."""
     running_max = env.integer(f"{PREFIX}_RUNNING_MAX", 8, low=1, high=1024)
     waiting_max = env.integer(f"{PREFIX}_WAITING_MAX", 64, high=4096)
-    memory_bytes = _memory_bytes(env) - warm_count * WARM_JAIL_BYTES
+    memory_bytes = _memory_bytes(env) - warm_bytes
     if memory_bytes < MEMORY_BYTES_MIN:
         env.reject(f"{PREFIX}_MEMORY_BUDGET_MIB", "is too little for one program besides the warm jails")
         memory_bytes = MEMORY_BYTES_MIN

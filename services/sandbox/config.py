@@ -8,7 +8,12 @@ from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
-from services.sandbox.admission_config import read_bounds, read_keeping, read_result_bounds
+from services.sandbox.admission_config import (
+    WARM_JAIL_BYTES,
+    read_bounds,
+    read_keeping,
+    read_result_bounds,
+)
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.keeping import Keeping
 from services.sandbox.core.kept_results import ResultBounds
@@ -17,6 +22,7 @@ from services.sandbox.limits_config import RoleCaps, read_caps
 from services.sandbox.sessions import SessionSettings
 
 ENGINES = ("ns", "gvisor", "runtimeclass")
+GVISOR_JAIL_BYTES = 100 * MIB  # What a warm one holds, most of it gVisor's own.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +54,14 @@ class Config:
         profiles = tuple(env.text(f"{prefix}_PROFILES", "python").split(","))
         engines = _engines(env, f"{prefix}_ENGINES")
         warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
+        gvisor_warm_count = env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64)
+        held = {"gvisor": gvisor_warm_count * GVISOR_JAIL_BYTES}
         caps = read_caps(env)
-        bounds = read_bounds(env, caps, warm_count=warm_count * len(profiles) * len(engines))
+        bounds = read_bounds(
+            env,
+            caps,
+            warm_bytes=len(profiles) * sum(held.get(name, warm_count * WARM_JAIL_BYTES) for name in engines),
+        )
         return cls(
             server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
             trust=TrustConfig.read(env),
@@ -63,9 +75,9 @@ class Config:
             bounds=bounds,
             warm_count=warm_count,
             runsc=Path(runsc) if (runsc := env.optional(f"{prefix}_RUNSC")) else None,
-            gvisor_warm_count=env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64),
             keeping=read_keeping(env),
             result_bounds=read_result_bounds(env),
+            gvisor_warm_count=gvisor_warm_count,
         )
 
 

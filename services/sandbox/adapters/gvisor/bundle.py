@@ -1,17 +1,16 @@
 """The OCI bundle that runsc makes jails of: one for each profile, the same for all of its jails."""
 
-import io
 import json
-import os
-import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 
+from services.sandbox import guest
 from services.sandbox.adapters.gvisor import inside
 from services.sandbox.adapters.gvisor.inside.program import LOCKED_BYTES_MAX, OPEN_FILES_MAX
 from services.sandbox.adapters.gvisor.inside.wire import Make
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT, PREIMPORTED
+from services.sandbox.packed import packed
 from services.sandbox.profiles import Profile
 
 # Of the jail's first process, in gVisor's kernel: to make the file systems and accounts, and to become the user
@@ -20,15 +19,15 @@ _CAPABILITIES = [
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN",
 ]  # fmt: skip
 _GUEST = "/mnt"
-_MAIN = "from inside.init import main\nmain()\n"
+_ARCHIVE = packed(f"from {inside.__name__}.init import main\nmain()\n", inside, guest)
 
 
 def write(folder: Path, profile: Profile, root: Path) -> None:
     """Make `folder` a bundle of `profile`, whose jails see `root`."""
-    guest = folder / "guest"
-    guest.mkdir(parents=True)
-    (guest / "jail.zip").write_bytes(_packed())
-    (folder / "config.json").write_text(json.dumps(_config(profile, root, guest)))
+    place = folder / "guest"
+    place.mkdir(parents=True)
+    (place / "jail.zip").write_bytes(_ARCHIVE)
+    (folder / "config.json").write_text(json.dumps(_config(profile, root, place)))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -38,7 +37,7 @@ def environment(profile: Profile) -> Mapping[str, str]:
     return {**ENVIRONMENT, **profile.environment}
 
 
-def _config(profile: Profile, root: Path, guest: Path) -> dict[str, object]:
+def _config(profile: Profile, root: Path, place: Path) -> dict[str, object]:
     make = Make([*PREIMPORTED, *profile.preimported], list(profile.command), profile.file_name)
     python = ["/usr/bin/python3", "-I", "-B", "-X", "utf8", f"{_GUEST}/jail.zip"]
     return {
@@ -61,17 +60,7 @@ def _config(profile: Profile, root: Path, guest: Path) -> dict[str, object]:
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs"},
-            {"destination": _GUEST, "type": "bind", "source": str(guest), "options": ["ro", "rbind"]},
+            {"destination": _GUEST, "type": "bind", "source": str(place), "options": ["ro", "rbind"]},
         ],
         "linux": {"namespaces": [{"type": kind} for kind in ("pid", "network", "ipc", "uts", "mount")]},
     }
-
-
-def _packed() -> bytes:
-    """The package `inside` as a program of one file."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
-        archive.writestr("__main__.py", _MAIN)
-        for source in sorted(Path(os.fspath(inside.__file__)).parent.glob("*.py")):
-            archive.writestr(f"inside/{source.name}", source.read_bytes())
-    return packed.getvalue()

@@ -1,7 +1,7 @@
 """The jails of one profile: some always warm, each used once.
 
-Making one takes a quarter of a second of a processor, taking a warm one nothing. All of them fit all limits: those are
-set when a program begins, and can only be lower than what the jail was made for.
+Making one takes a quarter of a second of a processor, taking a warm one nothing. They fit all limits, which are set
+when a program begins, but for a memory that is larger than usual: the host's control group has to know it.
 """
 
 import asyncio
@@ -78,6 +78,8 @@ class Pool:
 
     async def take(self, limits: Limits) -> GvisorJail:
         """A jail that nothing has run in. Raises SandboxUnavailable if none can be made any more."""
+        if limits.memory_bytes > self._usual.memory_bytes:
+            return await self.build(limits)
         while True:
             async with self._changed:
                 await self._changed.wait_for(lambda: self._warm or self.failed.done())
