@@ -185,12 +185,12 @@ async def test_what_one_takes_is_not_missing_for_another(
 ) -> None:
     modest = """
         import fcntl, mmap, signal, threading
+        signal.pthread_sigmask(signal.SIG_BLOCK, [34])  # Before there is a thread that might get it.
         pid = os.fork()
         if pid == 0: os._exit(0)
         os.waitpid(pid, 0)
         thread = threading.Thread(target=int); thread.start(); thread.join()
         kept = [os.open("/", os.O_RDONLY) for _ in range(200)]
-        signal.pthread_sigmask(signal.SIG_BLOCK, [34])
         queued = libc.sigqueue(os.getpid(), 34, ctypes.c_void_p(1))
         block = mmap.mmap(-1, 1 << 15)
         locked = libc.mlock(ctypes.byref(ctypes.c_char.from_buffer(block)), 1 << 15)
