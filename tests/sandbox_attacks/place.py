@@ -13,8 +13,9 @@ from tests.sandbox_attacks import weakened
 from tests.sandbox_attacks.case import Case
 from tests.sandbox_attacks.outside import Outside
 from tests.service.sandbox_app import ORDINARY_UID, Ran, Sandbox, Service, built_root, descendants, serving
+from tests.service.sandbox_gvisor import runsc
 
-ENGINES = ("ns",)
+ENGINES = ("ns", "gvisor") if runsc() is not None else ("ns",)
 USERS = ("root", "user") if os.geteuid() == 0 else ("user",)
 
 
@@ -59,6 +60,8 @@ class Places:
     def _start(self, where: Where) -> Place:
         uid = ORDINARY_UID if os.geteuid() == 0 and where.user == "user" else None
         settings = {"OLLAMESH_SANDBOX_ENGINES": where.engine}
+        if where.engine == "gvisor":
+            settings["OLLAMESH_SANDBOX_RUNSC"] = str(runsc())
         return Place(where, self._stack.enter_context(serving(built_root(), uid=uid, settings=settings)))
 
 

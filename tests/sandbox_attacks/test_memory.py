@@ -90,7 +90,7 @@ for at in range(0, len(held), 4096): held[at] = 1
     ),
     Case(
         name="locked-memory",
-        breach="memory that cannot be swapped, beyond 1 MiB",
+        breach="memory that cannot be swapped, beyond 64 KiB",
         code="""
 import mmap
 block = mmap.mmap(-1, 64 << 20)

@@ -171,7 +171,7 @@ async def test_randomness_is_not_shared(sandbox: Sandbox, outside: Outside) -> N
             id="descriptors",
         ),
         pytest.param(
-            "block = bytearray(1 << 20)\nlibc.mlock(ctypes.byref(ctypes.c_char.from_buffer(block)), 1 << 20)",
+            "import mmap\nblock = mmap.mmap(-1, 1 << 16)\nlibc.mlock(ctypes.byref(ctypes.c_char.from_buffer(block)), 1 << 16)",
             id="locked-memory",
         ),
         pytest.param(
@@ -185,15 +185,15 @@ async def test_what_one_takes_is_not_missing_for_another(
 ) -> None:
     modest = """
         import fcntl, mmap, signal, threading
+        signal.pthread_sigmask(signal.SIG_BLOCK, [34])  # Before there is a thread that might get it.
         pid = os.fork()
         if pid == 0: os._exit(0)
         os.waitpid(pid, 0)
         thread = threading.Thread(target=int); thread.start(); thread.join()
         kept = [os.open("/", os.O_RDONLY) for _ in range(200)]
-        signal.pthread_sigmask(signal.SIG_BLOCK, [34])
         queued = libc.sigqueue(os.getpid(), 34, ctypes.c_void_p(1))
-        block = mmap.mmap(-1, 1 << 19)
-        locked = libc.mlock(ctypes.byref(ctypes.c_char.from_buffer(block)), 1 << 19)
+        block = mmap.mmap(-1, 1 << 15)
+        locked = libc.mlock(ctypes.byref(ctypes.c_char.from_buffer(block)), 1 << 15)
         open("/dev/shm/y", "wb").write(bytes(32 << 20))
         tell("FOUND", json.dumps([queued, locked]))
         """

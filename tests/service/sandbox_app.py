@@ -27,6 +27,8 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ollamesh.auth.v1.auth_service_pb2 import (
+    RecordAuditEventsRequest,
+    RecordAuditEventsResponse,
     RevocationHeartbeat,
     RevocationSnapshot,
     WatchRevocationsRequest,
@@ -75,6 +77,12 @@ class Authority(OAuthServiceServicer, AuthServiceServicer):
         while context.is_active():
             time.sleep(HEARTBEAT_EVERY_S)
             yield WatchRevocationsResponse(heartbeat=RevocationHeartbeat())
+
+    def RecordAuditEvents(
+        self, request: RecordAuditEventsRequest, context: grpc.ServicerContext
+    ) -> RecordAuditEventsResponse:
+        """Without a store; else the service would tell them again and again."""
+        return RecordAuditEventsResponse()
 
     def token(self) -> str:
         now_s = int(time.time())

@@ -21,7 +21,10 @@ from .order import PROGRAM_DESCRIPTORS_COUNT, Order
 FILE_NAME = "main.py"
 OPEN_FILES_MAX = 256
 RESULTS = OPEN_FILES_MAX - 1  # The descriptor: where programs do not expect it, nor find it in their way.
-LOCKED_BYTES_MAX = 1 << 20
+# These two are counted for all jails together as well, against the limits of whoever runs the service: what one jail may
+# have, times the jails of a machine, has to stay below those (on Linux by default, 8 MiB and some ten thousands).
+LOCKED_BYTES_MAX = 1 << 16
+PENDING_SIGNALS_MAX = 128
 DATA_FACTOR = 4  # Of the metered limit: a backstop that no healthy program reaches before the meter.
 
 READY = b"1"
@@ -53,6 +56,7 @@ def _limit(order: Order) -> None:
         resource.RLIMIT_FSIZE: order.files_bytes,
         resource.RLIMIT_NPROC: order.process_count + 1,  # The init counts.
         resource.RLIMIT_MEMLOCK: LOCKED_BYTES_MAX,
+        resource.RLIMIT_SIGPENDING: PENDING_SIGNALS_MAX,
         resource.RLIMIT_MSGQUEUE: 0,
     }
     if order.memory_bytes is not None:
