@@ -23,6 +23,7 @@ class Execution:
     exit_code: int = 0
     message: str = ""
     limits_reached: Sequence[pb.LimitKind] = ()
+    exited: pb.ExecutionEvent.Exited | None = None  # Instead of the four before.
     failure: Exception | None = None
     echoes: bool = False  # Writes what it reads, to the end of its input.
     hold: asyncio.Event | None = None  # Waits for it after its output, or for a signal.
@@ -187,7 +188,7 @@ class Running:
             await self._output("stderr", b"KeyboardInterrupt\n")
         for forms in (*([{"text/plain": script.value}] if script.value else []), *script.results):
             await self._tell(pb.ExecutionEvent(result=pb.ExecutionEvent.Result(data=forms)))
-        exited = pb.ExecutionEvent.Exited(
+        exited = script.exited or pb.ExecutionEvent.Exited(
             outcome=script.outcome,
             exit_code=script.exit_code,
             message=script.message,
