@@ -82,12 +82,13 @@ class Running:
     async def give(self, request: service.SendInputRequest) -> int:
         if self.ended or self._input_ended:
             raise InputEnded
-        if request.offset > len(self.given):
-            raise InputOffsetWrong(next_offset=len(self.given))
-        self.given[request.offset :] = request.data
+        at = len(self.spec.stdin) + request.offset
+        if at > len(self.given):
+            raise InputOffsetWrong(next_offset=len(self.given) - len(self.spec.stdin))
+        self.given[at:] = request.data
         self._input_ended = request.end
         await self._notify()
-        return len(self.given)
+        return len(self.given) - len(self.spec.stdin)
 
     async def events(self, request: service.WatchExecutionRequest) -> AsyncIterator[pb.ExecutionEvent]:
         place, result_count = 0, 0
