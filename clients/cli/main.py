@@ -28,8 +28,9 @@ COMMANDS = {
     "run": ("clients.cli.run", "Have an agent do TASK, and watch it."),
     "exec": (
         "clients.cli.execute",
-        "Run the Python program FILE in the sandbox; - reads it from standard input.",
+        "Run the program FILE in the sandbox; - reads it from standard input.",
     ),
+    "sandbox": ("clients.cli.sandbox", "Keep sessions in the sandbox, and files in them."),
     "models": ("clients.cli.models", "List and manage models."),
     "fleet": ("clients.cli.fleet", "Show instances, their models and slots, and who waits."),
     "batch": ("clients.cli.batch", "Have many requests answered in idle slots."),

@@ -23,6 +23,7 @@ class Execution:
     exit_code: int = 0
     message: str = ""
     limits_reached: Sequence[pb.LimitKind] = ()
+    exited: pb.ExecutionEvent.Exited | None = None  # Instead of the four before.
     failure: Exception | None = None
     echoes: bool = False  # Writes what it reads, to the end of its input.
     hold: asyncio.Event | None = None  # Waits for it after its output, or for a signal.
@@ -81,12 +82,13 @@ class Running:
     async def give(self, request: service.SendInputRequest) -> int:
         if self.ended or self._input_ended:
             raise InputEnded
-        if request.offset > len(self.given):
-            raise InputOffsetWrong(next_offset=len(self.given))
-        self.given[request.offset :] = request.data
+        at = len(self.spec.stdin) + request.offset
+        if at > len(self.given):
+            raise InputOffsetWrong(next_offset=len(self.given) - len(self.spec.stdin))
+        self.given[at:] = request.data
         self._input_ended = request.end
         await self._notify()
-        return len(self.given)
+        return len(self.given) - len(self.spec.stdin)
 
     async def events(self, request: service.WatchExecutionRequest) -> AsyncIterator[pb.ExecutionEvent]:
         place, result_count = 0, 0
@@ -187,7 +189,7 @@ class Running:
             await self._output("stderr", b"KeyboardInterrupt\n")
         for forms in (*([{"text/plain": script.value}] if script.value else []), *script.results):
             await self._tell(pb.ExecutionEvent(result=pb.ExecutionEvent.Result(data=forms)))
-        exited = pb.ExecutionEvent.Exited(
+        exited = script.exited or pb.ExecutionEvent.Exited(
             outcome=script.outcome,
             exit_code=script.exit_code,
             message=script.message,

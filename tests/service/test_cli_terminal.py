@@ -14,6 +14,7 @@ from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_OK, ExecutionEvent
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
 
 from tests.fakes.command_line import pretend_to_be_a_stack
+from tests.fakes.fake_sandbox import Execution, FakeSandbox
 from tests.fakes.scripted_mesh import ScriptedMesh
 
 WITHIN_S = 30.0
@@ -139,7 +140,7 @@ async def test_a_refused_question_does_not_end_the_conversation(mesh: ScriptedMe
         assert await terminal.end() == 0
 
 
-async def test_ctrl_c_ends_a_program_in_the_sandbox(mesh: ScriptedMesh, tmp_path: Path) -> None:
+async def test_ctrl_c_ends_a_program_that_does_not_run_yet(mesh: ScriptedMesh, tmp_path: Path) -> None:
     async def execute(request: ExecuteRequest, context: object) -> AsyncIterator[ExecuteResponse]:
         yield ExecuteResponse(event=ExecutionEvent(stdout=ExecutionEvent.Output(data=b"running\n")))
         await asyncio.Event().wait()
@@ -151,6 +152,86 @@ async def test_ctrl_c_ends_a_program_in_the_sandbox(mesh: ScriptedMesh, tmp_path
         terminal.press(CTRL_C)
         assert await terminal.end() == 1
         await asyncio.wait_for(mesh.left.wait(), WITHIN_S)
+
+
+@pytest.fixture
+def sandbox(mesh: ScriptedMesh) -> FakeSandbox:
+    sandbox = FakeSandbox()
+    mesh.answer_by(sandbox)
+    return sandbox
+
+
+async def test_ctrl_c_interrupts_a_program_and_then_kills_it(
+    mesh: ScriptedMesh, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    sandbox.script = [
+        Execution(stdout=[b"running\n"], hold=asyncio.Event()),
+        Execution(stdout=[b"running\n"], hold=asyncio.Event(), heeds_interrupts=False),
+    ]
+    (program := tmp_path / "program.py").write_text("loop")
+    (tmp_path / "one").mkdir()
+    async with on_a_terminal(mesh, tmp_path / "one", "exec", str(program)) as terminal:
+        await terminal.until("running")
+        terminal.press(CTRL_C)
+        assert await terminal.end() == 1
+    assert "KeyboardInterrupt" in terminal.shown
+    assert "exit code 1 · " in terminal.shown
+    (tmp_path / "two").mkdir()
+    async with on_a_terminal(mesh, tmp_path / "two", "exec", str(program), "--exit-code") as terminal:
+        await terminal.until("running")
+        terminal.press(CTRL_C)
+        await terminal.until("interrupted; Ctrl-C kills it")
+        terminal.press(CTRL_C)
+        assert await terminal.end() == 130
+    assert "the program was cancelled · " in terminal.shown
+    assert [found.interrupt_count for found in sandbox.executions.values()] == [1, 1]
+
+
+async def test_what_is_typed_reaches_the_program_line_by_line(
+    mesh: ScriptedMesh, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    sandbox.script = [Execution(stdout=[b"name? "], echoes=True)]
+    (program := tmp_path / "program.py").write_text("input()")
+    async with on_a_terminal(mesh, tmp_path, "exec", str(program), "--stdin", "-") as terminal:
+        await terminal.until("name? ")
+        terminal.press(b"Ada\n")
+        await terminal.until("Ada", times=2)  # The terminal's echo, and the program's.
+        terminal.press(b"Grace\n")
+        await terminal.until("Grace", times=2)
+        terminal.press(CTRL_D)
+        assert await terminal.end() == 0
+
+
+async def test_a_pipe_is_passed_on_as_it_goes_on(
+    mesh: ScriptedMesh, sandbox: FakeSandbox, tmp_path: Path
+) -> None:
+    """What is sent next depends on what the program answered to the first; and it may end before the pipe does."""
+    sandbox.script = [Execution(echoes=True), Execution(stdout=[b"enough"])]
+    pretend_to_be_a_stack(tmp_path, mesh.url)
+    (program := tmp_path / "program.py").write_text("input()")
+
+    async def started() -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", COMMAND, "exec", str(program), "--stdin", "-"),
+            env={**os.environ, "OLLAMESH_HOME": str(tmp_path), "OLLAMESH_EDGE": mesh.url},
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+        )
+
+    async with asyncio.timeout(WITHIN_S):
+        process = await started()
+        assert process.stdin
+        assert process.stdout
+        for line in (b"first\n", b"second\n"):
+            process.stdin.write(line)
+            assert await process.stdout.readline() == line
+        process.stdin.close()
+        assert await process.wait() == 0
+        process = await started()
+        assert process.stdout
+        assert await process.stdout.read() == b"enough"
+        assert await process.wait() == 0
+    assert bytes(sandbox.executions["e1"].given) == b"first\nsecond\n"
 
 
 async def test_a_program_cannot_speak_to_the_terminal(mesh: ScriptedMesh, tmp_path: Path) -> None:

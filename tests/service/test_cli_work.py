@@ -1,8 +1,7 @@
-"""Chats, runs and executions on the command line: what is asked, what is shown, and the exit code."""
+"""Chats and runs on the command line: what is asked, what is shown, and the exit code."""
 
 import re
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -30,8 +29,6 @@ from ollamesh.inference.v1.completion_pb2 import (
     CompletionEvent,
 )
 from ollamesh.inference.v1.model_pb2 import ListModelsResponse
-from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_ERROR, OUTCOME_OK, OUTCOME_TIMEOUT, ExecutionEvent
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
 
 from tests.fakes.command_line import Cli, answering, cli, home, json_lines, mesh, streaming
 from tests.fakes.scripted_mesh import ScriptedMesh
@@ -195,77 +192,3 @@ def test_a_failed_run_fails_the_command(
     result = cli("run", "x", *form)
     assert result.exit_code == 1
     assert result.stderr == "ollamesh: the run ended as failed: the model is gone (MODEL_FAILED)\n"
-
-
-# ---- The sandbox -----------------------------------------------------------------------------------
-
-
-def execution(outcome: Any, *, exit_code: int = 0, message: str = "") -> list[ExecuteResponse]:
-    exited = ExecutionEvent.Exited(outcome=outcome, exit_code=exit_code, message=message)
-    exited.usage.wall.FromMilliseconds(120)
-    exited.usage.cpu.FromMilliseconds(50)
-    exited.usage.peak_memory_bytes = 23 << 20
-    events = [
-        ExecutionEvent(started=ExecutionEvent.Started(execution_id="e", engine="ns")),
-        ExecutionEvent(stdout=ExecutionEvent.Output(data=b"caf\xc3")),
-        ExecutionEvent(stdout=ExecutionEvent.Output(offset=4, data=b"\xa9\n\x1b[0m")),
-        ExecutionEvent(stderr=ExecutionEvent.Output(data=b"warned\n")),
-        ExecutionEvent(exited=exited),
-    ]
-    return [ExecuteResponse(event=event) for event in events]
-
-
-def test_a_program_runs_in_the_sandbox(cli: Cli, mesh: ScriptedMesh, tmp_path: Path) -> None:
-    received: list[ExecuteRequest] = []
-
-    async def execute(request: ExecuteRequest, context: object) -> AsyncIterator[ExecuteResponse]:
-        received.append(request)
-        for response in execution(OUTCOME_OK):
-            yield response
-
-    mesh.streams["Execute"] = execute
-    program = tmp_path / "program.py"
-    program.write_text("print('café')")
-    result = cli("exec", str(program), "--stdin", "-", "--timeout", "2", stdin="input")
-    assert (result.exit_code, result.stdout_bytes) == (0, b"caf\xc3\xa9\n\x1b[0m")
-    assert result.stderr == "warned\nexit code 0 · 0.12 s · 0.05 s of processor · 23 MiB\n"
-    (request,) = received
-    assert (request.spec.code, request.spec.stdin) == ("print('café')", b"input")
-    assert request.spec.limits.wall.seconds == 2
-
-
-def test_a_program_that_may_run_for_long_is_waited_for(cli: Cli, mesh: ScriptedMesh) -> None:
-    mesh.streams["Execute"] = streaming(*execution(OUTCOME_OK))
-    assert cli("exec", "-", "--timeout", "3000", stdin="x").exit_code == 0
-    assert mesh.remaining_s["Execute"] > 3000
-
-
-@pytest.mark.parametrize(
-    ("outcome", "exit_code", "message", "said"),
-    [
-        (OUTCOME_ERROR, 3, "", "exit code 3 · "),
-        (OUTCOME_TIMEOUT, 0, "it ran for longer than 10 s", "it ran for longer than 10 s · "),
-    ],
-)
-def test_a_failed_program_fails_the_command(
-    cli: Cli, mesh: ScriptedMesh, outcome: Any, exit_code: int, message: str, said: str
-) -> None:
-    mesh.streams["Execute"] = streaming(*execution(outcome, exit_code=exit_code, message=message))
-    result = cli("exec", "-", stdin="raise SystemExit(3)")
-    assert result.exit_code == 1
-    assert said in result.stderr
-
-
-def test_an_execution_is_told_to_a_script(cli: Cli, mesh: ScriptedMesh) -> None:
-    mesh.streams["Execute"] = streaming(*execution(OUTCOME_OK))
-    lines = json_lines(cli("exec", "-", "--json", stdin="x"))
-    assert [line["event"] for line in lines] == ["started", "stdout", "stdout", "stderr", "exited"]
-    assert "".join(line["data"] for line in lines[1:3]) == "café\n\x1b[0m"
-    assert (lines[-1]["outcome"], lines[-1]["wall_s"]) == ("ok", 0.12)
-
-
-def test_what_is_no_text_is_no_program(cli: Cli, tmp_path: Path) -> None:
-    (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    result = cli("exec", str(tmp_path / "binary"))
-    assert result.exit_code == 1
-    assert "not UTF-8" in result.stderr

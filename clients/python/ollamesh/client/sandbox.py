@@ -149,7 +149,8 @@ class Sandbox:
     async def send_input(self, execution_id: str, data: bytes, *, offset: int, end: bool = False) -> int:
         """Write to the standard input of a running execution, and end it if `end`; return where the next bytes belong.
 
-        `offset` is how many bytes its input has had, so that a repeated call writes nothing twice.
+        `offset` is how many bytes were sent before, after what it was started with; so a repeated call writes nothing
+        twice.
         """
         request = pb.SendInputRequest(execution_id=execution_id, offset=offset, data=data, end=end)
         return (await self._call(self._stub.SendInput, request)).next_offset
