@@ -65,8 +65,9 @@ async def test_two_jails_have_two_uids_of_the_host() -> None:
             call.cancel()
     bubblewrap, *inside = owners
     slots = set(inside) - {bubblewrap}
-    assert len(slots) >= 2
-    assert all(inside.count(slot) == 2 for slot in slots)  # An init and a program each.
+    # An init and a program each; of one that is just being built, only the former.
+    assert all(inside.count(slot) <= 2 for slot in slots)
+    assert sum(inside.count(slot) == 2 for slot in slots) >= 2
     assert min(slots) >= 0x7000_0000
 
 
