@@ -1,6 +1,8 @@
 """Each jail has a uid of the host to itself where that may be arranged, so that nothing counted by user is shared."""
 
+import asyncio
 import os
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -8,6 +10,7 @@ import pytest
 
 from tests.service.sandbox_app import (
     ORDINARY_UID,
+    TIMEOUT_S,
     Call,
     Sandbox,
     Service,
@@ -59,16 +62,25 @@ async def begun(client: Sandbox, code: str) -> Call:
 async def test_two_jails_have_two_uids_of_the_host() -> None:
     async with ready() as (service, client):
         calls = [await begun(client, HOLD) for _ in range(2)]
-        owners = [owner(pid) for pid in descendants(service.process.pid)]
+        async with asyncio.timeout(TIMEOUT_S):
+            while not apart(service):  # Jails that are being built have no program yet, or no uid.
+                await asyncio.sleep(0.01)
         assert not any(SHARED in weakness for weakness in await weaknesses(client))
         for call in calls:
             call.cancel()
-    bubblewrap, *inside = owners
-    slots = set(inside) - {bubblewrap}
-    # An init and a program each; of one that is just being built, only the former.
-    assert all(inside.count(slot) <= 2 for slot in slots)
-    assert sum(inside.count(slot) == 2 for slot in slots) >= 2
-    assert min(slots) >= 0x7000_0000
+
+
+def apart(service: Service) -> bool:
+    """Whether each jail, an init and a program, has a uid that nothing else below the service has."""
+    bubblewrap, zygote, *jails = [owner(pid) for pid in descendants(service.process.pid)]
+    counts = Counter(jails)
+    return (
+        bubblewrap == zygote
+        and zygote not in counts
+        and len(counts) > 2
+        and set(counts.values()) == {2}
+        and min(counts) >= 0x7000_0000
+    )
 
 
 @as_root
