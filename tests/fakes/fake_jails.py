@@ -20,6 +20,8 @@ class FakeJail:
         self.begun = asyncio.Event()
         self.fed = b""
         self.is_input_ended = False
+        self.reads = asyncio.Event()  # Cleared, it reads no input.
+        self.reads.set()
         self.interrupt_count = self.kill_count = 0
 
     def begin(self, program: Program, write: Write) -> None:
@@ -27,6 +29,7 @@ class FakeJail:
         self.begun.set()
 
     async def feed(self, data: bytes, *, end: bool) -> None:
+        await self.reads.wait()
         self.fed += data
         self.is_input_ended = end
 

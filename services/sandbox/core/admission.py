@@ -4,15 +4,16 @@ What runs holds a running place and its memory limit, a session holds its memory
 programs cannot use more memory together than there is, however many are asked for.
 
 The next place goes to the user with the smallest dominant share, which is the larger of their parts of the running
-places and of the memory (Ghodsi et al., 2011); among equals, to who has waited longest. So one user's flood delays
-that user, and nobody who holds less. One that does not fit yet may be passed by PASSES_MAX smaller ones; then all
-wait for it. So a place is not left empty for long, and nobody starves for being large.
+places and of the memory (Ghodsi et al., 2011); among equals, to who has had none for longest. So one user's flood
+delays that user, and nobody who holds less. One that does not fit yet may be passed by PASSES_MAX smaller ones; then
+all wait for it. So a place is not left empty for long, and nobody starves for being large.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 
 from services.common.errors import InvalidRequest, Violation
 from services.sandbox.core.owners import Owner
@@ -42,7 +43,7 @@ class Bounds:
 class Ticket:
     owner: Owner
     claim: Claim
-    number: int
+    number: int  # When it was asked for.
     is_held: bool = False
     is_returned: bool = False
     passed_count: int = 0  # How often a later one went first because this one did not fit.
@@ -55,6 +56,7 @@ class _Use:
     held_count: int = 0
     memory_bytes: int = 0
     running_count: int = 0
+    moved_at: int = 0  # When they last got a place or gave one back.
     waiting: deque[Ticket] = field(default_factory=deque)
 
     @property
@@ -69,7 +71,7 @@ class Admission:
         self.bounds = bounds
         self.memory_bytes = self.running_count = self.waiting_count = 0
         self._session_memory_bytes = 0
-        self._numbered_count = 0
+        self._now = 0  # Counts what happens.
         self._uses: dict[Owner, _Use] = {}
 
     def ask(self, owner: Owner, claim: Claim) -> Ticket:
@@ -80,8 +82,7 @@ class Admission:
             raise QueueFull(waiting_max=self.bounds.waiting_max)
         if claim.runs and use.running_count + len(use.waiting) >= self.bounds.user_executions_max:
             raise TooManyExecutions(executions_max=self.bounds.user_executions_max)
-        self._numbered_count += 1
-        ticket = Ticket(owner, claim, self._numbered_count)
+        ticket = Ticket(owner, claim, self._tick())
         self._uses.setdefault(owner, use).waiting.append(ticket)
         self.waiting_count += 1
         if not claim.runs:
@@ -114,23 +115,28 @@ class Admission:
 
     def ahead_count(self, ticket: Ticket) -> int:
         """How many go before it, as things stand: if nobody came, left or ended, and places appeared."""
-        return next(count for count, other in enumerate(self._order()) if other is ticket)
+        return next(index for index, other in enumerate(self._order()) if other is ticket)
 
     def _order(self) -> Iterator[Ticket]:
         """Those who wait, as they would be served."""
         held = {owner: (use.running_count, use.memory_bytes) for owner, use in self._uses.items()}
+        moved_at = {owner: use.moved_at for owner, use in self._uses.items()}
         lines = {owner: iter(use.waiting) for owner, use in self._uses.items()}
         heap: list[tuple[float, int, Ticket]] = []
 
         def join(owner: Owner) -> None:
             if (ticket := next(lines[owner], None)) is not None:
-                heapq.heappush(heap, (self._share(*held[owner]), ticket.number, ticket))
+                since = max(ticket.number, moved_at[owner])
+                heapq.heappush(heap, (self._share(*held[owner]), since, ticket))
 
         for owner in lines:
             join(owner)
-        while heap:
+        for then in count(self._now + 1):
+            if not heap:
+                return
             ticket = heapq.heappop(heap)[-1]
             yield ticket
+            moved_at[ticket.owner] = then
             running_count, memory_bytes = held[ticket.owner]
             held[ticket.owner] = (
                 running_count + ticket.claim.runs,
@@ -153,7 +159,7 @@ class Admission:
 
     def _turn(self, ticket: Ticket) -> tuple[float, int]:
         use = self._uses[ticket.owner]
-        return self._share(use.running_count, use.memory_bytes), ticket.number
+        return self._share(use.running_count, use.memory_bytes), max(ticket.number, use.moved_at)
 
     def _share(self, running_count: int, memory_bytes: int) -> float:
         return max(running_count / self.bounds.running_max, memory_bytes / self.bounds.memory_bytes)
@@ -186,8 +192,13 @@ class Admission:
         self._count(use, ticket.claim, 1)
 
     def _count(self, use: _Use, claim: Claim, sign: int) -> None:
+        use.moved_at = self._tick()
         use.held_count += sign
         use.memory_bytes += sign * claim.memory_bytes
         use.running_count += sign * claim.runs
         self.memory_bytes += sign * claim.memory_bytes
         self.running_count += sign * claim.runs
+
+    def _tick(self) -> int:
+        self._now += 1
+        return self._now
