@@ -1,5 +1,7 @@
 """Code that is hard to take in, and data that grows: all of it is the program's trouble, and none of the service's."""
 
+from typing import Any
+
 import grpc
 import grpc.aio
 import pytest
@@ -224,9 +226,8 @@ async def test_requests_that_are_no_message(place: Place, request_bytes: bytes) 
     async with place.service.connected() as sandbox:
         await sandbox.until_ready()
         method = "/ollamesh.sandbox.v1.SandboxService/Execute"
-        call = sandbox.channel.unary_stream(method)(
-            request_bytes, timeout=TIMEOUT_S, metadata=sandbox.metadata
-        )
+        execute: Any = sandbox.channel.unary_stream(method)  # The stubs' types are those of messages.
+        call = execute(request_bytes, timeout=TIMEOUT_S, metadata=sandbox.metadata)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             async for _ in call:
                 pass

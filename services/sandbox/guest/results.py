@@ -33,6 +33,10 @@ class Results:
         self._pipe = _identity(descriptor)
         self._descriptor, self._pid = descriptor, os.getpid()
 
+    def close(self) -> None:
+        """From now on they are not told."""
+        self._pid = -1
+
     def tell(self, forms: Forms) -> None:
         """Tell one result, in those of its `forms` that can be told."""
         if self._pid != os.getpid() or not (frame := encode(forms)):

@@ -4,27 +4,23 @@ import io
 import sys
 from contextlib import suppress
 
-_OUTPUTS = {"stdout": 1, "stderr": 2}
-
 
 def open_all() -> None:
-    """Like a plain interpreter's, but by line, so that what was printed before a kill is not lost."""
-    open_input()
-    for name, number in _OUTPUTS.items():
+    """Like a plain interpreter's, but by line, so that what was printed before a kill is not lost.
+
+    For each program afresh: one before it may have closed or replaced them, or have read ahead.
+    """
+    stdin = io.BufferedReader(io.FileIO(0, "r", closefd=False))
+    sys.stdin = io.TextIOWrapper(stdin, "utf-8", "surrogateescape")
+    for name, number in (("stdout", 1), ("stderr", 2)):
         raw = io.BufferedWriter(io.FileIO(number, "w", closefd=False))
-        stream = io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True)
-        setattr(sys, name, stream)
-        setattr(sys, f"__{name}__", stream)
-
-
-def open_input() -> None:
-    """Afresh: what an earlier one has read ahead is not for this program."""
-    raw = io.BufferedReader(io.FileIO(0, "r", closefd=False))
-    sys.stdin = sys.__stdin__ = io.TextIOWrapper(raw, "utf-8", "surrogateescape")  # type: ignore[misc]
+        setattr(sys, name, io.TextIOWrapper(raw, "utf-8", "backslashreplace", line_buffering=True))
+    for name in ("stdin", "stdout", "stderr"):
+        setattr(sys, f"__{name}__", getattr(sys, name))
 
 
 def flush() -> None:
     """Send on what has been printed; a stream that is closed has sent it."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__):
         with suppress(Exception):
-            stream.flush()
+            stream.flush()  # type: ignore[union-attr]

@@ -98,6 +98,12 @@ class Cgroup:
             return int((self._folders["memory"] / file).read_text())
         return 0
 
+    def forget_peak_memory(self) -> None:
+        """Begin anew with `peak_memory_bytes`, where the kernel lets us. Quick."""
+        if (home := self._homes.get("memory")) is not None and home.version == 1:
+            with suppress(OSError):
+                (self._folders["memory"] / "memory.max_usage_in_bytes").write_text("0")
+
     def remove(self) -> None:
         """Once all its processes have ended."""
         if self.oom_event is not None:

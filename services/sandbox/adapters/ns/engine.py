@@ -22,10 +22,11 @@ from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 from services.sandbox.adapters.ns.jail import NsJail
 from services.sandbox.adapters.ns.means import Means
 from services.sandbox.adapters.ns.pool import Pool, RetiredError
+from services.sandbox.adapters.ns.session import NsSession
 from services.sandbox.adapters.ns.zygote import Zygote
 from services.sandbox.core.limits import Limits
-from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
-from services.sandbox.ports import SessionJail, Strength
+from services.sandbox.errors import SandboxUnavailable
+from services.sandbox.ports import Strength
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -59,8 +60,8 @@ class NsJails:
             with suppress(RetiredError):  # It was replaced meanwhile.
                 return await pool.take(limits)
 
-    async def open(self, limits: Limits) -> SessionJail:  # noqa: ARG002 -- not yet.
-        raise SessionsNotSupported(profile=self.profile.name)
+    async def open(self, limits: Limits) -> NsSession:
+        return NsSession(await self.take(limits), files_bytes_max=limits.files_bytes)
 
     async def run(self) -> None:
         while True:

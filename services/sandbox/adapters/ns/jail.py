@@ -4,17 +4,25 @@ import asyncio
 import os
 import signal
 import socket
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 
 import structlog
 
 from services.sandbox.adapters.ns.cgroups import Cgroup
 from services.sandbox.adapters.ns.inside.order import (
+    ONLY,
     PACKET_BYTES_MAX,
+    SESSION,
     Ended,
     Failed,
+    Interrupt,
+    Kill,
+    Message,
     Ready,
     Reaped,
+    Run,
+    pack,
     unpack,
 )
 from services.sandbox.adapters.ns.streams import Streams
@@ -26,6 +34,8 @@ from services.sandbox.ports import Program, Write
 log = structlog.get_logger(__name__)
 
 ANSWER_WITHIN_S = 0.5
+LOST = "the session's jail was lost"
+SHORT = "the service is short of descriptors or memory"
 
 
 class NsJail:
@@ -48,6 +58,7 @@ class NsJail:
         self._over: asyncio.Future[Ending] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self._streams = Streams(lambda _stream, _data: None)
+        self._hear_session: Callable[[Message], None] | None = None  # If it is one.
         service.settimeout(0)
         loop.add_reader(service, self._hear)
         if cgroup.oom_event is not None:
@@ -61,34 +72,69 @@ class NsJail:
         self._streams = Streams(write)
         self._begun = True
         try:
-            self._hand_over(program)
+            with ExitStack() as theirs:
+                descriptors = self._streams.connect(program, theirs)
+                self.send(ONLY if self._hear_session is None else pack(Run()), descriptors)
         except OSError as error:
             log.exception("program_not_begun", jail_id=self.jail_id)
-            raise SandboxUnavailable(problem="the service is short of descriptors or memory") from error
+            raise SandboxUnavailable(problem=SHORT) from error
 
     def kill(self) -> None:
         """Have the init end everything and tell what it used; without a program, or an answer, end the init."""
         if self._killed:
             return
         self._killed = True
-        if self._begun and self.alive:
-            self._signal(signal.SIGTERM)
-            asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._signal, signal.SIGKILL)
-        else:
+        if not self._begun or not self.alive:
             self._signal(signal.SIGKILL)
+            return
+        if self._hear_session is None:
+            self._signal(signal.SIGTERM)
+        else:
+            with suppress(SandboxUnavailable):
+                self.send(pack(Kill()))
+        asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._signal, signal.SIGKILL)
 
     async def feed(self, data: bytes, *, end: bool) -> None:
         await self._streams.feed(data, end=end)
 
     def interrupt(self) -> None:
-        if self._begun and self.alive:
+        if not self._begun or not self.alive:
+            return
+        if self._hear_session is None:
             self._signal(signal.SIGINT)
+        else:
+            self.send(pack(Interrupt()))
 
-    def _hand_over(self, program: Program) -> None:
-        with ExitStack() as theirs:
-            descriptors = self._streams.connect(program, theirs)
+    def become_session(self, hear: Callable[[Message], None], over: Callable[[], None]) -> None:
+        """From now on its init runs one program after another. `hear` is told what it says of them and of files, and
+        `over` that nothing more will come. Raises SandboxUnavailable.
+        """
+        self._hear_session = hear
+        self._over.add_done_callback(lambda _: over())
+        self.send(SESSION)
+
+    def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
+        """Say something to the init. Raises SandboxUnavailable."""
+        try:
             with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
-                socket.send_fds(self._service, [b"begin"], descriptors)
+                socket.send_fds(self._service, [packet], descriptors)
+        except OSError as error:
+            raise SandboxUnavailable(problem=SHORT) from error
+
+    def drain(self) -> None:
+        """What ran has ended, and nobody writes any more."""
+        self._streams.drain()
+
+    def result(self) -> Ending:
+        """How it ended; it has."""
+        return self._over.result()
+
+    def ending(self, status: int | None, breach: str | None, cpu_s: float, peak_memory_bytes: int) -> Ending:
+        """What the init has told, and what the cgroup knows better."""
+        kind = LimitKind(breach) if breach else None
+        if self._out_of_memory or self.cgroup.memory_exceeded():
+            kind = LimitKind.MEMORY
+        return Ending(status, kind, cpu_s, self.cgroup.peak_memory_bytes() or peak_memory_bytes)
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -109,15 +155,8 @@ class NsJail:
         self.gone.set_result(None)
 
     def _finish(self, told: Ended) -> None:
-        self._streams.drain()
-        self._over.set_result(self._ending(told))
-
-    def _ending(self, told: Ended) -> Ending:
-        breach = LimitKind(told.breach) if told.breach else None
-        if self._out_of_memory or self.cgroup.memory_exceeded():
-            breach = LimitKind.MEMORY
-        peak_bytes = self.cgroup.peak_memory_bytes() or told.peak_memory_bytes
-        return Ending(told.status, breach, told.cpu_s, peak_bytes)
+        self.drain()
+        self._over.set_result(self.ending(told.status, told.breach, told.cpu_s, told.peak_memory_bytes))
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.gone.done() and self._pidfd is not None:
@@ -141,15 +180,24 @@ class NsJail:
         if not packet:
             asyncio.get_running_loop().remove_reader(self._service)
             return False
-        match unpack(packet):
+        try:
+            self._take_in(unpack(packet))
+        except ValueError:
+            log.exception("jail_not_understood", jail_id=self.jail_id)
+            self._signal(signal.SIGKILL)
+        return True
+
+    def _take_in(self, message: Message) -> None:
+        match message:
             case Ready():
                 self._is_ready = True
                 self._settle_ready()
             case Failed(why):
                 log.error("jail_failed", why=why)
-            case Ended() as told:
-                self._finish(told)
-        return True
+            case Ended() if self.alive:
+                self._finish(message)
+            case _ if self._hear_session is not None and self.alive:
+                self._hear_session(message)
 
     def _settle_ready(self) -> None:
         if self._is_ready and self._pidfd is not None and not self.ready.done():

@@ -17,9 +17,10 @@ import socket
 from contextlib import suppress
 from typing import NoReturn
 
-from . import filters, kernel, program
+from . import filters, kernel, processes, program, running
 from .meter import PERIOD_S, Meter
-from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, Ended, Failed, Order, Ready, pack
+from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, SESSION, Ended, Failed, Order, Ready, pack
+from .session import Session
 
 # The cgroup namespace follows apart: it must begin where the jail's cgroup is.
 NAMESPACES = (
@@ -85,26 +86,33 @@ def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
         raise RuntimeError(said.decode() or "the process for the program ended")
     service = socket.socket(fileno=_SERVICE)
     service.send(pack(Ready()))
-    _forward(service, channel)
-    os.closerange(_SERVICE + 1, 64)  # The program's streams must end with the program.
-    service.send(pack(_watch(pid, order)))
+    asked, descriptors = _awaited(service, channel)
+    if asked == SESSION:
+        ended = Session(order, pid, channel, service).live()
+    else:
+        _hand_on(channel, descriptors)
+        ended = _watch(pid, order)
+    service.send(pack(ended))
     os._exit(0)
 
 
-def _forward(service: socket.socket, channel: socket.socket) -> None:
-    """Wait for a program and hand it on. Ends the jail if there is none to come, or nobody to run it."""
+def _awaited(service: socket.socket, channel: socket.socket) -> tuple[bytes, list[int]]:
+    """What the jail is wanted for. Ends it if it is not wanted any more, or has nobody to run a program."""
     waiting = select.poll()
     waiting.register(service, select.POLLIN)
     waiting.register(channel, select.POLLIN)
     if [descriptor for descriptor, _ in waiting.poll()] != [service.fileno()]:
         os._exit(0)  # Only its end can make the other side of the channel readable.
-    _, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT)
-    if (
-        len(descriptors) != PROGRAM_DESCRIPTORS_COUNT
-    ):  # The service does not need this jail any more, or is gone.
+    asked, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT)
+    if asked != SESSION and len(descriptors) != PROGRAM_DESCRIPTORS_COUNT:
         os._exit(0)
-    socket.send_fds(channel, [b"1"], descriptors)
+    return asked, descriptors
+
+
+def _hand_on(channel: socket.socket, descriptors: list[int]) -> None:
+    socket.send_fds(channel, [running.ONE], descriptors)
     channel.close()
+    os.closerange(_SERVICE + 1, 64)  # The program's streams must end with the program.
 
 
 def _watch(pid: int, order: Order) -> Ended:
@@ -112,21 +120,19 @@ def _watch(pid: int, order: Order) -> Ended:
     metered = order.memory_bytes is not None or order.cpu_s is not None
     meter = Meter(memory_bytes=order.memory_bytes, cpu_s=order.cpu_s)
     breach: str | None = None
-    while (status := _reaped(pid)) is None:
+    while (status := processes.reaped(pid)) is None:
         told = signal.sigtimedwait(_AWAITED, PERIOD_S if metered else FOR_EVER_S)
         if metered and breach is None:
             breach = meter.breach()
         # Only the service is outside, where we see no pid; what the program sends is nothing to us.
         asked = told.si_signo if told is not None and told.si_pid == 0 else None
         if breach is not None or asked == signal.SIGTERM:
-            _kill_others()
+            processes.kill_others()
         elif asked == signal.SIGINT:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGINT)  # Its group, as a terminal does.
-    _kill_others()  # What it left behind.
-    with suppress(ChildProcessError):
-        while True:
-            os.wait()
+    processes.kill_others()  # What it left behind.
+    processes.reap_all()
     return _told(status, breach, meter)
 
 
@@ -134,21 +140,6 @@ def _told(status: int | None, breach: str | None, meter: Meter) -> Ended:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak_bytes = max(meter.peak_memory_bytes, used.ru_maxrss * 1024)
     return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes)
-
-
-def _kill_others() -> None:
-    with suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-
-
-def _reaped(pid: int) -> int | None:
-    """Reap whoever has ended. Return the status of `pid` if it has."""
-    status: int | None = None
-    with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            if ended[0] == pid:
-                status = os.waitstatus_to_exitcode(ended[1])
-    return status
 
 
 def _take_descriptors(service: int) -> int:

@@ -5,15 +5,26 @@ is imported on both sides, so that they cannot disagree.
 
     service -> zygote   Order, with [the jail's socket, cgroup.procs...]
     zygote -> service   Born, with [the jail's pidfd]; later Reaped
-    service -> jail     anything, with [code, stdin, stdout, stderr, results]; later SIGINT or SIGTERM
-    jail -> service     Ready or Failed; after the program's end Ended
+    jail -> service     Ready or Failed
+
+and then, for one program, or for a session:
+
+    service -> jail     ONLY, with the PROGRAM's descriptors; later SIGINT or SIGTERM
+    jail -> service     after the program's end Ended
+
+    service -> jail     SESSION; then Run, with a program's descriptors, Interrupt, and when it is to end Kill
+                        Put, Get and List, each with [its end of a pipe], and Delete
+    jail -> service     Finished, for each Run; after the end of the session's interpreter Ended
+                        Found, for a Get, a List and at the end of a Put; Closed, for each of the four
 """
 
 import json
 from dataclasses import dataclass, fields
+from typing import get_args
 
 PACKET_BYTES_MAX = 8192
-PROGRAM_DESCRIPTORS_COUNT = 5
+PROGRAM_DESCRIPTORS_COUNT = 5  # Code, stdin, stdout, stderr, results.
+ONLY, SESSION = b"only", b"session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +75,98 @@ class Ended:
     peak_memory_bytes: int  # As the meter saw it, and at least that of the largest process.
 
 
-Message = Order | Born | Reaped | Ready | Failed | Ended
-_KINDS = {kind.__name__: kind for kind in (Order, Born, Reaped, Ready, Failed, Ended)}
+@dataclass(frozen=True, slots=True)
+class Run:
+    """The next program of a session, please."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """SIGINT to the program that runs, if one does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Everything is to end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program of a session ended. All of its processes are dead, but for the interpreter, which stands still."""
+
+    status: int
+    cpu_s: float  # Of this program.
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """What comes through the pipe is to be the file."""
+
+    transfer_id: int
+    path: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Get:
+    """The file is to go through the pipe."""
+
+    transfer_id: int
+    path: str
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class List:
+    """What is in the folder is to go through the pipe, as JSON."""
+
+    transfer_id: int
+    path: str
+    after: str
+    count_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    transfer_id: int
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the file is."""
+
+    transfer_id: int
+    size_bytes: int
+    modified_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Nothing follows for this transfer."""
+
+    transfer_id: int
+    error: str | None  # One of guest.files.
+
+
+FileOrder = Put | Get | List | Delete
+Message = (
+    Order
+    | Born
+    | Reaped
+    | Ready
+    | Failed
+    | Ended
+    | Run
+    | Interrupt
+    | Kill
+    | Finished
+    | FileOrder
+    | Found
+    | Closed
+)
+_KINDS = {kind.__name__: kind for kind in get_args(Message)}
 
 
 def pack(message: Message) -> bytes:
@@ -77,6 +178,7 @@ def unpack(packet: bytes) -> Message:
     """Raise ValueError if it is not a message."""
     try:
         name, *values = json.loads(packet)
-        return _KINDS[name](*values)
+        message: Message = _KINDS[name](*values)
     except (KeyError, TypeError) as error:
         raise ValueError("not a message") from error
+    return message

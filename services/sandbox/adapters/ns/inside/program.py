@@ -11,16 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from services.sandbox.guest import streams
 from services.sandbox.guest.interpreter import Interpreter
-from services.sandbox.guest.results import Results
 
-from . import kernel
-from .order import PROGRAM_DESCRIPTORS_COUNT, Order
+from . import kernel, running
+from .order import Order
 
 FILE_NAME = "main.py"
 OPEN_FILES_MAX = 256
-RESULTS = OPEN_FILES_MAX - 1  # The descriptor: where programs do not expect it, nor find it in their way.
 # These two are counted for all jails together as well, against the limits of whoever runs the service: what one jail may
 # have, times the jails of a machine, has to stay below those (on Linux by default, 8 MiB and some ten thousands).
 LOCKED_BYTES_MAX = 1 << 16
@@ -45,8 +42,7 @@ def inhabit(init: socket.socket, order: Order, lock: Callable[[], None]) -> NoRe
     interpreter = Interpreter(FILE_NAME)
     interpreter.prepare()
     init.send(READY)
-    source = _receive(init, interpreter.results)
-    os._exit(interpreter.finish(interpreter.run(source)))
+    running.run_all(init, interpreter)
 
 
 def _limit(order: Order) -> None:
@@ -63,21 +59,3 @@ def _limit(order: Order) -> None:
         limits[resource.RLIMIT_DATA] = DATA_FACTOR * order.memory_bytes
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
-
-
-def _receive(init: socket.socket, results: Results) -> bytes:
-    """Take the standard streams and the one for results into place, and return the code."""
-    _, descriptors, _, _ = socket.recv_fds(init, 1, PROGRAM_DESCRIPTORS_COUNT)
-    if len(descriptors) != PROGRAM_DESCRIPTORS_COUNT:
-        os._exit(0)
-    init.close()
-    code, *standard, told = descriptors
-    for number, descriptor in enumerate(standard):
-        os.dup2(descriptor, number)
-    os.dup2(told, RESULTS, inheritable=False)
-    results.open(RESULTS)
-    with open(code, "rb") as file:  # noqa: PTH123 -- a descriptor.
-        source = file.read()
-    os.closerange(3, 64)
-    streams.open_all()
-    return source
