@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
-from tests.service.sandbox_app import TIMEOUT_S, built_root, descendants, reason
+from tests.service.sandbox_app import TIMEOUT_S, Service, built_root, descendants, reason
 from tests.service.sandbox_sessions import ready, until
 
 SLEEP = "print('up', flush=True)\nimport time\ntime.sleep(3600)"
@@ -69,7 +69,7 @@ async def test_sessions_come_and_go_and_leave_no_trace() -> None:
             async with asyncio.timeout(TIMEOUT_S):
                 while before != now:
                     await asyncio.sleep(0.5)
-                    open_count = len(os.listdir(f"/proc/{service.process.pid}/fd"))
+                    open_count = open_files_count(service)
                     before, now = now, (open_count, len(descendants(service.process.pid)))
             return now
 
@@ -79,3 +79,7 @@ async def test_sessions_come_and_go_and_leave_no_trace() -> None:
         for _ in range(6):
             await asyncio.gather(*(one(code) for code in codes))
         assert await settled() == before
+
+
+def open_files_count(service: Service) -> int:
+    return len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
