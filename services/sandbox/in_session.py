@@ -100,6 +100,7 @@ def _limits(asked: Asked, caps: Caps, session: Limits) -> Limits:
     return replace(
         own,
         memory_bytes=session.memory_bytes,
+        cpu_s=session.cpu_s,
         process_count=session.process_count,
         files_bytes=session.files_bytes,
     )

@@ -69,7 +69,7 @@ async def engine_of(kind: str) -> AsyncGenerator[Jails, None]:
     await asyncio.wait([task])
 
 
-@pytest.fixture(params=["fake"])
+@pytest.fixture(params=["fake", "ns"])
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

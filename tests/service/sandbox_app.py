@@ -84,9 +84,9 @@ class Authority(OAuthServiceServicer, AuthServiceServicer):
         """Without a store; else the service would tell them again and again."""
         return RecordAuditEventsResponse()
 
-    def token(self) -> str:
+    def token(self, user_id: str = "ada") -> str:
         now_s = int(time.time())
-        claims: dict[str, object] = {"iss": ISSUER, "aud": ["sandbox"], "sub": "ada", "user_id": "ada"}
+        claims: dict[str, object] = {"iss": ISSUER, "aud": ["sandbox"], "sub": user_id, "user_id": user_id}
         claims |= {"role": "user", "org": "o", "project": "p", "client_id": "c", "scope": "sandbox"}
         claims |= {"iat": now_s, "nbf": now_s, "exp": now_s + 600, "jti": secrets.token_hex(8)}
         return jwt.encode(claims, self._key, algorithm="ES256", headers={"kid": "1", "typ": "at+jwt"})
@@ -121,12 +121,12 @@ class Service:
 
     process: "subprocess.Popen[bytes]"
     target: str
-    token: str
+    authority: Authority
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator["Sandbox"]:
+    async def connected(self, user_id: str = "ada") -> AsyncIterator["Sandbox"]:
         async with grpc.aio.insecure_channel(self.target) as channel:
-            yield Sandbox(channel, self.token)
+            yield Sandbox(channel, self.authority.token(user_id))
 
 
 @contextmanager
@@ -153,7 +153,7 @@ def serving(root: Path, *, uid: int | None = None, settings: Mapping[str, str] =
         with process.stdout as told:
             port = int(told.readline())
             try:
-                yield Service(process=process, target=f"127.0.0.1:{port}", token=trusted.token())
+                yield Service(process=process, target=f"127.0.0.1:{port}", authority=trusted)
             finally:
                 process.terminate()
                 process.wait(TIMEOUT_S)
