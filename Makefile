@@ -9,6 +9,7 @@ PYTHON ?= python3
 export UV_PYTHON_DOWNLOADS := never
 UV := .tools/bin/uv
 PY := .venv/bin/python
+ROOTS := $(or $(OLLAMESH_CACHE),.ollamesh/cache)/sandbox
 PROTOS := $(shell find protos -name '*.proto')
 
 .PHONY: help
@@ -16,7 +17,7 @@ help: ## this list
 	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 .PHONY: setup
-setup: .venv/.ready gen/.ready ## install everything by hash-locked wheel and generate the stubs
+setup: .venv/.ready gen/.ready $(ROOTS)/.ready ## install everything by hash-locked wheel, generate the stubs, build what the sandbox shows
 
 .tools/.ready: bootstrap.lock
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Ollamesh needs Python 3.11 or newer, this is %d.%d: run `make PYTHON=python3.12 ...` with one you have." % sys.version_info[:2])'
@@ -38,10 +39,18 @@ gen/.ready: .venv/.ready buf.gen.yaml tools/protoc_gen_grpc_python.py $(PROTOS)
 	@PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate 2> /dev/null || PATH="$(CURDIR)/.venv/bin:$$PATH" buf generate
 	@touch $@
 
+# What jails see. A stack looks again when it starts.
+$(ROOTS)/.ready: .venv/.ready $(wildcard services/sandbox/rootfs/*.py services/sandbox/rootfs/*/*.py services/sandbox/rootfs/*.lock)
+	@echo "setup: building the roots of the sandbox"
+	@$(PY) -m services.sandbox.rootfs --into $(ROOTS)
+	@touch $@
+
 .PHONY: lock
-lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml
+lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the lock of the sandbox's packages
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
+	cd services/sandbox/rootfs && $(CURDIR)/$(UV) pip compile python-data.in --universal --python-version 3.11 \
+	  --only-binary :all: --generate-hashes --no-annotate --no-header -q -o python-data.lock
 
 .PHONY: gvisor
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages

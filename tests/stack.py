@@ -197,6 +197,7 @@ def running_stack() -> Iterator[Settings]:
     """A stack of one's own: free ports, the embedded models, the cache of models that all stacks share."""
     with _folder() as folder:
         own = {"OLLAMESH_HOME": str(folder / "home"), "OLLAMESH_EMBEDDED_MODELS": "true"}
+        own["OLLAMESH_SANDBOX_PROFILES"] = "python"  # Others take seconds to start.
         ports = {port_variable(name): "0" for name in DEFAULT_PORTS}
         settings = Settings.from_env({**os.environ, **own, **ports})
         try:

@@ -89,9 +89,7 @@ def _runtime(plan: Plan) -> Part:
     listen = f"127.0.0.1:{port}"
     prepare = None
     if plan.source.kind is SourceKind.EMBEDDED:
-        # Where packages come from is the machine's setting, and may hold a password: nobody else is told.
-        index = {k: v for k, v in plan.settings.inherited.items() if k.startswith(("UV_", "PIP_"))}
-        prepare = _python(plan, "deploy.local.models", models, settings=index)
+        prepare = _python(plan, "deploy.local.models", models, settings=_index(plan))
         run = _python(plan, RUNTIME_MODULE, "--listen", listen, "--models", models)
     else:
         env = for_programs(plan.settings.inherited, {"OLLAMA_HOST": listen, **_limits(plan)}, {})
@@ -105,6 +103,11 @@ def _runtime(plan: Plan) -> Part:
         port=port,
         port_variable=port_variable("runtime"),
     )
+
+
+def _index(plan: Plan) -> dict[str, str]:
+    """Where packages come from. It may hold a password: only who fetches packages is told."""
+    return {k: v for k, v in plan.settings.inherited.items() if k.startswith(("UV_", "PIP_"))}
 
 
 def _limits(plan: Plan) -> dict[str, object]:
@@ -127,8 +130,7 @@ def _migrate(plan: Plan) -> Part:
 
 
 def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
-    rootfs = str(plan.settings.cache / "sandbox" / "python")
-    prepare = _python(plan, "services.sandbox.rootfs", rootfs) if name == "sandbox" else None
+    prepare = None
     settings: dict[str, object] = {
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
@@ -147,7 +149,10 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
             settings["OLLAMA_API_KEY"] = key
     if name == "sandbox":
-        settings["OLLAMESH_SANDBOX_ROOT"] = str(Path(rootfs).parent)
+        root = plan.settings.cache / "sandbox"
+        prepare = _python(plan, "services.sandbox.rootfs", "--into", str(root), settings=_index(plan))
+        wanted = plan.settings.inherited.get("OLLAMESH_SANDBOX_PROFILES") or "all"
+        settings |= {"OLLAMESH_SANDBOX_ROOT": root, "OLLAMESH_SANDBOX_PROFILES": wanted}
     return Part(
         node=Node(
             name=name, after=after, uses=CALLS[name], has_preparation=bool(prepare), stop_within_s=30.0

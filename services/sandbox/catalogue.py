@@ -5,8 +5,7 @@ from collections.abc import Sequence
 
 from services.sandbox.errors import EngineUnknown, ProfileUnknown, SandboxUnavailable
 from services.sandbox.ports import Jails
-
-PROFILE = "python"  # For who names none.
+from services.sandbox.profiles import USUAL
 
 
 class Catalogue:
@@ -30,7 +29,7 @@ class Catalogue:
 
         Raises ProfileUnknown, EngineUnknown, or SandboxUnavailable if none of those that fit work.
         """
-        profile = profile or PROFILE
+        profile = profile or USUAL
         fitting = [jails for jails in self.every if jails.profile.name == profile]
         if not fitting:
             raise ProfileUnknown(profile=profile)

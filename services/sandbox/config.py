@@ -8,6 +8,7 @@ from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
+from services.sandbox import profiles
 from services.sandbox.admission_config import (
     WARM_JAIL_BYTES,
     read_bounds,
@@ -51,7 +52,8 @@ class Config:
     @classmethod
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"
-        profiles = tuple(env.text(f"{prefix}_PROFILES", "python").split(","))
+        root = Path(env.text(f"{prefix}_ROOT"))
+        served = profiles.names(root, env.text(f"{prefix}_PROFILES", profiles.USUAL).split(","))
         engines = _engines(env, f"{prefix}_ENGINES")
         warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
         gvisor_warm_count = env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64)
@@ -60,7 +62,7 @@ class Config:
         bounds = read_bounds(
             env,
             caps,
-            warm_bytes=len(profiles) * sum(held.get(name, warm_count * WARM_JAIL_BYTES) for name in engines),
+            warm_bytes=len(served) * sum(held.get(name, warm_count * WARM_JAIL_BYTES) for name in engines),
         )
         return cls(
             server=ServerConfig.read(env, "sandbox", port=50054, metrics_port=9464),
@@ -68,8 +70,8 @@ class Config:
             audit=AuditConfig.read(env),
             sessions=_sessions(env, f"{prefix}_SESSION"),
             file_bytes_max=env.integer(f"{prefix}_FILE_MIB", 32, low=1, high=1024) * MIB,
-            root=Path(env.text(f"{prefix}_ROOT")),
-            profiles=profiles,
+            root=root,
+            profiles=served,
             engines=engines,
             caps=caps.within(bounds.memory_bytes),
             bounds=bounds,

@@ -46,8 +46,10 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import (
 )
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
+from deploy.local.settings import Settings
 from services.common.grpc.revocations import HEARTBEAT_EVERY_S
 from services.sandbox import rootfs
+from services.sandbox.rootfs import trees
 
 Call = grpc.aio.UnaryStreamCall[ExecuteRequest, ExecuteResponse]
 
@@ -106,13 +108,20 @@ def authority() -> Iterator[tuple[Authority, str]]:
 
 
 @cache
-def built_root() -> Path:
-    """A root that every user can reach, built once for all tests of this process."""
+def built_root(profile: str = "python") -> Path:
+    """A root that every user can reach, made once for all tests of this process of what the machine has."""
+    built = Settings.from_env().cache / "sandbox" / profile
+    rootfs.build(built)
+    trees.link(built, root := _reachable() / profile)
+    return root
+
+
+@cache
+def _reachable() -> Path:
     parent = Path(tempfile.mkdtemp(prefix="sandbox-root-"))
     atexit.register(shutil.rmtree, parent)
     parent.chmod(0o755)
-    rootfs.build(parent / "python")
-    return parent / "python"
+    return parent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

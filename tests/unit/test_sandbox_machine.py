@@ -109,7 +109,9 @@ class TestCgroups:
 
 class TestExplanations:
     def test_a_missing_root_names_the_command_that_makes_it(self, tmp_path: Path) -> None:
-        assert f"services.sandbox.rootfs {tmp_path}" in str(root_problem(tmp_path))
+        assert f"services.sandbox.rootfs --into {tmp_path.parent} {tmp_path.name}" in str(
+            root_problem(tmp_path)
+        )
         (tmp_path / "stamp").write_text("")
         assert root_problem(tmp_path) is None
 

@@ -76,9 +76,9 @@ class GvisorJails:
             return problem
         try:
             self.profile = profiles.read(self._folder)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             log.exception("profile_unreadable", folder=self._folder.name)
-            return "the profile's description cannot be read"
+            return profiles.problem(error)
         await asyncio.to_thread(place.sweep)
         found = await asyncio.to_thread(cgroups.find)
         problem = await self._live(program, version, found)

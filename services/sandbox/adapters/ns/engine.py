@@ -75,9 +75,9 @@ class NsJails:
             return problem
         try:
             self.profile = profiles.read(self._folder)
-        except (OSError, ValueError):
+        except (OSError, ValueError) as error:
             log.exception("profile_unreadable", folder=self._folder.name)
-            return "the profile's description cannot be read"
+            return profiles.problem(error)
         every = means.found()
         while (some := await asyncio.to_thread(next, every, None)) is not None:
             self._served = False
@@ -124,7 +124,7 @@ class NsJails:
     async def _fit(self, some: Means, tasks: asyncio.TaskGroup) -> Pool | str:
         """A new zygote that has proved itself, or what is the matter."""
         try:
-            zygote = Zygote.start(self._folder, some.slots.first_uid if some.slots else None)
+            zygote = Zygote.start(self._folder, self.profile, some.slots.first_uid if some.slots else None)
         except OSError:
             log.exception("zygote_not_started")
             return explain.kernel_problem()
@@ -140,7 +140,8 @@ class NsJails:
     async def _flaw(self, pool: Pool) -> str | None:
         """Why this zygote must not be used; None if it may."""
         stamp = str((self._folder / "stamp").absolute())
-        variables = [name for name in os.environ if name not in ENVIRONMENT]
+        expected = {**ENVIRONMENT, **self.profile.environment}
+        variables = [name for name in os.environ if name not in expected]
         try:
             found = await selftest.breaches(pool.build, host_file=stamp, environment=variables)
         except SandboxUnavailable:

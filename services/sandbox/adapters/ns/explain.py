@@ -19,7 +19,7 @@ def root_problem(folder: Path) -> str | None:
     """What is wrong with the root folder; None if nothing is."""
     if (folder / "stamp").is_file():  # Written last.
         return None
-    return f"the root is missing; run: python -m services.sandbox.rootfs {folder}"
+    return f"the root is missing; run: python -m services.sandbox.rootfs --into {folder.parent} {folder.name}"
 
 
 def kernel_problem(proc: Path = Path("/proc")) -> str:

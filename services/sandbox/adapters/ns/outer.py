@@ -4,6 +4,7 @@
 in it change the host, without any capability. So root becomes JAIL_UID first (see `launcher`).
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -17,6 +18,7 @@ from services.sandbox.adapters.ns import inside, launcher, slots
 from services.sandbox.adapters.ns.inside.jail import FIRST_SLOT_UID, UID
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT
 from services.sandbox.packed import packed
+from services.sandbox.profiles import Profile
 
 JAIL_UID = 65001  # Of the range that Debian and systemd leave to nobody.
 PLACE = Path("/tmp")  # noqa: S108 -- where JAIL_UID finds the folder if it cannot walk to it.
@@ -25,8 +27,10 @@ _STREAMS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": 
 _MAIN = f"from {inside.__name__}.zygote import main\nmain()\n"
 
 
-def start(folder: Path, first_uid: int | None) -> tuple["subprocess.Popen[bytes]", socket.socket]:
-    """Start the zygote on the root in `folder` (see services.sandbox.rootfs).
+def start(
+    folder: Path, profile: Profile, first_uid: int | None
+) -> tuple["subprocess.Popen[bytes]", socket.socket]:
+    """Start the zygote of `profile` on the root in `folder` (see services.sandbox.rootfs).
 
     `first_uid` begins the block of uids that jails get (see slots); None: they all have the zygote's.
 
@@ -46,7 +50,7 @@ def start(folder: Path, first_uid: int | None) -> tuple["subprocess.Popen[bytes]
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs, _archive() as code:
         process = subprocess.Popen(  # noqa: S603 -- every argument is ours.
-            [*launch, *_command(place, code=code, control=theirs.fileno(), slotted=first_uid is not None)],
+            [*launch, *_command(place, profile, code, theirs.fileno(), slotted=first_uid is not None)],
             env=env,  # Nothing of the service's own.
             pass_fds=(code, theirs.fileno()),
             stdin=subprocess.DEVNULL,
@@ -62,8 +66,9 @@ def _open_to_all(folder: Path) -> bool:
     return all(parent.stat().st_mode & 0o001 for parent in folder.parents)
 
 
-def _command(place: Path, *, code: int, control: int, slotted: bool) -> list[str]:
+def _command(place: Path, profile: Profile, code: int, control: int, *, slotted: bool) -> list[str]:
     root = str(place / "root")
+    added = json.dumps({"environment": profile.environment, "preimported": profile.preimported})
     # The launcher brings the user namespace then, and the zygote may give its children uids of it.
     identity = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if slotted else ["--unshare-user"]
     return [
@@ -74,7 +79,7 @@ def _command(place: Path, *, code: int, control: int, slotted: bool) -> list[str
         "--ro-bind", root, "/", "--ro-bind", root, "/mnt", "--proc", "/proc", *_dev(),
         "--tmpfs", "/run", "--dir", "/run/empty", "--perms", "0444", "--file", str(code), "/run/jail.zip",
         "--remount-ro", "/run", "--chdir", "/",
-        "/usr/bin/python3", "-I", "-B", "-X", "utf8", "/run/jail.zip", str(control),
+        "/usr/bin/python3", "-I", "-B", "-X", "utf8", "/run/jail.zip", str(control), added,
     ]  # fmt: skip
 
 

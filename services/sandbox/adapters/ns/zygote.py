@@ -20,6 +20,7 @@ from services.sandbox.adapters.ns.inside.order import (
     unpack,
 )
 from services.sandbox.adapters.ns.jail import NsJail
+from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
 
@@ -42,9 +43,9 @@ class Zygote:
         loop.add_reader(self._pidfd, self._end)
 
     @classmethod
-    def start(cls, folder: Path, first_uid: int | None) -> Self:
+    def start(cls, folder: Path, profile: Profile, first_uid: int | None) -> Self:
         """Raises OSError. Takes a few milliseconds; see outer.start for why it is not in a thread."""
-        return cls(*outer.start(folder, first_uid))
+        return cls(*outer.start(folder, profile, first_uid))
 
     def order(self, order: Order, descriptors: list[int]) -> None:
         """Ask for a jail; `descriptors` are its end of its socket and its cgroups'. Raises OSError."""

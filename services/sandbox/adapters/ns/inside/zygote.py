@@ -7,6 +7,7 @@ the calling one. If the service goes away it ends, and with it, being process 1,
 
 import gc
 import importlib
+import json
 import os
 import select
 import socket
@@ -29,12 +30,15 @@ DESCRIPTORS_MAX = 8
 
 
 def main() -> None:
-    """`python jail.zip DESCRIPTOR`, which is the socket to the service."""
+    """`python jail.zip DESCRIPTOR PROFILE`: the socket to the service, and what the profile adds, as JSON."""
     service = socket.socket(fileno=int(sys.argv[1]))
-    for name in PREIMPORTED:
+    profile = json.loads(sys.argv[2])
+    environment = {**ENVIRONMENT, **profile["environment"]}
+    os.environ.update(environment)  # Libraries read some of it when they are imported.
+    for name in (*PREIMPORTED, *profile["preimported"]):
         importlib.import_module(name)
     os.environ.clear()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(environment)
     sys.argv[:] = ["main.py"]
     del sys.path[0]  # Where this very code lies.
     for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
