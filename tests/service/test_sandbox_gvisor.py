@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from services.sandbox.adapters.gvisor.engine import GvisorJails
 from services.sandbox.core.limits import MIB, LimitKind
+from services.sandbox.core.results import Decoder
 from services.sandbox.errors import SessionsNotSupported
 from services.sandbox.ports import Program, Stream
 from tests.service.sandbox_gvisor import TIMEOUT_S, USUAL, begin, engine, needs_runsc, run
@@ -172,6 +173,19 @@ async def test_a_killed_jail_leaves_no_process_of_its_own(jails: GvisorJails) ->
         assert (await jail.ended()).status == -signal.SIGKILL
         await jail.buried
     assert not [pid for pid in pids if _lives(pid)]
+
+
+async def test_the_last_value_is_a_result(jails: GvisorJails) -> None:
+    ran = await run(jails, "print('before')\n6 * 7")
+    decoder = Decoder(bytes_max=MIB, count_max=8)
+    assert decoder.feed(bytes(ran.written[Stream.RESULTS])) == [{"text/plain": b"42"}]
+    assert ran.stdout == "before\n"
+
+
+async def test_who_may_have_more_memory_gets_it(jails: GvisorJails) -> None:
+    code = "held = bytearray(600 << 20)\nfor at in range(0, len(held), 4096): held[at] = 1\nprint(len(held))"
+    ran = await run(jails, code, limits=replace(USUAL, memory_bytes=768 * MIB))
+    assert ran.stdout == f"{600 << 20}\n"
 
 
 async def test_sessions_are_refused(jails: GvisorJails) -> None:

@@ -3,6 +3,10 @@
 **Never as root.** Without a user namespace runsc's own processes would be the host's root, and with one made by root
 they would map to it. So root becomes JAIL_UID first, as for the engine `ns`, and from there runsc is used as any
 ordinary user uses it: --rootless. Control groups are ours, entered before.
+
+A jail ends with the service. Where there is something to be done before runsc starts (see launcher), the kernel sees
+to that; in any case the jail's init does, which reads from a pipe to the service; and `place.sweep` ends what may be
+left of either.
 """
 
 import os
@@ -102,12 +106,13 @@ class Runsc:
     def _command(
         self, state: Path, given: Mapping[int, int], program: int, doors: Sequence[int]
     ) -> list[str]:
-        uid = str(JAIL_UID) if os.geteuid() == 0 else "-"
-        entered = ",".join(map(str, doors))
-        launch = [sys.executable, "-I", "-S", launcher.__file__, uid, str(self.root), str(self.place)]
         passed = [word for number, host in given.items() for word in ("--pass-fd", f"{host}:{number}")]
-        run = ["run", "--bundle", str(self.bundle), *passed, CONTAINER]
-        return [*launch, str(program), entered, str(os.getpid()), "--root", str(state), *_FLAGS, *run]
+        command = ["--root", str(state), *_FLAGS, "run", "--bundle", str(self.bundle), *passed, CONTAINER]
+        if os.geteuid() != 0 and not doors:
+            return [str(self.program), *command]
+        uid = str(JAIL_UID) if os.geteuid() == 0 else "-"
+        launch = [sys.executable, "-I", "-S", launcher.__file__, uid, str(self.root), str(self.place)]
+        return [*launch, str(program), ",".join(map(str, doors)), str(os.getpid()), *command]
 
 
 def open_to_all(folder: Path) -> bool:

@@ -1,0 +1,183 @@
+"""The engine `gvisor` in a service of its own: it proves itself, heals, and leaves nothing behind."""
+
+import asyncio
+import os
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc.aio
+import pytest
+
+from services.sandbox.adapters.gvisor.place import PREFIX
+from tests.service.sandbox_app import (
+    ORDINARY_UID,
+    Sandbox,
+    Service,
+    built_root,
+    descendants,
+    reason,
+    serving,
+)
+from tests.service.sandbox_gvisor import TIMEOUT_S, needs_runsc, runsc
+
+pytestmark = needs_runsc
+
+AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
+AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
+as_either = pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
+SLEEP = "import os, time\nos.fork()\nprint('up', flush=True)\ntime.sleep(3600)"
+
+
+@asynccontextmanager
+async def ready(uid: int | None = None, **settings: str) -> AsyncIterator[tuple[Service, Sandbox]]:
+    ours = {
+        "OLLAMESH_SANDBOX_ENGINES": "gvisor",
+        "OLLAMESH_SANDBOX_RUNSC": str(runsc()),
+        "OLLAMESH_SANDBOX_GVISOR_WARM_COUNT": "1",
+    }
+    with serving(built_root(), uid=uid, settings=ours | settings) as service:
+        async with service.connected() as client:
+            await client.until_ready()
+            yield service, client
+
+
+async def begin(client: Sandbox) -> None:
+    """Return when a program has printed something."""
+    async for response in client.call(SLEEP):
+        if response.event.HasField("stdout"):
+            return
+    pytest.fail("the program printed nothing")
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+def is_kernel(pid: int) -> bool:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"runsc-sandbox")
+
+
+def dead(pids: list[int]) -> bool:
+    return not any(Path("/proc", str(pid)).exists() for pid in pids)
+
+
+def places() -> set[Path]:
+    return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+
+
+def cgroups(service: Service) -> set[Path]:
+    return set(Path("/sys/fs/cgroup").rglob(f"ollamesh-sandbox-{service.process.pid}-*"))
+
+
+@as_either
+async def test_it_runs_programs_and_says_what_it_is(uid: int | None) -> None:
+    async with ready(uid) as (_, client):
+        ran = await client.run("print('hello')")
+        assert (ran.stdout, ran.outcome) == ("hello\n", "OK")
+        (offered,) = (await client.capabilities()).engines
+        assert offered.name == "gvisor"
+        assert "memory_bytes" in offered.enforced_limits
+        assert any("no control group" in weakness for weakness in offered.weaknesses) == (uid is not None)
+
+
+@as_either
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+async def test_nothing_survives_the_service(uid: int | None, number: signal.Signals) -> None:
+    before = places()
+    async with ready(uid) as (service, client):
+        await begin(client)
+        below = descendants(service.process.pid)
+        assert len(below) > 6
+        service.process.send_signal(number)
+        await asyncio.to_thread(service.process.wait, TIMEOUT_S)
+        await until(lambda: dead(below))
+        if number is signal.SIGTERM:
+            assert places() <= before
+            assert not cgroups(service)
+
+
+@as_either
+async def test_what_a_killed_service_left_is_swept_by_the_next(uid: int | None) -> None:
+    before = places()
+    async with ready(uid) as (service, _):
+        service.process.kill()
+        await asyncio.to_thread(service.process.wait, TIMEOUT_S)
+    left = places() - before
+    assert left
+    async with ready(uid):
+        assert not left & places()
+        assert not cgroups(service)
+
+
+@as_either
+async def test_jails_killed_while_they_wait_are_replaced(uid: int | None) -> None:
+    async with ready(uid) as (service, client):
+        await until(lambda: len(descendants(service.process.pid)) > 4)
+        waiting = descendants(service.process.pid)
+        os.kill(waiting[0], signal.SIGKILL)
+        await until(lambda: dead(waiting))
+        assert (await client.run("print(1)")).stdout == "1\n"
+
+
+async def test_a_program_whose_kernel_is_killed_is_lost_and_said_to_be() -> None:
+    async with ready() as (service, client):
+        call = client.call(SLEEP)
+        async for response in call:
+            if response.event.HasField("stdout"):
+                break
+        for pid in filter(is_kernel, descendants(service.process.pid)):
+            os.kill(pid, signal.SIGKILL)
+        with pytest.raises(grpc.aio.AioRpcError) as lost:
+            async for _ in call:
+                pass
+        assert reason(lost.value).reason == "SANDBOX_UNAVAILABLE"
+        assert (await client.run("print(1)")).stdout == "1\n"
+
+
+async def test_without_runsc_the_engine_is_not_offered_and_says_so(tmp_path: Path) -> None:
+    settings = {"OLLAMESH_SANDBOX_ENGINES": "gvisor", "OLLAMESH_SANDBOX_RUNSC": str(tmp_path / "missing")}
+    with serving(built_root(), settings=settings) as service:
+        async with service.connected() as client:
+            with pytest.raises(grpc.aio.AioRpcError) as refusal:
+                async with asyncio.timeout(TIMEOUT_S):
+                    await client.run("print(1)")
+            assert reason(refusal.value).reason == "SANDBOX_UNAVAILABLE"
+            assert not (await client.capabilities()).engines
+
+
+async def test_the_next_engine_takes_over_where_it_is_missing(tmp_path: Path) -> None:
+    settings = {"OLLAMESH_SANDBOX_ENGINES": "gvisor,ns", "OLLAMESH_SANDBOX_RUNSC": str(tmp_path / "missing")}
+    with serving(built_root(), settings=settings) as service:
+        async with service.connected() as client:
+            await client.until_ready()
+            ran = await client.run("print(1)")
+            assert ran.events[0].started.engine == "ns"
+
+
+async def test_many_executions_leave_no_trace() -> None:
+    async with ready() as (service, client):
+        codes = ["print(1)", "1/0", "import os; os.kill(os.getpid(), 9)", "import os; os.fork()"]
+
+        def counts() -> tuple[int, int, int]:
+            descriptors = len(list(Path(f"/proc/{service.process.pid}/fd").iterdir()))
+            return descriptors, len(descendants(service.process.pid)), len(cgroups(service))
+
+        async def settled() -> tuple[int, int, int]:
+            """Once one jail waits and all else is gone."""
+            async with asyncio.timeout(TIMEOUT_S):
+                seen = [counts()]
+                while len(seen) < 20 or len(set(seen[-20:])) > 1:
+                    await asyncio.sleep(0.1)
+                    seen.append(counts())
+                return seen[-1]
+
+        await client.run(codes[0])
+        before = await settled()
+        for code in codes * 2:
+            await client.run(code)
+        assert await settled() == before
