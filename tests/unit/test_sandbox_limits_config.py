@@ -19,7 +19,7 @@ def caps(**settings: str) -> RoleCaps:
 
 def bounds(settings: dict[str, str], *, warm_count: int = 0) -> Bounds:
     env = Environment({f"OLLAMESH_SANDBOX_{name}": value for name, value in settings.items()})
-    found = read_bounds(env, read_caps(env), warm_count=warm_count)
+    found = read_bounds(env, read_caps(env), warm_bytes=warm_count * WARM_JAIL_BYTES)
     env.check()
     return found
 
