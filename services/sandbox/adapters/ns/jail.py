@@ -104,7 +104,8 @@ class NsJail:
         while self._hear():
             pass
         if not self._over.done():
-            self._finish(Ended(None, None, usage.cpu_s, usage.peak_memory_bytes))  # Nobody told.
+            nobody_told = Ended(None, None, usage.cpu_s, usage.peak_memory_bytes, files_full=False)
+            self._finish(nobody_told)
         self._close()
         self.gone.set_result(None)
 
@@ -117,7 +118,12 @@ class NsJail:
         if self._out_of_memory or self.cgroup.memory_exceeded():
             breach = LimitKind.MEMORY
         peak_bytes = self.cgroup.peak_memory_bytes() or told.peak_memory_bytes
-        return Ending(told.status, breach, told.cpu_s, peak_bytes)
+        found = {
+            LimitKind.PROCESSES: self.cgroup.processes_refused(),
+            LimitKind.FILES: told.files_full,
+        }
+        reached = frozenset(kind for kind, holds in found.items() if holds)
+        return Ending(told.status, breach, told.cpu_s, peak_bytes, reached)
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.gone.done() and self._pidfd is not None:

@@ -133,7 +133,9 @@ def _watch(pid: int, order: Order) -> Ended:
 def _told(status: int | None, breach: str | None, meter: Meter) -> Ended:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak_bytes = max(meter.peak_memory_bytes, used.ru_maxrss * 1024)
-    return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes)
+    files = os.statvfs("/work")
+    files_full = files.f_bfree == 0 or files.f_ffree == 0
+    return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes, files_full)
 
 
 def _kill_others() -> None:
