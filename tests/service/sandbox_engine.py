@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from services.sandbox.adapters.ns.engine import NsJails
-from services.sandbox.core.lifecycle import Verdict, judge
+from services.sandbox.core.lifecycle import Ending, Verdict, judge
 from services.sandbox.core.limits import Limits
 from services.sandbox.ports import Program
 from tests.service.sandbox_app import TIMEOUT_S, built_root
@@ -27,8 +27,13 @@ async def engine(*, starting: str = "the engine is starting", warm_count: int = 
 
 
 async def run(jails: NsJails, code: str) -> tuple[Verdict | None, str]:
+    ending, output = await ended(jails, code)
+    return judge(None, ending), output
+
+
+async def ended(jails: NsJails, code: str, limits: Limits = USUAL) -> tuple[Ending, str]:
     output = bytearray()
-    jail = await jails.take(USUAL)
+    jail = await jails.take(limits)
     jail.begin(Program(code.encode(), b""), lambda _stream, data: output.extend(data))
     async with asyncio.timeout(TIMEOUT_S):
-        return judge(None, await jail.ended()), output.decode()
+        return await jail.ended(), output.decode()

@@ -148,7 +148,7 @@ class TestExplanations:
         Reaped(7, 0.25, 4096),
         Ready(),
         Failed("why"),
-        Ended(-9, "memory", 0.5, 12),
+        Ended(-9, "memory", 0.5, 12, files_full=False),
     ],
 )
 def test_messages_arrive_as_they_were_sent(message: Order) -> None:

@@ -55,6 +55,7 @@ class Cgroup:
                 file = self._folders[home.controller] / setting
                 if setting not in _SWAP_FILES or file.exists():
                     file.write_text(value)
+        self._refused_before_count = 0
         memory = self._homes.get("memory")
         self.oom_event = _oom_event(self._folders["memory"]) if memory and memory.version == 1 else None
 
@@ -71,14 +72,13 @@ class Cgroup:
 
     def memory_exceeded(self) -> bool:
         """Whether the kernel had to kill for memory. Quick."""
-        if (home := self._homes.get("memory")) is None:
-            return False
-        file = "memory.events" if home.version == 2 else "memory.oom_control"
-        counts: dict[str, str] = {}
-        with suppress(OSError):
-            text = (self._folders["memory"] / file).read_text()
-            counts = dict(line.split() for line in text.splitlines())
-        return int(counts.get("oom_kill", "0")) > 0
+        home = self._homes.get("memory")
+        file = "memory.events" if home and home.version == 2 else "memory.oom_control"
+        return self._count("memory", file, "oom_kill") > 0
+
+    def processes_refused(self) -> bool:
+        """Whether there were to be more processes or threads than may be. Quick."""
+        return self._count("pids", "pids.events", "max") > self._refused_before_count
 
     def peak_memory_bytes(self) -> int:
         """0 where the kernel does not say. Quick."""
@@ -98,11 +98,19 @@ class Cgroup:
             return int((self._folders["memory"] / file).read_text())
         return 0
 
-    def forget_peak_memory(self) -> None:
-        """Begin anew with `peak_memory_bytes`, where the kernel lets us. Quick."""
+    def begin_anew(self) -> None:
+        """What is told from now on is of another program, as far as the kernel lets us forget. Quick."""
+        self._refused_before_count = self._count("pids", "pids.events", "max")
         if (home := self._homes.get("memory")) is not None and home.version == 1:
             with suppress(OSError):
                 (self._folders["memory"] / "memory.max_usage_in_bytes").write_text("0")
+
+    def _count(self, controller: str, file: str, name: str) -> int:
+        """One line of a file that counts; 0 if there is none."""
+        with suppress(KeyError, OSError):
+            text = (self._folders[controller] / file).read_text()
+            return int(dict(line.split() for line in text.splitlines())[name])
+        return 0
 
     def remove(self) -> None:
         """Once all its processes have ended."""

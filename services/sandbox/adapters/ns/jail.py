@@ -129,12 +129,18 @@ class NsJail:
         """How it ended; it has."""
         return self._over.result()
 
-    def ending(self, status: int | None, breach: str | None, cpu_s: float, peak_memory_bytes: int) -> Ending:
+    def ending(self, told: Ended) -> Ending:
         """What the init has told, and what the cgroup knows better."""
-        kind = LimitKind(breach) if breach else None
+        breach = LimitKind(told.breach) if told.breach else None
         if self._out_of_memory or self.cgroup.memory_exceeded():
-            kind = LimitKind.MEMORY
-        return Ending(status, kind, cpu_s, self.cgroup.peak_memory_bytes() or peak_memory_bytes)
+            breach = LimitKind.MEMORY
+        found = {
+            LimitKind.PROCESSES: self.cgroup.processes_refused(),
+            LimitKind.FILES: told.files_full,
+        }
+        reached = frozenset(kind for kind, holds in found.items() if holds)
+        peak_bytes = self.cgroup.peak_memory_bytes() or told.peak_memory_bytes
+        return Ending(told.status, breach, told.cpu_s, peak_bytes, reached)
 
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
@@ -150,13 +156,14 @@ class NsJail:
         while self._hear():
             pass
         if not self._over.done():
-            self._finish(Ended(None, None, usage.cpu_s, usage.peak_memory_bytes))  # Nobody told.
+            nobody_told = Ended(None, None, usage.cpu_s, usage.peak_memory_bytes, files_full=False)
+            self._finish(nobody_told)
         self._close()
         self.gone.set_result(None)
 
     def _finish(self, told: Ended) -> None:
         self.drain()
-        self._over.set_result(self.ending(told.status, told.breach, told.cpu_s, told.peak_memory_bytes))
+        self._over.set_result(self.ending(told))
 
     def _signal(self, number: signal.Signals) -> None:
         if not self.gone.done() and self._pidfd is not None:

@@ -50,6 +50,10 @@ class Means:
             weaknesses.append(
                 "Memory is measured every 20 ms instead of limited: no cgroup can be made here."
             )
+        if "pids" not in controllers:
+            weaknesses.append(
+                "Nobody is told that a program reached its limit of processes: no cgroup can be made here."
+            )
         if "cpu" not in controllers:
             weaknesses.append(
                 "A program with several threads may use every processor: no cgroup can be made here."

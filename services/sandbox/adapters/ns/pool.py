@@ -159,11 +159,13 @@ class Pool:
         return jail
 
     def _order(self, jail_id: int, limits: Limits, place: Place) -> NsJail:
+        controllers = self._means.cgroups.controllers
         order = Order(
             jail_id=jail_id,
-            process_count=limits.process_count,
+            # Where a cgroup counts, and tells when it has refused, the rlimit must not be first to do so.
+            process_count=limits.process_count * (2 if "pids" in controllers else 1),
             files_bytes=limits.files_bytes,
-            memory_bytes=None if "memory" in self._means.cgroups.controllers else limits.memory_bytes,
+            memory_bytes=None if "memory" in controllers else limits.memory_bytes,
             cpu_s=limits.cpu_s,
             slot=place.slot,
         )

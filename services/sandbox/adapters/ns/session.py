@@ -3,7 +3,7 @@
 import asyncio
 
 from services.sandbox.adapters.ns.files import NsFiles
-from services.sandbox.adapters.ns.inside.order import Closed, Finished, Found, Message
+from services.sandbox.adapters.ns.inside.order import Closed, Ended, Finished, Found, Message
 from services.sandbox.adapters.ns.jail import LOST, NsJail
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.errors import SandboxUnavailable
@@ -28,7 +28,7 @@ class NsSession:
         assert self._finished is None or self._finished.done()
         if not self.alive:
             raise SandboxUnavailable(problem=LOST)
-        self._jail.cgroup.forget_peak_memory()
+        self._jail.cgroup.begin_anew()
         self._jail.begin(program, write)
         self._finished = asyncio.get_running_loop().create_future()
 
@@ -51,9 +51,12 @@ class NsSession:
 
     def _hear(self, message: Message) -> None:
         match message:
-            case Finished(status, cpu_s, peak_memory_bytes) if self._finished and not self._finished.done():
+            case Finished() if self._finished and not self._finished.done():
                 self._jail.drain()
-                self._finished.set_result(self._jail.ending(status, None, cpu_s, peak_memory_bytes))
+                ended = Ended(
+                    message.status, None, message.cpu_s, message.peak_memory_bytes, message.files_full
+                )
+                self._finished.set_result(self._jail.ending(ended))
             case Found() | Closed():
                 self.files.hear(message)
             case _:

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from . import filters, kernel, processes, program, running
-from .meter import PERIOD_S, Meter
+from .meter import PERIOD_S, Meter, files_full
 from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, SESSION, Ended, Failed, Order, Ready, pack
 from .session import Session
 
@@ -139,7 +139,7 @@ def _watch(pid: int, order: Order) -> Ended:
 def _told(status: int | None, breach: str | None, meter: Meter) -> Ended:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     peak_bytes = max(meter.peak_memory_bytes, used.ru_maxrss * 1024)
-    return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes)
+    return Ended(status, breach, used.ru_utime + used.ru_stime, peak_bytes, files_full())
 
 
 def _take_descriptors(service: int) -> int:

@@ -41,6 +41,12 @@ class Meter:
         return None
 
 
+def files_full() -> bool:
+    """Whether no byte, or no file, more can be written."""
+    files = os.statvfs(_FILES)
+    return files.f_bfree == 0 or files.f_ffree == 0
+
+
 def _memory_bytes(limit_bytes: int) -> int:
     """Resident memory, page tables, files, and what sockets may hold.
 

@@ -32,7 +32,7 @@ class Order:
     """One jail, please."""
 
     jail_id: int
-    process_count: int  # Processes and threads of the program.
+    process_count: int  # Processes and threads of the program, by rlimit.
     files_bytes: int
     memory_bytes: int | None  # For the meter, where no cgroup limits memory.
     cpu_s: float | None  # For the meter.
@@ -73,6 +73,7 @@ class Ended:
     breach: str | None  # "memory" or "cpu" if the meter ended it.
     cpu_s: float
     peak_memory_bytes: int  # As the meter saw it, and at least that of the largest process.
+    files_full: bool  # No byte or no file more could be written at the end.
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +98,7 @@ class Finished:
     status: int
     cpu_s: float  # Of this program.
     peak_memory_bytes: int
+    files_full: bool
 
 
 @dataclass(frozen=True, slots=True)

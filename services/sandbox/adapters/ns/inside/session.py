@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 
 from . import processes
-from .meter import PERIOD_S, Meter
+from .meter import PERIOD_S, Meter, files_full
 from .order import (
     PACKET_BYTES_MAX,
     PROGRAM_DESCRIPTORS_COUNT,
@@ -148,7 +148,7 @@ class Session:
         if self._status is not None:
             return  # Its end is told instead.
         cpu_s = processes.cpu_s() - self._cpu_before_s
-        self._tell(Finished(status, cpu_s, self._meter.peak_memory_bytes))
+        self._tell(Finished(status, cpu_s, self._meter.peak_memory_bytes, files_full()))
 
     def _measure(self) -> None:
         breach = self._meter.breach()
@@ -197,7 +197,7 @@ class Session:
         processes.reap_all()
         peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         cpu_s = processes.cpu_s() - self._cpu_before_s
-        return Ended(status, self._breach, cpu_s, max(self._meter.peak_memory_bytes, peak_bytes))
+        return Ended(status, self._breach, cpu_s, max(self._meter.peak_memory_bytes, peak_bytes), files_full())
 
     def _tell(self, message: Message) -> None:
         self._service.send(pack(message))
