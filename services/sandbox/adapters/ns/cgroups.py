@@ -55,6 +55,7 @@ class Cgroup:
                 file = self._folders[home.controller] / setting
                 if setting not in _SWAP_FILES or file.exists():
                     file.write_text(value)
+        self._refused_before_count = 0
         memory = self._homes.get("memory")
         self.oom_event = _oom_event(self._folders["memory"]) if memory and memory.version == 1 else None
 
@@ -75,9 +76,9 @@ class Cgroup:
         file = "memory.events" if home and home.version == 2 else "memory.oom_control"
         return self._count("memory", file, "oom_kill") > 0
 
-    def processes_refused_count(self) -> int:
-        """How often there were to be more processes or threads than may be. Quick."""
-        return self._count("pids", "pids.events", "max")
+    def processes_refused(self) -> bool:
+        """Whether there were to be more processes or threads than may be. Quick."""
+        return self._count("pids", "pids.events", "max") > self._refused_before_count
 
     def peak_memory_bytes(self) -> int:
         """0 where the kernel does not say. Quick."""
@@ -97,8 +98,9 @@ class Cgroup:
             return int((self._folders["memory"] / file).read_text())
         return 0
 
-    def forget_peak_memory(self) -> None:
-        """Begin anew with `peak_memory_bytes`, where the kernel lets us. Quick."""
+    def begin_anew(self) -> None:
+        """What is told from now on is of another program, as far as the kernel lets us forget. Quick."""
+        self._refused_before_count = self._count("pids", "pids.events", "max")
         if (home := self._homes.get("memory")) is not None and home.version == 1:
             with suppress(OSError):
                 (self._folders["memory"] / "memory.max_usage_in_bytes").write_text("0")

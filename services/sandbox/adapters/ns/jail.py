@@ -55,7 +55,6 @@ class NsJail:
         self._service = service
         self._pidfd: int | None = None
         self._is_ready = self._begun = self._killed = self._out_of_memory = False
-        self._refused_before_count = 0  # Processes, to programs before in the same jail.
         self._over: asyncio.Future[Ending] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self._streams = Streams(lambda _stream, _data: None)
@@ -72,7 +71,6 @@ class NsJail:
     def begin(self, program: Program, write: Write) -> None:
         self._streams = Streams(write)
         self._begun = True
-        self._refused_before_count = self.cgroup.processes_refused_count()
         try:
             with ExitStack() as theirs:
                 descriptors = self._streams.connect(program, theirs)
@@ -137,7 +135,7 @@ class NsJail:
         if self._out_of_memory or self.cgroup.memory_exceeded():
             breach = LimitKind.MEMORY
         found = {
-            LimitKind.PROCESSES: self.cgroup.processes_refused_count() > self._refused_before_count,
+            LimitKind.PROCESSES: self.cgroup.processes_refused(),
             LimitKind.FILES: told.files_full,
         }
         reached = frozenset(kind for kind, holds in found.items() if holds)

@@ -28,7 +28,7 @@ class NsSession:
         assert self._finished is None or self._finished.done()
         if not self.alive:
             raise SandboxUnavailable(problem=LOST)
-        self._jail.cgroup.forget_peak_memory()
+        self._jail.cgroup.begin_anew()
         self._jail.begin(program, write)
         self._finished = asyncio.get_running_loop().create_future()
 
@@ -53,10 +53,10 @@ class NsSession:
         match message:
             case Finished() if self._finished and not self._finished.done():
                 self._jail.drain()
-                told = Ended(
+                ended = Ended(
                     message.status, None, message.cpu_s, message.peak_memory_bytes, message.files_full
                 )
-                self._finished.set_result(self._jail.ending(told))
+                self._finished.set_result(self._jail.ending(ended))
             case Found() | Closed():
                 self.files.hear(message)
             case _:

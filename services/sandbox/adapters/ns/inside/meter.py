@@ -42,7 +42,7 @@ class Meter:
 
 
 def files_full() -> bool:
-    """Whether no byte or no file more can be written."""
+    """Whether no byte, or no file, more can be written."""
     files = os.statvfs(_FILES)
     return files.f_bfree == 0 or files.f_ffree == 0
 

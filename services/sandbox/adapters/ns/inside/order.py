@@ -98,7 +98,7 @@ class Finished:
     status: int
     cpu_s: float  # Of this program.
     peak_memory_bytes: int
-    files_full: bool  # As in Ended.
+    files_full: bool
 
 
 @dataclass(frozen=True, slots=True)
