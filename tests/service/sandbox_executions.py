@@ -21,17 +21,17 @@ from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.keeping import Keeping
 from services.sandbox.core.limits import MIB, Caps, Limits
-from services.sandbox.core.owners import Owner
 from services.sandbox.engine import Engine
 from services.sandbox.executions import Executions
-from services.sandbox.fresh import Fresh
 from services.sandbox.limits_config import ROLES, RoleCaps
 from services.sandbox.places import Places
 from services.sandbox.registry import Registry
 from services.sandbox.rpc.controls import ControlMethods
 from services.sandbox.rpc.executions import ExecutionMethods
-from services.sandbox.running import Runner
+from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
+from services.sandbox.sessions import Sessions, SessionSettings
+from services.sandbox.sessions_told import SessionsTold
 from services.sandbox.telemetry import SandboxMetrics
 from tests.fakes.fake_jails import FakeJails
 from tests.fakes.trail import KeptTrail
@@ -39,18 +39,6 @@ from tests.service.sandbox_rpcs import TIMEOUT_S, recognise
 
 USUAL = Limits(output_bytes=1000)
 Events = list[execution_pb2.ExecutionEvent]
-
-
-@dataclass(frozen=True)
-class FreshOnly:
-    """The port `Runners`, without sessions."""
-
-    engine: Engine
-    catalogue: Catalogue
-
-    def find(self, owner: Owner, *, session_id: str, engine: str, profile: str) -> Runner:
-        assert not session_id
-        return Fresh(self.engine, self.catalogue.find(engine=engine, profile=profile))
 
 
 @dataclass
@@ -85,13 +73,13 @@ class World:
         found: execution_pb2.Execution = (await self.call("GetExecution", request, who)).execution
         return found
 
-    def watch(self, execution_id: str, *, who: str = "ada@o", **seen: Any) -> Any:
+    def watch(self, execution_id: str, who: str = "ada@o", **seen: int) -> Any:
         """A call of WatchExecution."""
         request = sandbox_service_pb2.WatchExecutionRequest(execution_id=execution_id, **seen)
         return self.call("WatchExecution", request, who)
 
-    async def watched(self, execution_id: str, **seen: Any) -> Events:
-        return await events(self.watch(execution_id, **seen))
+    async def watched(self, execution_id: str, who: str = "ada@o", **seen: int) -> Events:
+        return await events(self.watch(execution_id, who, **seen))
 
     async def send(self, execution_id: str, offset: int, data: bytes, *, end: bool = False) -> int:
         request = sandbox_service_pb2.SendInputRequest(
@@ -132,8 +120,10 @@ async def serving(
     )
     catalogue, measured = Catalogue([jails]), SandboxMetrics(metrics)
     engine = Engine(catalogue, Places(bounds), measured)
+    told = SessionsTold(metrics, trail)
+    sessions = Sessions(catalogue, SessionSettings(), reserve=engine.places.reserve, told=told)
     executions = Executions(
-        runners=FreshOnly(engine, catalogue),
+        runners=AllRunners(engine, catalogue, sessions),
         metrics=measured,
         registry=Registry(keeping),
         caps=RoleCaps(USUAL, dict.fromkeys(ROLES, Caps(usual=USUAL, most=USUAL))),

@@ -4,7 +4,7 @@ import pytest
 
 from services.common.config import ConfigError, Environment
 from services.common.tokens import Caller, Role
-from services.sandbox.admission_config import WARM_JAIL_BYTES, read_bounds
+from services.sandbox.admission_config import read_bounds
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.limits import MIB, Asked, Limits, granted
 from services.sandbox.limits_config import RoleCaps, read_caps
@@ -17,9 +17,9 @@ def caps(**settings: str) -> RoleCaps:
     return found
 
 
-def bounds(settings: dict[str, str], *, warm_count: int = 0) -> Bounds:
+def bounds(settings: dict[str, str], *, warm_bytes: int = 0) -> Bounds:
     env = Environment({f"OLLAMESH_SANDBOX_{name}": value for name, value in settings.items()})
-    found = read_bounds(env, read_caps(env), warm_bytes=warm_count * WARM_JAIL_BYTES)
+    found = read_bounds(env, read_caps(env), warm_bytes=warm_bytes)
     env.check()
     return found
 
@@ -75,8 +75,8 @@ def test_every_mistake_is_named_at_once_and_no_value() -> None:
 
 
 def test_warm_jails_count_only_what_they_hold() -> None:
-    found = bounds({"MEMORY_BUDGET_MIB": "4096"}, warm_count=8)
-    assert found.memory_bytes == 4096 * MIB - 8 * WARM_JAIL_BYTES
+    found = bounds({"MEMORY_BUDGET_MIB": "4096"}, warm_bytes=64 * MIB)
+    assert found.memory_bytes == 4032 * MIB
 
 
 def test_sessions_always_leave_room_for_the_largest_execution() -> None:
@@ -94,7 +94,7 @@ def test_nobody_may_ask_for_more_memory_than_there_is() -> None:
 
 def test_a_budget_for_not_even_one_program_is_a_mistake() -> None:
     with pytest.raises(ConfigError, match="MEMORY_BUDGET_MIB"):
-        bounds({"MEMORY_BUDGET_MIB": "50"}, warm_count=4)
+        bounds({"MEMORY_BUDGET_MIB": "50"}, warm_bytes=32 * MIB)
 
 
 def test_without_a_budget_it_is_taken_from_the_machine() -> None:
