@@ -268,3 +268,18 @@ def descendants(pid: int) -> list[int]:
 def owner(pid: int) -> int:
     """The uid that `pid` has outside of its jail."""
     return Path("/proc", str(pid)).stat().st_uid
+
+
+def forked(service: Service) -> list[int]:
+    """Processes that a program has made: in a jail, the init is 1 and the program 2."""
+    return [pid for pid in descendants(service.process.pid) if inner_pid(pid) > 2]
+
+
+def inner_pid(pid: int) -> int:
+    """Its pid in its jail; 0 if it is not in one, or has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    (pids,) = (line.split()[1:] for line in lines if line.startswith("NSpid"))
+    return int(pids[-1]) if len(pids) == 3 else 0  # Here, in the outer jail, in its own.

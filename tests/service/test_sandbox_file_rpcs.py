@@ -94,6 +94,29 @@ async def test_bad_names_are_told_by_their_field(rpcs: Rpcs, session_id: str, pa
     assert rpcs.jail.files.held == {"": None}
 
 
+async def test_who_is_refused_learns_why_however_much_was_on_its_way(rpcs: Rpcs, session_id: str) -> None:
+    """A grpc.aio client would make an INTERNAL error of it if its writes failed."""
+    part = bytes(1 << 20)
+    for path, session, size_bytes, why in (
+        ("a", session_id, FILE_BYTES_MAX + 1, "FILE_TOO_LARGE"),
+        ("a", "missing", FILE_BYTES_MAX, "SESSION_NOT_FOUND"),
+        ("../a", session_id, FILE_BYTES_MAX, "INVALID_REQUEST"),
+        ("a", session_id, 1, "INVALID_REQUEST"),
+    ):
+        for _ in range(5):
+            found = await refusal(rpcs.put(session, path, [part, part], size_bytes=size_bytes))
+            assert found.reason == why
+
+
+async def test_a_refused_sender_that_waits_is_not_waited_for(rpcs: Rpcs) -> None:
+    async def parts() -> AsyncIterator[pb.PutFileRequest]:
+        yield header("missing", "a", 4)
+        await asyncio.Event().wait()
+
+    found = await refusal(rpcs.call("PutFile", parts()))
+    assert found.reason == "SESSION_NOT_FOUND"
+
+
 async def test_who_vanishes_leaves_nothing(rpcs: Rpcs, session_id: str) -> None:
     """Hangs up, or is slower than the deadline."""
     for timeout_s in (20.0, 0.2):

@@ -21,6 +21,8 @@ from tests.service.sandbox_app import (
     Service,
     built_root,
     descendants,
+    forked,
+    inner_pid,
     reason,
     serving,
 )
@@ -92,21 +94,6 @@ async def test_who_hangs_up_kills_the_program_at_once(root: Path, uid: int | Non
         async with asyncio.timeout(2):
             await until(lambda: dead(programs))
         assert (await client.run("print(1)")).stdout == "1\n"
-
-
-def forked(service: Service) -> list[int]:
-    """Processes that a program has made: in a jail, the init is 1 and the program 2."""
-    return [pid for pid in descendants(service.process.pid) if inner_pid(pid) > 2]
-
-
-def inner_pid(pid: int) -> int:
-    """Its pid in its jail; 0 if it is not in one, or has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    (pids,) = (line.split()[1:] for line in lines if line.startswith("NSpid"))
-    return int(pids[-1]) if len(pids) == 3 else 0  # Here, in the outer jail, in its own.
 
 
 @as_either

@@ -87,12 +87,13 @@ async def test_files_are_used_while_something_runs(client: Client, session_id: s
 
 
 async def test_more_than_the_session_holds_is_refused(client: Client, session_id: str) -> None:
-    await client.put(session_id, "fits", bytes(32 << 20))
+    for name in ("fits", "too"):
+        await client.put(session_id, name, bytes(30 << 20))
     for size_bytes, name in ((33 << 20, "large"), (32 << 20, "no longer")):
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await client.put(session_id, name, bytes(size_bytes))
         assert reason(refused.value).reason == "FILE_TOO_LARGE"
-    assert await client.names(session_id) == ["fits"]
+    assert await client.names(session_id) == ["fits", "too"]
 
 
 async def test_too_long_is_interrupted_and_keeps_its_variables(client: Client, session_id: str) -> None:

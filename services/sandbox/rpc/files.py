@@ -3,12 +3,13 @@
 A file is put whole or not at all: its last bytes are passed on only when the stream has ended where its header says.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
-from services.common.errors import InvalidRequest, Violation
+from services.common.errors import InvalidRequest, MeshError, Violation
 from services.common.grpc.around import Context
 from services.sandbox.core import paths
 from services.sandbox.core.pages import from_token, to_token
@@ -21,6 +22,8 @@ from services.sandbox.sessions_told import SessionsTold
 
 PAGE_SIZE = 100
 CHUNK_BYTES_MAX = 1 << 18
+DRAINED_WITHIN_S = 0.5
+DRAINED_FACTOR = 2
 _TIME_S_MAX = 253_402_300_799  # The last second that a Timestamp can say. A program can set any.
 
 
@@ -32,6 +35,13 @@ class FileMethods:
     async def PutFile(
         self, requests: AsyncIterator[pb.PutFileRequest], context: Context
     ) -> pb.PutFileResponse:
+        try:
+            return await self._put(requests)
+        except MeshError:
+            await _drain(requests, bytes_max=DRAINED_FACTOR * self._file_bytes_max)
+            raise
+
+    async def _put(self, requests: AsyncIterator[pb.PutFileRequest]) -> pb.PutFileResponse:
         header = await _header(requests)
         _check_path(header.path, "header.path")
         if header.size_bytes > self._file_bytes_max:
@@ -90,6 +100,21 @@ class FileMethods:
             await files.delete(request.path)
         self._told.deleted(session, request.path)
         return pb.DeleteFileResponse()
+
+
+async def _drain(requests: AsyncIterator[pb.PutFileRequest], *, bytes_max: int) -> None:
+    """Drop what a refused sender has on its way.
+
+    A grpc.aio client whose write fails because its call has ended makes that an INTERNAL error, and forgets why it was
+    refused (grpc/grpc#36066).
+    """
+    dropped_bytes = 0
+    with suppress(TimeoutError, MeshError):  # The latter: what comes is not even a request.
+        async with asyncio.timeout(DRAINED_WITHIN_S):
+            async for request in requests:
+                dropped_bytes += request.ByteSize()
+                if dropped_bytes > bytes_max:
+                    return
 
 
 async def _header(requests: AsyncIterator[pb.PutFileRequest]) -> pb.PutFileRequest.Header:
