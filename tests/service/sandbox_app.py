@@ -217,9 +217,11 @@ class Sandbox:
         call: Call = self.stub.Execute(ExecuteRequest(spec=spec), timeout=TIMEOUT_S, metadata=self.metadata)
         return call
 
-    async def run(self, code: str, *, limits: pb.Limits | None = None, stdin: bytes = b"") -> Ran:
+    async def run(
+        self, code: str, *, limits: pb.Limits | None = None, stdin: bytes = b"", profile: str = ""
+    ) -> Ran:
         ran = Ran()
-        async for response in self.call(code, limits=limits, stdin=stdin):
+        async for response in self.call(code, limits=limits, stdin=stdin, profile=profile):
             ran.events.append(response.event)
         return ran
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.lifecycle import Ending, Verdict, judge
@@ -14,9 +15,11 @@ USUAL = Limits()
 
 
 @asynccontextmanager
-async def engine(*, starting: str = "the engine is starting", warm_count: int = 1) -> AsyncIterator[NsJails]:
+async def engine(
+    *, starting: str = "the engine is starting", warm_count: int = 1, folder: Path | None = None
+) -> AsyncIterator[NsJails]:
     """An engine that has come up, or has found out why it cannot."""
-    made = NsJails(built_root(), usual=USUAL, warm_count=warm_count)
+    made = NsJails(folder or built_root(), usual=USUAL, warm_count=warm_count)
     task = asyncio.create_task(made.run())
     async with asyncio.timeout(TIMEOUT_S):
         while made.problem == starting:

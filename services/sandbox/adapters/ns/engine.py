@@ -130,7 +130,7 @@ class NsJails:
             return explain.kernel_problem()
         pool = Pool(zygote, some, tasks, usual=self._usual, warm_count=self._warm_count)
         self._pools.add(pool)
-        if (problem := await self._flaw(pool)) is not None:
+        if (problem := await zygote.failure() or await self._flaw(pool)) is not None:
             await pool.close()
             self._pools.discard(pool)
             return problem

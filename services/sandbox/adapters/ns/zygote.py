@@ -10,11 +10,13 @@ from typing import Self
 
 import structlog
 
-from services.sandbox.adapters.ns import outer
+from services.sandbox.adapters.ns import explain, outer
 from services.sandbox.adapters.ns.inside.order import (
     PACKET_BYTES_MAX,
     Born,
+    Failed,
     Order,
+    Ready,
     Reaped,
     pack,
     unpack,
@@ -26,6 +28,7 @@ log = structlog.get_logger(__name__)
 
 COMPLAINT_BYTES_MAX = 4096
 KILL_AFTER_S = 2.0
+START_TIMEOUT_S = 60.0  # It may have to import much, on a machine that does much else.
 
 
 class Zygote:
@@ -34,6 +37,7 @@ class Zygote:
     def __init__(self, process: "subprocess.Popen[bytes]", control: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = loop.create_future()
+        self._started: asyncio.Future[Ready | Failed] = loop.create_future()
         self._process = process
         self._pidfd = os.pidfd_open(process.pid)
         self._control = control
@@ -46,6 +50,16 @@ class Zygote:
     def start(cls, folder: Path, profile: Profile, first_uid: int | None) -> Self:
         """Raises OSError. Takes a few milliseconds; see outer.start for why it is not in a thread."""
         return cls(*outer.start(folder, profile, first_uid))
+
+    async def failure(self) -> str | None:
+        """Wait until it takes orders; else return why it never will."""
+        await asyncio.wait(
+            (self._started, self.gone), timeout=START_TIMEOUT_S, return_when=asyncio.FIRST_COMPLETED
+        )
+        if self._started.done():
+            said = self._started.result()
+            return said.why if isinstance(said, Failed) else None
+        return explain.kernel_problem() if self.gone.done() else "the zygote took too long to start"
 
     def order(self, order: Order, descriptors: list[int]) -> None:
         """Ask for a jail; `descriptors` are its end of its socket and its cgroups'. Raises OSError."""
@@ -73,12 +87,17 @@ class Zygote:
             self._hang_up()  # `_end` follows.
             return
         match unpack(packet):
+            case Ready() | Failed() as said:
+                self._started.set_result(said)
             case Born(jail_id):
                 self._jails[jail_id].born(descriptors[0])
             case Reaped(jail_id) as usage:
                 self._jails.pop(jail_id).reaped(usage)
 
     def _end(self) -> None:
+        with suppress(BlockingIOError):
+            while self._control.fileno() != -1:
+                self._hear()  # What it said last has not been looked at yet.
         self._hang_up()
         asyncio.get_running_loop().remove_reader(self._pidfd)
         os.close(self._pidfd)

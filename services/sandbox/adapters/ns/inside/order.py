@@ -4,7 +4,7 @@ Each message is one packet of JSON on a SOCK_SEQPACKET socket, with descriptors 
 is imported on both sides, so that they cannot disagree.
 
     service -> zygote   Order, with [the jail's socket, cgroup.procs...]
-    zygote -> service   Born, with [the jail's pidfd]; later Reaped
+    zygote -> service   Ready or Failed; for each Order Born, with [the jail's pidfd], and later Reaped
     jail -> service     Ready or Failed
 
 and then, for one program, or for a session:
@@ -55,12 +55,12 @@ class Reaped:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The jail waits for a program."""
+    """The jail waits for a program, the zygote for orders."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The jail could not be built."""
+    """The jail could not be built, or the zygote not import what its profile names."""
 
     why: str
 

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 
 from . import filters, jail, kernel
-from .order import PACKET_BYTES_MAX, Born, Order, Reaped, pack, unpack
+from .order import PACKET_BYTES_MAX, Born, Failed, Order, Ready, Reaped, pack, unpack
 
 # What short programs import most, and what the rest of the library imports in turn.
 PREIMPORTED = (
@@ -35,8 +35,7 @@ def main() -> None:
     profile = json.loads(sys.argv[2])
     environment = {**ENVIRONMENT, **profile["environment"]}
     os.environ.update(environment)  # Libraries read some of it when they are imported.
-    for name in (*PREIMPORTED, *profile["preimported"]):
-        importlib.import_module(name)
+    _import(service, profile["preimported"])
     os.environ.clear()
     os.environ.update(environment)
     sys.argv[:] = ["main.py"]
@@ -47,8 +46,18 @@ def main() -> None:
     gc.freeze()  # Else the first collection in each child would copy all these pages.
     kernel.no_new_privileges()
     kernel.install_filter(filters.zygote(os.uname().machine))
+    service.send(pack(Ready()))
     _serve(service)
     os._exit(0)
+
+
+def _import(service: socket.socket, added: list[str]) -> None:
+    for name in (*PREIMPORTED, *added):
+        try:
+            importlib.import_module(name)
+        except BaseException as error:
+            service.send(pack(Failed(f"{name} cannot be imported: {type(error).__name__}")))
+            raise
 
 
 def _serve(service: socket.socket) -> None:
