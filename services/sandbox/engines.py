@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from services.sandbox.adapters.gvisor.engine import GvisorJails
 from services.sandbox.adapters.ns.engine import NsJails
+from services.sandbox.adapters.runtimeclass.engine import RuntimeClassJails
 from services.sandbox.config import Config
 from services.sandbox.ports import Jails
 
@@ -14,7 +15,7 @@ def jails(config: Config) -> Iterator[Jails]:
         for profile in config.profiles:
             match engine:
                 case "ns":
-                    yield NsJails(config.root / profile, usual=config.usual, warm_count=config.warm_count)
+                    yield _ns(config, profile)
                 case "gvisor":
                     yield GvisorJails(
                         config.root / profile,
@@ -22,5 +23,11 @@ def jails(config: Config) -> Iterator[Jails]:
                         usual=config.usual,
                         warm_count=config.gvisor_warm_count,
                     )
+                case "runtimeclass":
+                    yield RuntimeClassJails(_ns(config, profile))
                 case _:
                     raise AssertionError(f"no engine {engine}")
+
+
+def _ns(config: Config, profile: str) -> NsJails:
+    return NsJails(config.root / profile, usual=config.usual, warm_count=config.warm_count)

@@ -121,7 +121,9 @@ class Jails(Protocol):
     """Makes jails of one profile, by one engine."""
 
     engine: str  # Such as "ns".
-    profile: Profile
+
+    @property
+    def profile(self) -> Profile: ...
 
     @property
     def problem(self) -> str | None:

@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,14 @@ class Started:
 
     process: "subprocess.Popen[bytes]"
     pipes: Mapping[int, int]  # The jail's descriptor to our end; non-blocking.
+
+    def abandon(self) -> None:
+        """End what nobody can look after."""
+        self.process.kill()
+        self.process.wait()
+        for pipe in self.pipes.values():
+            with suppress(OSError):  # Some may be closed already.
+                os.close(pipe)
 
 
 def find(configured: Path | None) -> Path | None:
