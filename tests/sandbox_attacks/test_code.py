@@ -226,8 +226,8 @@ async def test_requests_that_are_no_message(place: Place, request_bytes: bytes) 
     async with place.service.connected() as sandbox:
         await sandbox.until_ready()
         method = "/ollamesh.sandbox.v1.SandboxService/Execute"
-        execute: Any = sandbox.channel.unary_stream(method)  # The stubs' types are those of messages.
-        call = execute(request_bytes, timeout=TIMEOUT_S, metadata=sandbox.metadata)
+        send: Any = sandbox.channel.unary_stream(method)
+        call = send(request_bytes, timeout=TIMEOUT_S, metadata=sandbox.metadata)
         with pytest.raises(grpc.aio.AioRpcError) as refusal:
             async for _ in call:
                 pass

@@ -8,6 +8,7 @@ import asyncio
 import ctypes
 import encodings.idna  # noqa: F401 - Else loaded on first use.
 import os
+import shutil
 import sys
 from collections.abc import Callable
 
@@ -23,6 +24,8 @@ def become(uid: int) -> None:
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
     ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 1, 0, 0, 0)  # As in a process that this user started.
+    if not os.access(sys.executable, os.X_OK):  # This user would have started it with another interpreter.
+        sys.executable = shutil.which("python3", path=os.defpath) or sys.executable
 
 
 async def run_and_tell(config: Config, stop: asyncio.Event, *, started: Callable[[int], None]) -> None:
