@@ -20,6 +20,8 @@ from envoy_data_plane.envoy.config.route.v3 import (
     RetryPolicyRetryHostPredicate,
     Route,
     RouteAction,
+    RouteActionHashPolicy,
+    RouteActionHashPolicyHeader,
     RouteActionMaxStreamDuration,
     RouteConfiguration,
     RouteMatch,
@@ -30,7 +32,7 @@ from envoy_data_plane.envoy.type.matcher.v3 import RegexMatcher, StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
 from deploy.envoy import api_keys, compression, cors, ratelimits, tokens
-from deploy.envoy.clusters import KEYS
+from deploy.envoy.clusters import KEEPING, KEYS
 from deploy.envoy.config import SERVICES, Edge
 from services.common.policy import POLICY, Access
 
@@ -128,6 +130,7 @@ def _service(name: str) -> list[Route]:
             match=match,
             route=_action(name, deadline_s, retry_on=retry_on),
             request_headers_to_add=[_deadline(deadline_s)],
+            request_headers_to_remove=[] if name in KEEPING else [tokens.USER_HEADER],
             typed_per_filter_config=_somebody(name),
             metadata=tokens.refusals(name),
         )
@@ -154,6 +157,7 @@ def _compatible() -> list[Route]:
             match=match,
             route=_action("inference", LONG_DEADLINE_S, retry_on=retry_on),
             request_headers_to_add=[_deadline(LONG_DEADLINE_S)],
+            request_headers_to_remove=[tokens.USER_HEADER],
             typed_per_filter_config=_somebody("inference"),
             metadata=tokens.refusals("inference"),
         )
@@ -177,6 +181,7 @@ def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
     """Forward for as long as the call's own deadline says; without one, as long as we would give it."""
     return RouteAction(
         cluster=cluster,
+        hash_policy=_by_user() if cluster in KEEPING else [],
         timeout=timedelta(0),  # The default of 15 s would cut streams.
         idle_timeout=timedelta(seconds=deadline_s),
         max_stream_duration=RouteActionMaxStreamDuration(
@@ -195,6 +200,12 @@ def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
             host_selection_retry_max_attempts=10,
         ),
     )
+
+
+def _by_user() -> list[RouteActionHashPolicy]:
+    """One replica for all calls of a user, as long as it is fit: it has the user's sessions and executions."""
+    header = RouteActionHashPolicyHeader(header_name=tokens.USER_HEADER)
+    return [RouteActionHashPolicy(header=header)]
 
 
 def _deadline(seconds: int) -> HeaderValueOption:

@@ -17,6 +17,7 @@ from envoy_data_plane.envoy.extensions.filters.http.jwt_authn.v3 import (
     JwksAsyncFetch,
     JwtAuthentication,
     JwtCacheConfig,
+    JwtClaimToHeader,
     JwtHeader,
     JwtProvider,
     JwtRequirement,
@@ -37,6 +38,9 @@ FILTER = "envoy.filters.http.jwt_authn"
 PROVIDER = "ollamesh"
 VERDICT = "refusal"  # Where the filter leaves it; edge.lua reads it.
 CLAIMS = "claims"  # Likewise what a token says that was found good; access_log.py and ratelimits.py read it.
+# Who a good token is for, for routes to pick a replica by. Nobody can bring it along (listeners.py), and routes that
+# do not pick by it take it away. Services believe the token only.
+USER_HEADER = "x-ollamesh-user"
 # Envoy does not look for a key it does not know, so this is how late it accepts a new one.
 KEYS_EVERY = timedelta(seconds=5)
 KEYS_RETRY = timedelta(milliseconds=100)
@@ -89,6 +93,7 @@ def _provider(issuer: str) -> JwtProvider:
         ],
         failed_status_in_metadata=VERDICT,
         payload_in_metadata=CLAIMS,
+        claim_to_headers=[JwtClaimToHeader(header_name=USER_HEADER, claim_name="sub")],
         jwt_cache_config=JwtCacheConfig(jwt_cache_size=1024, jwt_max_token_size=TOKEN_BYTES_MAX),
         remote_jwks=RemoteJwks(
             http_uri=HttpUri(

@@ -36,6 +36,7 @@ class FakeSandbox(SandboxServiceServicer):
     specs: list[pb.ExecutionSpec] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
     running: int = 0
+    remaining_s: dict[str, float] = field(default_factory=dict)  # The deadline of the last call of a stream.
     target: str = ""
     executions: dict[str, Running] = field(default_factory=dict)
     sessions: dict[str, service.Session] = field(default_factory=dict)
@@ -63,6 +64,7 @@ class FakeSandbox(SandboxServiceServicer):
     ) -> AsyncIterator[service.ExecuteResponse]:
         metadata = dict(context.invocation_metadata() or ())
         self.authorizations.append(str(metadata.get("authorization", "")))
+        self.remaining_s["Execute"] = context.time_remaining() or 0.0
         found = self._start(f"e{len(self.specs) + 1}", request.spec)
         self.running += 1
         try:
@@ -86,6 +88,7 @@ class FakeSandbox(SandboxServiceServicer):
     async def WatchExecution(
         self, request: service.WatchExecutionRequest, context: Context
     ) -> AsyncIterator[service.WatchExecutionResponse]:
+        self.remaining_s["WatchExecution"] = context.time_remaining() or 0.0
         async for event in self._found(request.execution_id).events(request):
             yield service.WatchExecutionResponse(event=event)
 

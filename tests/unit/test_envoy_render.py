@@ -172,7 +172,26 @@ def test_tokens_come_in_one_header_and_are_passed_on(public: Json) -> None:
     assert provider["forward"] is True
     assert provider["require_expiration"] is True
     assert provider["max_lifetime"] == "600s"
-    assert "claim_to_headers" not in provider
+
+
+def test_who_calls_is_a_header_for_the_edge_alone(public: Json) -> None:
+    provider = filter_of(public, "jwt_authn")["providers"]["ollamesh"]
+    assert provider["claim_to_headers"] == [{"header_name": "x-ollamesh-user", "claim_name": "sub"}]
+    stripped = [
+        mutation["remove_on_match"]["key_matcher"].get("prefix")
+        for mutation in public["early_header_mutation_extensions"][0]["typed_config"]["mutations"]
+    ]
+    assert "x-ollamesh-" in stripped, "somebody could bring it along"
+
+
+def test_users_are_kept_together_only_where_a_replica_keeps_something_of_theirs(routes: list[Json]) -> None:
+    forwarded = [route for route in routes if "route" in route]
+    kept = {route["route"]["cluster"] for route in forwarded if route["route"].get("hash_policy")}
+    assert kept == {"sandbox"}
+    for route in forwarded:
+        known = not route["typed_per_filter_config"]["envoy.filters.http.jwt_authn"].get("disabled")
+        removed = route.get("request_headers_to_remove", []) == ["x-ollamesh-user"]
+        assert removed is (known and route["route"]["cluster"] != "sandbox")
 
 
 def test_nothing_that_may_be_missing_is_allowed(text: str) -> None:
@@ -213,7 +232,7 @@ def test_clusters_check_balance_and_limit(config: Json) -> None:
     assert set(clusters) == {*SERVICES, "auth_keys", "jwks"}
     for name in (*SERVICES, "auth_keys"):
         cluster = clusters[name]
-        assert cluster["lb_policy"] == "LEAST_REQUEST"
+        assert cluster["lb_policy"] == ("MAGLEV" if name == "sandbox" else "LEAST_REQUEST")
         (check,) = cluster["health_checks"]
         assert check["no_traffic_interval"] == check["interval"] == "1s"
         service = check["grpc_health_check"].get("service_name", "")
