@@ -42,13 +42,14 @@ def test_a_flood_of_one_user_does_not_hold_up_another() -> None:
 
 def test_who_holds_most_goes_last_whatever_it_is_that_they_hold() -> None:
     books = Admission(BOUNDS)
-    large, little = ask(books, ADA, small(4)), [ask(books, BEN), ask(books, BEN)]
-    last = ask(books, CLEO)
-    waiting = [ask(books, ADA), ask(books, BEN)]
-    books.give_back(last)
-    assert books.advance() == waiting[:1]  # Half of the memory is as much as half of the places.
-    assert large.is_held
-    assert all(ticket.is_held for ticket in little)
+    ask(books, ADA, small(4))  # Half of the memory,
+    ask(books, BEN)  # and a quarter of the places.
+    others = [ask(books, CLEO), ask(books, CLEO)]
+    first, second = ask(books, ADA), ask(books, BEN)
+    books.give_back(others[0])
+    assert books.advance() == [second]
+    books.give_back(others[1])
+    assert books.advance() == [first]
 
 
 def test_memory_is_a_bound_as_much_as_the_count() -> None:
