@@ -10,7 +10,7 @@ from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import Limits
 from services.sandbox.core.results import Decoder, Result
-from services.sandbox.ports import Jail, Program, Stream
+from services.sandbox.ports import Jail, Program, SessionJail, Stream
 from tests.service.sandbox_app import TIMEOUT_S, built_root
 
 STARTING = "the engine is starting"
@@ -76,3 +76,8 @@ def begin(jail: Jail, code: str, stdin: bytes = b"", *, stdin_open: bool = False
 async def ended(jail: Jail) -> Ending:
     async with asyncio.timeout(TIMEOUT_S):
         return await jail.ended()
+
+
+async def finished(jail: SessionJail) -> Ending:
+    async with asyncio.timeout(TIMEOUT_S):
+        return await jail.finished()

@@ -60,8 +60,16 @@ class Interpreter:
         eval(body, {})  # noqa: S307 -- our own.
         results.encode(forms.of(eval(expression, {})))  # noqa: S307 -- our own.
 
-    def run(self, program: bytes) -> int:
-        """Run `program`, and tell what it leaves open. Return its exit code."""
+    def run_last(self, program: bytes) -> int:
+        """Run `program`, and end as any interpreter does. Return its exit code."""
+        return self.finish(self.run(program))
+
+    def run(self, program: bytes, started: Callable[[], object] = lambda: None) -> int:
+        """Run `program`, and tell what it leaves open. Return its exit code.
+
+        `started` is called when it can be interrupted.
+        """
+        started()
         exit_code = _guarded(lambda: self._execute(program))
         if os.getpid() != self._process:  # A child, come to the end of its program.
             os._exit(self.finish(exit_code))

@@ -142,8 +142,16 @@ class NsJails:
         stamp = str((self._folder / "stamp").absolute())
         expected = {**ENVIRONMENT, **self.profile.environment}
         variables = [name for name in os.environ if name not in expected]
+
+        async def build_trial(limits: Limits) -> NsJail:
+            jail = await pool.build(limits)
+            jail.become_trial()
+            return jail
+
         try:
-            found = await selftest.breaches(pool.build, host_file=stamp, environment=variables)
+            found = await selftest.breaches(build_trial, host_file=stamp, environment=variables)
+            if self.profile.command and not await selftest.starts(pool.build, self._usual):
+                return f"{self.profile.command[0]} does not start in a jail"
         except SandboxUnavailable:
             return explain.kernel_problem()
         return f"the engine failed its self-test: a program {', '.join(found)}" if found else None

@@ -14,6 +14,7 @@ from services.sandbox.adapters.ns.inside.order import (
     ONLY,
     PACKET_BYTES_MAX,
     SESSION,
+    TRIAL,
     Ended,
     Failed,
     Interrupt,
@@ -58,6 +59,7 @@ class NsJail:
         self._over: asyncio.Future[Ending] = loop.create_future()
         self.gone: asyncio.Future[None] = loop.create_future()
         self._streams = Streams(lambda _stream, _data: None)
+        self._kind = ONLY
         self._hear_session: Callable[[Message], None] | None = None  # If it is one.
         service.settimeout(0)
         loop.add_reader(service, self._hear)
@@ -74,7 +76,7 @@ class NsJail:
         try:
             with ExitStack() as theirs:
                 descriptors = self._streams.connect(program, theirs)
-                self.send(ONLY if self._hear_session is None else pack(Run()), descriptors)
+                self.send(self._kind if self._hear_session is None else pack(Run()), descriptors)
         except OSError as error:
             log.exception("program_not_begun", jail_id=self.jail_id)
             raise SandboxUnavailable(problem=SHORT) from error
@@ -104,6 +106,10 @@ class NsJail:
             self._signal(signal.SIGINT)
         else:
             self.send(pack(Interrupt()))
+
+    def become_trial(self) -> None:
+        """It will be tried by a program for the interpreter, whatever its profile runs."""
+        self._kind = TRIAL
 
     def become_session(self, hear: Callable[[Message], None], over: Callable[[], None]) -> None:
         """From now on its init runs one program after another. `hear` is told what it says of them and of files, and

@@ -68,7 +68,9 @@ def _open_to_all(folder: Path) -> bool:
 
 def _command(place: Path, profile: Profile, code: int, control: int, *, slotted: bool) -> list[str]:
     root = str(place / "root")
-    added = json.dumps({"environment": profile.environment, "preimported": profile.preimported})
+    described = json.dumps(
+        {name: getattr(profile, name) for name in ("environment", "preimported", "command", "file_name")}
+    )
     # The launcher brings the user namespace then, and the zygote may give its children uids of it.
     identity = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"] if slotted else ["--unshare-user"]
     return [
@@ -79,7 +81,7 @@ def _command(place: Path, profile: Profile, code: int, control: int, *, slotted:
         "--ro-bind", root, "/", "--ro-bind", root, "/mnt", "--proc", "/proc", *_dev(),
         "--tmpfs", "/run", "--dir", "/run/empty", "--perms", "0444", "--file", str(code), "/run/jail.zip",
         "--remount-ro", "/run", "--chdir", "/",
-        "/usr/bin/python3", "-I", "-B", "-X", "utf8", "/run/jail.zip", str(control), added,
+        "/usr/bin/python3", "-I", "-B", "-X", "utf8", "/run/jail.zip", str(control), described,
     ]  # fmt: skip
 
 

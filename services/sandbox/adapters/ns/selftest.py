@@ -57,9 +57,17 @@ async def breaches(build: Build, *, host_file: str, environment: list[str]) -> l
     return found
 
 
-async def _run(build: Build, code: str, stdin: bytes = b"") -> tuple[Verdict | None, str]:
+async def starts(build: Build, limits: Limits) -> bool:
+    """Whether a program of nothing ends well, in whatever language it is."""
+    verdict, _ = await _run(build, "", limits=limits)
+    return verdict == Verdict(Outcome.OK)
+
+
+async def _run(
+    build: Build, code: str, stdin: bytes = b"", *, limits: Limits = LIMITS
+) -> tuple[Verdict | None, str]:
     output = bytearray()
-    jail = await build(LIMITS)
+    jail = await build(limits)
     try:
         async with asyncio.timeout(TIMEOUT_S):
             jail.begin(Program(code.encode(), stdin), lambda _stream, data: output.extend(data))

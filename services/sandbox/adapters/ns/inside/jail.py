@@ -14,12 +14,14 @@ import resource
 import select
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
-from . import filters, kernel, processes, program, running
+from . import filters, kernel, processes, program
 from .meter import PERIOD_S, Meter, files_full
 from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, SESSION, Ended, Failed, Order, Ready, pack
+from .running import Runner
 from .session import Session
 
 # The cgroup namespace follows apart: it must begin where the jail's cgroup is.
@@ -44,8 +46,13 @@ _AWAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 _CHILD_FILTER = filters.child(os.uname().machine)
 
 
-def inhabit(order: Order, service: int, cgroups: list[int], mapped: int) -> NoReturn:
-    """Become the jail's init. `service` and `cgroups` are descriptors; `mapped` ends when we have a uid."""
+def inhabit(
+    order: Order, service: int, cgroups: list[int], mapped: int, runner_made: Callable[[], Runner]
+) -> NoReturn:
+    """Become the jail's init. `service` and `cgroups` are descriptors; `mapped` ends when we have a uid.
+
+    `runner_made` makes what runs programs.
+    """
     try:
         for cgroup in cgroups:
             os.write(cgroup, b"0")  # "Me." Opened by the service, whose right it is.
@@ -53,7 +60,7 @@ def inhabit(order: Order, service: int, cgroups: list[int], mapped: int) -> NoRe
         service = _take_descriptors(service)
         _build(order)
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
-        pid, channel = _fork_program(order)
+        pid, channel = _fork_program(order, runner_made)
         _serve(order, pid, channel)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
         os.write(service, pack(Failed(_text(error))))
@@ -61,7 +68,7 @@ def inhabit(order: Order, service: int, cgroups: list[int], mapped: int) -> NoRe
         os._exit(1)  # Nothing may climb back into the zygote's loop.
 
 
-def _fork_program(order: Order) -> tuple[int, socket.socket]:
+def _fork_program(order: Order, runner_made: Callable[[], Runner]) -> tuple[int, socket.socket]:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if (pid := os.fork()) > 0:
         theirs.close()
@@ -70,7 +77,7 @@ def _fork_program(order: Order) -> tuple[int, socket.socket]:
         ours.close()
         os.close(_SERVICE)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED - {signal.SIGINT})
-        program.inhabit(theirs, order, _lock)
+        program.inhabit(theirs, order, runner_made, _lock)
     except BaseException as error:  # noqa: BLE001 -- told, whatever it is.
         theirs.send(_text(error).encode())
     finally:
@@ -90,7 +97,7 @@ def _serve(order: Order, pid: int, channel: socket.socket) -> NoReturn:
     if asked == SESSION:
         ended = Session(order, pid, channel, service).live()
     else:
-        _hand_on(channel, descriptors)
+        _hand_on(channel, asked, descriptors)
         ended = _watch(pid, order)
     service.send(pack(ended))
     os._exit(0)
@@ -109,8 +116,8 @@ def _awaited(service: socket.socket, channel: socket.socket) -> tuple[bytes, lis
     return asked, descriptors
 
 
-def _hand_on(channel: socket.socket, descriptors: list[int]) -> None:
-    socket.send_fds(channel, [running.ONE], descriptors)
+def _hand_on(channel: socket.socket, asked: bytes, descriptors: list[int]) -> None:
+    socket.send_fds(channel, [asked], descriptors)
     channel.close()
     os.closerange(_SERVICE + 1, 64)  # The program's streams must end with the program.
 

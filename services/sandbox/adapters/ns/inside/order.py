@@ -9,7 +9,8 @@ is imported on both sides, so that they cannot disagree.
 
 and then, for one program, or for a session:
 
-    service -> jail     ONLY, with the PROGRAM's descriptors; later SIGINT or SIGTERM
+    service -> jail     ONLY, or TRIAL if the interpreter itself is to run it whatever the profile says, with a
+                        program's descriptors; later SIGINT or SIGTERM
     jail -> service     after the program's end Ended
 
     service -> jail     SESSION; then Run, with a program's descriptors, Interrupt, and when it is to end Kill
@@ -24,7 +25,7 @@ from typing import get_args
 
 PACKET_BYTES_MAX = 8192
 PROGRAM_DESCRIPTORS_COUNT = 5  # Code, stdin, stdout, stderr, results.
-ONLY, SESSION = b"only", b"session"
+ONLY, TRIAL, SESSION = b"only", b"trial", b"session"
 
 
 @dataclass(frozen=True, slots=True)

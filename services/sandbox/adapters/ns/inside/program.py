@@ -11,12 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from services.sandbox.guest.interpreter import Interpreter
-
 from . import kernel, running
 from .order import Order
+from .running import Runner
 
-FILE_NAME = "main.py"
 OPEN_FILES_MAX = 256
 # These two are counted for all jails together as well, against the limits of whoever runs the service: what one jail may
 # have, times the jails of a machine, has to stay below those (on Linux by default, 8 MiB and some ten thousands).
@@ -30,7 +28,9 @@ _ALLOWED = [("/", kernel.LANDLOCK_READ), ("/dev/null", kernel.LANDLOCK_WRITE_FIL
 _WRITABLE = ["/work", "/tmp", "/dev/shm"]  # noqa: S108 -- the jail's own.
 
 
-def inhabit(init: socket.socket, order: Order, lock: Callable[[], None]) -> NoReturn:
+def inhabit(
+    init: socket.socket, order: Order, runner_made: Callable[[], Runner], lock: Callable[[], None]
+) -> NoReturn:
     """Wait on `init` for a program, become it, and end. `lock` drops what only building needed."""
     os.setsid()
     Path("/proc/self/oom_score_adj").write_text("1000")
@@ -39,10 +39,10 @@ def inhabit(init: socket.socket, order: Order, lock: Callable[[], None]) -> NoRe
     kernel.no_new_privileges()
     kernel.landlock(_ALLOWED, _WRITABLE)
     lock()
-    interpreter = Interpreter(FILE_NAME)
-    interpreter.prepare()
+    runner = runner_made()
+    runner.prepare()
     init.send(READY)
-    running.run_all(init, interpreter)
+    running.run_all(init, runner)
 
 
 def _limit(order: Order) -> None:

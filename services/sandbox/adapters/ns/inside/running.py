@@ -8,32 +8,54 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
 from contextlib import suppress
-from typing import NoReturn
+from functools import partial
+from typing import NoReturn, Protocol
 
 from services.sandbox.guest import streams
 from services.sandbox.guest.interpreter import INTERRUPTED, Interpreter
 from services.sandbox.guest.results import Results
 
-from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT
+from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, TRIAL
 
-ONE, NEXT = b"one", b"next"
-STARTED = b"started"
+NEXT, STARTED = b"next", b"started"
 _ENDED = re.compile(rb"ended (-?[0-9]{1,3})")
 
 # Descriptors, where programs do not expect them, nor find them in their way: the last below their limit.
 RESULTS, CHANNEL = 255, 254
 
 
-def run_all(init: socket.socket, interpreter: Interpreter) -> NoReturn:
+class Runner(Protocol):
+    """Of guest.interpreter or guest.command."""
+
+    results: Results
+
+    def prepare(self) -> None:
+        """Before there is a program."""
+        ...
+
+    def run_last(self, program: bytes) -> int:
+        """The only one, and return its exit code if it comes back."""
+        ...
+
+    def run(self, program: bytes, started: Callable[[], object]) -> int:
+        """One of several. `started` is to be called when it can be interrupted."""
+        ...
+
+
+def run_all(init: socket.socket, runner: Runner) -> NoReturn:
     """Run what comes from `init`, and end."""
     said, descriptors = _receive(init)
-    if said == ONE:
+    if said == TRIAL:
+        runner = Interpreter(TRIAL.decode())
+        runner.prepare()
+    if said != NEXT:
         init.close()
-        source = _take(descriptors, interpreter.results)
-        os._exit(interpreter.finish(interpreter.run(source)))
+        source = _take(descriptors, runner.results)
+        os._exit(runner.run_last(source))
     os.dup2(init.detach(), CHANNEL, inheritable=False)
-    _run_on(socket.socket(fileno=CHANNEL), interpreter, descriptors)
+    _run_on(socket.socket(fileno=CHANNEL), runner, descriptors)
 
 
 def told_status(said: bytes) -> int | None:
@@ -42,19 +64,18 @@ def told_status(said: bytes) -> int | None:
     return int(found[1]) if found and -signal.NSIG < int(found[1]) <= 0xFF else None
 
 
-def _run_on(init: socket.socket, interpreter: Interpreter, descriptors: list[int]) -> NoReturn:
+def _run_on(init: socket.socket, runner: Runner, descriptors: list[int]) -> NoReturn:
     """Run one program after another. Between them nothing interrupts us, and what comes too late is forgotten."""
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
-        source = _take(descriptors, interpreter.results)
+        source = _take(descriptors, runner.results)
         signal.signal(signal.SIGINT, handler or signal.default_int_handler)
-        init.send(STARTED)
         try:
-            status = interpreter.run(source)
+            status = runner.run(source, partial(init.send, STARTED))
         except KeyboardInterrupt:  # In a moment in which nobody else could take it.
             status = INTERRUPTED
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _let_go(interpreter.results)
+        _let_go(runner.results)
         init.send(f"ended {status}".encode())
         _, descriptors = _receive(init)
 

@@ -12,10 +12,17 @@ import os
 import select
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
+from typing import Any
+
+from services.sandbox.guest.command import Command
+from services.sandbox.guest.interpreter import Interpreter
 
 from . import filters, jail, kernel
 from .order import PACKET_BYTES_MAX, Born, Failed, Order, Ready, Reaped, pack, unpack
+from .running import Runner
 
 # What short programs import most, and what the rest of the library imports in turn.
 PREIMPORTED = (
@@ -38,7 +45,7 @@ def main() -> None:
     _import(service, profile["preimported"])
     os.environ.clear()
     os.environ.update(environment)
-    sys.argv[:] = ["main.py"]
+    sys.argv[:] = [profile["file_name"]]
     del sys.path[0]  # Where this very code lies.
     for name in [name for name in sys.modules if name.partition(".")[0] == "services"]:
         del sys.modules[name]  # All of it is imported, and a program may have something of that name.
@@ -47,7 +54,7 @@ def main() -> None:
     kernel.no_new_privileges()
     kernel.install_filter(filters.zygote(os.uname().machine))
     service.send(pack(Ready()))
-    _serve(service)
+    _serve(service, _runner_of(profile))
     os._exit(0)
 
 
@@ -58,9 +65,18 @@ def _import(service: socket.socket, added: list[str]) -> None:
         except BaseException as error:
             service.send(pack(Failed(f"{name} cannot be imported: {type(error).__name__}")))
             raise
+        if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 -- as plain as its neighbours.
+            service.send(pack(Failed(f"{name} starts a thread when it is imported, which no copy would have")))
+            os._exit(1)
 
 
-def _serve(service: socket.socket) -> None:
+def _runner_of(profile: dict[str, Any]) -> Callable[[], Runner]:
+    if profile["command"]:
+        return partial(Command, profile["command"], profile["file_name"])
+    return partial(Interpreter, profile["file_name"])
+
+
+def _serve(service: socket.socket, runner_made: Callable[[], Runner]) -> None:
     living: dict[int, tuple[int, int]] = {}  # pidfd to pid and jail.
     events = select.poll()
     events.register(service, select.POLLIN)
@@ -71,7 +87,7 @@ def _serve(service: socket.socket) -> None:
                 events.unregister(descriptor)
                 os.close(descriptor)
                 continue
-            if (made := _clone(service)) is None:
+            if (made := _clone(service, runner_made)) is None:
                 return
             pidfd, pid, jail_id = made
             living[pidfd] = pid, jail_id
@@ -79,7 +95,7 @@ def _serve(service: socket.socket) -> None:
             socket.send_fds(service, [pack(Born(jail_id))], [pidfd])
 
 
-def _clone(service: socket.socket) -> tuple[int, int, int] | None:
+def _clone(service: socket.socket, runner_made: Callable[[], Runner]) -> tuple[int, int, int] | None:
     """Carry out one order. Return pidfd, pid and jail; None if the service is gone."""
     try:
         packet, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, DESCRIPTORS_MAX)
@@ -94,7 +110,7 @@ def _clone(service: socket.socket) -> tuple[int, int, int] | None:
     if pid == 0:
         service.detach()  # Its number is about to be used again.
         os.close(mapped)
-        jail.inhabit(order, descriptors[0], descriptors[1:], waiting)
+        jail.inhabit(order, descriptors[0], descriptors[1:], waiting, runner_made)
     if order.slot is not None:
         _map(pid, order.slot)
     for descriptor in (waiting, mapped, *descriptors):  # The child waits for the end of `mapped`.
