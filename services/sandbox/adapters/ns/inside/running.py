@@ -78,6 +78,14 @@ def _run_on(init: socket.socket, runner: Runner, descriptors: list[int]) -> NoRe
         _let_go(runner.results)
         init.send(f"ended {status}".encode())
         _, descriptors = _receive(init)
+        _bury()
+
+
+def _bury() -> None:
+    """What the program before has left was killed; until we ask for it, it counts against the limit of processes."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _receive(init: socket.socket) -> tuple[bytes, list[int]]:
