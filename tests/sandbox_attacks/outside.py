@@ -1,20 +1,17 @@
 """What is there on the host for a program to reach: sockets, files, a process. Nothing of it may ever be touched."""
 
 import json
-import os
 import secrets
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.sandbox.adapters.ns import launcher
-from services.sandbox.adapters.ns.outer import JAIL_UID
+from tests.sandbox_attacks.lowered import lowered
 
 GUEST = (Path(__file__).parent / "guest.py").read_text()
 
@@ -85,7 +82,7 @@ def outside() -> Iterator[Outside]:
         for listener in listeners.values():
             opened.enter_context(listener)
         (folder / "socket").chmod(0o777)
-        canary = subprocess.Popen(_canary())
+        canary = subprocess.Popen(lowered(["/bin/sleep", "3600"]))  # Of the user that jails may be, too.
         opened.callback(canary.wait)
         opened.callback(canary.kill)
         yield Outside(folder=folder, secret=secret, listeners=listeners, canary=canary)
@@ -98,11 +95,3 @@ def _bound(family: int, kind: int, address: object) -> socket.socket:
         made.listen(64)
     made.settimeout(0)
     return made
-
-
-def _canary() -> list[str]:
-    """A process of the user that jails are, if that can be."""
-    if os.geteuid() != 0:
-        return ["/bin/sleep", "3600"]
-    who = [str(JAIL_UID), "/", "/", ""]
-    return [sys.executable, "-I", "-S", launcher.__file__, *who, "/bin/sleep", "3600"]

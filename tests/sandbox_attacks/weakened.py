@@ -5,28 +5,20 @@ that can be written to, and what is planted in sight. It gains nothing on the ho
 """
 
 import asyncio
-import os
-import sys
 from pathlib import Path
 
-from services.sandbox.adapters.ns import launcher
-from services.sandbox.adapters.ns.outer import JAIL_UID
 from tests.sandbox_attacks.case import Weak
+from tests.sandbox_attacks.lowered import lowered
 
 LIMIT_S = 20
 
 
 async def run(code: str, root: Path, planted: Path, weak: Weak) -> str:
     """Run `code` in it. Return what it printed."""
-    libraries = str(root / "kit/lib")
     wrap = [str(root / "kit/bwrap"), *_walls(root, planted, weak), "/usr/bin/python3", "-I", "-B", "-c", code]
-    env = {"LD_LIBRARY_PATH": libraries}
-    if os.geteuid() == 0:
-        place = str(root)
-        wrap = [sys.executable, "-I", "-S", launcher.__file__, str(JAIL_UID), place, place, libraries, *wrap]
-        env = {}
+    env = {"LD_LIBRARY_PATH": str(root / "kit/lib")}
     process = await asyncio.create_subprocess_exec(
-        *wrap, env=env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
+        *lowered(wrap), env=env, cwd="/", stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
     )  # fmt: skip
     try:

@@ -12,6 +12,7 @@ import asyncio
 import os
 from contextlib import suppress
 from dataclasses import asdict
+from itertools import count
 from pathlib import Path
 
 import structlog
@@ -52,6 +53,7 @@ class NsJails:
         self.problem: str | None = "the engine is starting"
         self.strength = Strength(enforced_limits=(), weaknesses=())
         self._served = False
+        self._steps_down: int | None = None  # From the best means to those with which it was fit for use first.
 
     async def take(self, limits: Limits) -> NsJail:
         while True:
@@ -70,7 +72,11 @@ class NsJails:
             await asyncio.sleep(RETRY_AFTER_S)
 
     async def _attempt(self) -> str:
-        """Be of use for as long as possible. Return what is the matter now."""
+        """Be of use for as long as possible. Return what is the matter now.
+
+        Once it has been of use, it does not step down any more: what was refused since was an accident, such as a
+        zygote that somebody killed, and nobody would notice that the walls are lower.
+        """
         if (problem := explain.root_problem(self._folder)) is not None:
             return problem
         try:
@@ -79,12 +85,17 @@ class NsJails:
             log.exception("profile_unreadable", folder=self._folder.name)
             return profiles.problem(error)
         every = means.found()
-        while (some := await asyncio.to_thread(next, every, None)) is not None:
+        problem = RESTARTS
+        for step in count():
+            if self._steps_down is not None and step > self._steps_down:
+                break
+            if (some := await asyncio.to_thread(next, every, None)) is None:
+                break
             self._served = False
             problem = await self._live(some)
             if self._served:
+                self._steps_down = step
                 break
-        assert problem is not None
         return problem
 
     async def _live(self, some: Means) -> str:
