@@ -65,10 +65,18 @@ class View:
             case executions.Exited():
                 self.exited = event
                 self._end(event)
-            case executions.Started() | executions.Queued():
-                self.execution_id = getattr(event, "execution_id", "")
+            case executions.Started():
+                self.execution_id = event.execution_id
+                self._begin(event)
+            case executions.Queued():
                 if self._as_json:
                     print_event(event)
+
+    def _begin(self, started: executions.Started) -> None:
+        if self._as_json:
+            print_event(started)
+        elif started.session_restarted:
+            click.echo("ollamesh: the session was restarted; its variables and files are gone", err=True)
 
     def _output(self, event: executions.Stdout | executions.Stderr) -> None:
         if self._as_json:
@@ -113,7 +121,9 @@ class View:
         if self._as_json:
             print_event(exited)
             return
-        if exited.session_restarted:
+        if exited.session_ended:
+            click.echo("ollamesh: the session has ended", err=True)
+        elif exited.session_restarted:
             lost = "variables and files are" if exited.session_files_lost else "variables are"
             click.echo(f"ollamesh: the session was restarted; its {lost} gone", err=True)
         click.secho(" · ".join(_facts(exited)), err=True, dim=True)

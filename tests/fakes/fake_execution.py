@@ -24,6 +24,7 @@ class Execution:
     message: str = ""
     limits_reached: Sequence[pb.LimitKind] = ()
     exited: pb.ExecutionEvent.Exited | None = None  # Instead of the four before.
+    session_restarted: bool = False  # Before it.
     failure: Exception | None = None
     echoes: bool = False  # Writes what it reads, to the end of its input.
     hold: asyncio.Event | None = None  # Waits for it after its output, or for a signal.
@@ -58,7 +59,10 @@ class Running:
             self.failure = script.failure
         else:
             started = pb.ExecutionEvent.Started(
-                execution_id=self.execution_id, engine="fake", limits=self.spec.limits
+                execution_id=self.execution_id,
+                engine="fake",
+                limits=self.spec.limits,
+                session_restarted=script.session_restarted,
             )
             await self._tell(pb.ExecutionEvent(started=started))
             await self._write(script)

@@ -135,6 +135,17 @@ def test_what_it_ran_into_is_told(cli: Cli, sandbox: FakeSandbox) -> None:
     )
 
 
+def test_what_a_session_lost_is_told(cli: Cli, sandbox: FakeSandbox) -> None:
+    ended = pb.ExecutionEvent.Exited(outcome=pb.OUTCOME_OOM, session_ended=True)
+    crashed = pb.ExecutionEvent.Exited(outcome=pb.OUTCOME_SIGNALLED, session_restarted=True)
+    sandbox.script = [Execution(session_restarted=True), Execution(exited=crashed), Execution(exited=ended)]
+    assert [cli("exec", "-", stdin="x").stderr.splitlines()[0] for _ in range(3)] == [
+        "ollamesh: the session was restarted; its variables and files are gone",
+        "ollamesh: the session was restarted; its variables are gone",
+        "ollamesh: the session has ended",
+    ]
+
+
 # ---- Results ---------------------------------------------------------------------------------------
 
 

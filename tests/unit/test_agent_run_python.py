@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import grpc.aio
 import pytest
+from ollamesh.sandbox.v1 import execution_pb2 as pb
 
 from services.agent.adapters.run_python import CODE_BYTES_MAX, OUTPUT_BYTES_MAX, SPEC, RunPython
 from services.agent.core.events import Channel
@@ -71,6 +72,27 @@ async def test_characters_that_are_split_arrive_whole(tool: RunPython, sandbox: 
 async def test_the_value_of_the_last_expression_is_read(tool: RunPython, sandbox: FakeSandbox) -> None:
     sandbox.script = [Execution(value=b"42")]
     assert (await call(tool, Writer())).content == "42"
+
+
+async def test_of_results_all_that_is_text_is_read(tool: RunPython, sandbox: FakeSandbox) -> None:
+    figure = {"text/plain": b"<Figure>", "image/png": b"12345"}
+    table = {"text/html": b"<table>", "text/markdown": b"| a |"}
+    sandbox.script = [Execution(stdout=[b"out"], results=[figure, table, {"text/html": b"<b>"}])]
+    assert (await call(tool, Writer())).content == "out\n<Figure> [image/png, 5 bytes]\n| a |"
+
+
+async def test_a_limit_that_it_reached_is_told(tool: RunPython, sandbox: FakeSandbox) -> None:
+    reached = [pb.LIMIT_KIND_PROCESSES, pb.LIMIT_KIND_FILES]
+    sandbox.script = [
+        Execution(stdout=[b"42"], limits_reached=reached),
+        Execution(outcome=pb.OUTCOME_ERROR, exit_code=1, limits_reached=reached),
+    ]
+    assert await call(tool, Writer()) == ToolResult(
+        content="42\nIt reached its limits: processes, files.", failed=False
+    )
+    assert (await call(tool, Writer())).content == (
+        "The program failed with exit code 1. It reached its limits: processes, files."
+    )
 
 
 @pytest.mark.parametrize("code", [None, 3, "", " \n", "\ud800", "x" * (CODE_BYTES_MAX + 1), ["print()"]])

@@ -22,6 +22,7 @@ DOMAIN = "sandbox.ollamesh"
 SERVICE = "ollamesh.sandbox.v1.SandboxService"
 OUTPUT_BYTES_MAX = 65_536  # Of each channel, shown to watchers; the model reads the end of it.
 CODE_BYTES_MAX = 1_048_576
+TEXTS = ("text/plain", "text/markdown", "application/json")  # The first that a result has is read.
 
 SPEC = ToolSpec(
     name="run_python",
@@ -85,7 +86,8 @@ class RunPython:
 
 async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) -> ToolResult:
     heard = {Channel.STDOUT: _Heard(), Channel.STDERR: _Heard()}
-    value, exited = "", None
+    values: list[str] = []
+    exited: pb.ExecutionEvent.Exited | None = None
 
     async def hear(channel: Channel, data: bytes, *, final: bool = False) -> None:
         if text := heard[channel].add(data, final=final):
@@ -98,7 +100,7 @@ async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) ->
             case "stderr":
                 await hear(Channel.STDERR, response.event.stderr.data)
             case "result":
-                value = response.event.result.data.get("text/plain", b"").decode(errors="replace")
+                values.append(_text_of(response.event.result.data))
             case "exited":
                 exited = response.event.exited
     for channel in heard:
@@ -106,11 +108,25 @@ async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) ->
     execution = Execution(
         stdout=heard[Channel.STDOUT].text,
         stderr=heard[Channel.STDERR].text,
-        value=value,
-        problem=_problem(exited),
+        value="\n".join(filter(None, values)),
+        problem=" ".join(filter(None, (_problem(exited), _limits_reached(exited)))),
     )
     failed = exited is None or exited.outcome != pb.OUTCOME_OK
     return ToolResult(content=result_text(execution), failed=failed)
+
+
+def _text_of(forms: Mapping[str, bytes]) -> str:
+    """A result as a model can read it; of an image only that there is one, for models look at none here."""
+    text = next((forms[mime] for mime in TEXTS if mime in forms), b"").decode(errors="replace")
+    images = [f"[{mime}, {len(data)} bytes]" for mime, data in forms.items() if mime.startswith("image/")]
+    return " ".join(filter(None, (text, *images)))
+
+
+def _limits_reached(exited: pb.ExecutionEvent.Exited | None) -> str:
+    """Why a program that looks right may have failed: the sandbox refused it something."""
+    reached = exited.limits_reached if exited is not None else ()
+    names = [pb.LimitKind.Name(kind).removeprefix("LIMIT_KIND_").lower() for kind in reached]
+    return f"It reached its limits: {', '.join(names)}." if names else ""
 
 
 def _problem(exited: pb.ExecutionEvent.Exited | None) -> str:

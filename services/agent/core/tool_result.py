@@ -11,8 +11,8 @@ NOTHING = "(no output; print the result)"
 class Execution:
     stdout: str
     stderr: str
-    value: str  # Of the last expression, if the engine tells it.
-    problem: str  # A sentence; empty if the program ended well.
+    value: str  # Of the last expression, and what was displayed.
+    problem: str  # Sentences; empty if the program ended well.
 
 
 def result_text(execution: Execution) -> str:

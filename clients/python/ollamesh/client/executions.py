@@ -74,12 +74,16 @@ class Queued:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """The program runs, within `limits`."""
+    """The program runs, within `limits`.
+
+    With `session_restarted` the variables and files of its session were lost since the execution before.
+    """
 
     sequence: int
     execution_id: str
     engine: str
     limits: Limits
+    session_restarted: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,8 @@ class Exited:
     """The program has ended. `exit_code` means something only for the outcomes "ok" and "error".
 
     `limits_reached` are those that it ran into; if one of them ended it, that is the first. With
-    `session_restarted` the variables of its session are gone, and with `session_files_lost` its files, too.
+    `session_restarted` the variables of its session are gone, with `session_files_lost` its files, too, and with
+    `session_ended` there is no session any more.
     """
 
     sequence: int
@@ -131,6 +136,7 @@ class Exited:
     limits_reached: tuple[Limit, ...]
     session_restarted: bool
     session_files_lost: bool
+    session_ended: bool
 
 
 Event = Queued | Started | Stdout | Stderr | Result | Exited
@@ -257,6 +263,7 @@ def _started(sequence: int, started: pb.ExecutionEvent.Started) -> Started:
         execution_id=started.execution_id,
         engine=started.engine,
         limits=limits_of(started.limits),
+        session_restarted=started.session_restarted,
     )
 
 
@@ -277,4 +284,5 @@ def _exited(sequence: int, exited: pb.ExecutionEvent.Exited) -> Exited:
         limits_reached=tuple(LIMITS[kind] for kind in exited.limits_reached if kind in LIMITS),
         session_restarted=exited.session_restarted,
         session_files_lost=exited.session_files_lost,
+        session_ended=exited.session_ended,
     )
