@@ -155,7 +155,9 @@ async def test_who_hangs_up_interrupts_it(client: Client, session_id: str) -> No
 async def test_what_is_left_running_ends_with_its_program(
     client: Client, session_id: str, service: Service
 ) -> None:
-    before = len(descendants(service.process.pid)) + 2  # A warm jail is yet to take the place of the session's.
+    before = (
+        len(descendants(service.process.pid)) + 2
+    )  # A warm jail is yet to take the place of the session's.
     code = "import os, time\nfor _ in range(3):\n    if os.fork() == 0: time.sleep(3600)\nprint('up')"
     assert (await client.run(session_id, code)).outcome == "OK"
     await until(lambda: len(descendants(service.process.pid)) <= before)
