@@ -114,7 +114,7 @@ class Execution:
         self._results = Results(result_bounds)
         self._end: Exited | MeshError | None = None
         self._stop: Callable[[Outcome], object] = lambda _: None
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # Made for whoever waits for it.
 
     @property
     def result(self) -> Exited | MeshError | None:
@@ -196,7 +196,7 @@ class Execution:
     async def ended(self) -> Exited:
         """Return how it ended, once it has. Raises the MeshError that it failed with."""
         while self._end is None:
-            await self._changed.wait()
+            await self._change().wait()
         if isinstance(self._end, MeshError):
             raise self._end
         return self._end
@@ -207,12 +207,12 @@ class Execution:
         if ahead_count is not None:
             yield Queued(ahead_count)
         while not self.has_begun and self._end is None:
-            await self._changed.wait()
+            await self._change().wait()
         if self.has_begun:
             yield Started(self.execution_id, self.limits, self.begins_anew)
         at = {stream: seen.get(stream, 0) for stream in Stream}
         while True:
-            changed, end = self._changed, self._end  # Before looking, so that nothing slips through.
+            change, end = self._change(), self._end  # Before looking, so that nothing slips through.
             for stream, output in self._outputs.items():
                 while data := output.read(at[stream], CHUNK_BYTES_MAX):
                     yield Wrote(stream, at[stream], data)
@@ -222,7 +222,7 @@ class Execution:
                 at[Stream.RESULTS] += 1
             if end is not None:
                 break
-            await changed.wait()
+            await change.wait()
         if isinstance(end, MeshError):
             raise end
         yield end
@@ -234,7 +234,14 @@ class Execution:
         self.input.close()
         self._tell()
 
+    def _change(self) -> asyncio.Event:
+        """What is set when anything happens after now."""
+        if self._changed is None:
+            self._changed = asyncio.Event()
+        return self._changed
+
     def _tell(self) -> None:
         """Wake every reader, once."""
-        self._changed.set()
-        self._changed = asyncio.Event()
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None

@@ -21,7 +21,7 @@ class Feed(Protocol):
 class Input:
     def __init__(self, *, is_open: bool) -> None:
         self.next_offset = 0
-        self._is_open = is_open
+        self.is_open = is_open  # At first. Else the program knows of its end by itself.
         self._waiting = bytearray()
         self._is_ended = not is_open  # Nothing may follow.
         self._is_closed = False  # Nobody reads it any more.
@@ -50,8 +50,8 @@ class Input:
         return self.next_offset
 
     async def pass_on(self, feed: Feed) -> None:
-        """Feed the program until the input ends. One that had no open input knows of its end by itself."""
-        is_over = not self._is_open
+        """Feed the program until the input, which was open, ends."""
+        is_over = False
         while not is_over:
             while not self._waiting and not self._is_ended:
                 await self._changed.wait()

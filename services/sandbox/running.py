@@ -51,11 +51,13 @@ async def attended(
     """
     execution.runs(jail, stop or (lambda _: jail.kill()))
     clock = asyncio.get_running_loop().call_later(execution.limits.wall_s, execution.on, Event.WALL_PASSED)
-    feeding = asyncio.create_task(execution.input.pass_on(jail.feed))
+    given = execution.input
+    feeding = asyncio.create_task(given.pass_on(jail.feed)) if given.is_open else None
     try:
         yield
     finally:
         execution.ended_s = asyncio.get_running_loop().time()
         clock.cancel()
-        feeding.cancel()
-        await asyncio.wait([feeding])
+        if feeding is not None:
+            feeding.cancel()
+            await asyncio.wait([feeding])

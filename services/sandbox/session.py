@@ -210,7 +210,8 @@ class Session:
 
     def kill(self, jail: SessionJail) -> None:
         """End `jail`, and have another one opened."""
-        self._killed = jail
+        if jail.alive:  # Else something else ended it.
+            self._killed = jail
         jail.kill()
 
     def finish(self, turn: "Turn") -> bool:

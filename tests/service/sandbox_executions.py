@@ -20,7 +20,7 @@ from services.common.grpc.errors import errors
 from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.keeping import Keeping
-from services.sandbox.core.limits import MIB, Caps, Limits
+from services.sandbox.core.limits import Caps, Limits
 from services.sandbox.engine import Engine
 from services.sandbox.executions import Executions
 from services.sandbox.limits_config import ROLES, RoleCaps
@@ -28,11 +28,12 @@ from services.sandbox.places import Places
 from services.sandbox.registry import Registry
 from services.sandbox.rpc.controls import ControlMethods
 from services.sandbox.rpc.executions import ExecutionMethods
+from services.sandbox.rpc.sessions import SessionMethods
 from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.sessions import Sessions, SessionSettings
 from services.sandbox.sessions_told import SessionsTold
-from services.sandbox.telemetry import SandboxMetrics
+from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
 from tests.fakes.fake_jails import FakeJails
 from tests.fakes.trail import KeptTrail
 from tests.service.sandbox_rpcs import TIMEOUT_S, recognise
@@ -49,6 +50,9 @@ class World:
     trail: KeptTrail
     metrics: CollectorRegistry
     channel: grpc.aio.Channel
+
+    def measured(self, name: str, **labels: str) -> float:
+        return self.metrics.get_sample_value(f"ollamesh_sandbox_{name}", labels) or 0.0
 
     def call(self, method: str, request: Any, who: str = "ada@o", timeout_s: float = TIMEOUT_S) -> Any:
         stub: Any = SandboxServiceStub(self.channel)
@@ -113,7 +117,7 @@ async def serving(
     jails, trail, metrics = FakeJails(), KeptTrail(), CollectorRegistry()
     bounds = Bounds(
         memory_bytes=1 << 40,
-        session_memory_bytes=MIB,
+        session_memory_bytes=1 << 39,
         running_max=running_max,
         waiting_max=waiting_max,
         user_executions_max=user_executions_max,
@@ -129,17 +133,22 @@ async def serving(
         caps=RoleCaps(USUAL, dict.fromkeys(ROLES, Caps(usual=USUAL, most=USUAL))),
         trail=trail,
     )
+    places_watched(metrics, engine.places)
+    kept_watched(metrics, executions.registry.shelf)
     server = grpc.aio.server(
         interceptors=[Interceptor([errors("sandbox.ollamesh")], [deadline(), recognise])]
     )
-    servicer = SandboxServicer(ExecutionMethods(executions), ControlMethods(executions))
+    servicer = SandboxServicer(
+        ExecutionMethods(executions), ControlMethods(executions), SessionMethods(sessions, executions.caps)
+    )
     add_SandboxServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    task = asyncio.create_task(engine.run())
+    tasks = [asyncio.create_task(part.run()) for part in (engine, sessions)]
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         async with asyncio.timeout(2 * TIMEOUT_S):
             yield World(engine, executions, jails, trail, metrics, channel)
     await server.stop(None)
-    task.cancel()
-    await asyncio.wait([task])
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)

@@ -307,10 +307,7 @@ async def test_who_floods_is_told_so_and_others_go_first() -> None:
         await ended(world, "e-0")
         (await world.jails.next_begun()).end(0)
         assert (await events(ben))[-1].exited.outcome == pb.OUTCOME_OK
-        refused = world.metrics.get_sample_value(
-            "ollamesh_sandbox_refused_total", {"reason": "TOO_MANY_EXECUTIONS"}
-        )
-        assert refused == 1
+        assert world.measured("refused_total", reason="TOO_MANY_EXECUTIONS") == 1
 
 
 async def test_a_deadline_that_passes_while_it_waits_ends_it_cleanly() -> None:
@@ -399,3 +396,33 @@ async def test_absurd_limits_are_named_or_lowered(field: str) -> None:
         assert getattr(held, field) == getattr(world.executions.caps.usual, field)
         (await world.jails.next_begun()).end(0)
         await events(call)
+
+
+async def test_what_is_given_out_and_kept_is_measured() -> None:
+    async with serving(running_max=1) as world:
+        await world.start("e-1")
+        jail = await world.jails.next_begun()
+        await world.start("e-2")
+        limit_bytes = world.executions.caps.usual.memory_bytes
+        names = ("running", "waiting", "memory_reserved_bytes", "kept", "kept_bytes")
+        assert [world.measured(name) for name in names] == [1, 1, limit_bytes, 0, 0]
+        jail.write(Stream.STDOUT, b"abc")
+        jail.end(0)
+        await ended(world, "e-1")
+        (await world.jails.next_begun()).end(0)
+        await ended(world, "e-2")
+        while world.measured("kept") < 2:
+            await asyncio.sleep(0)
+        assert [world.measured(name) for name in names] == [0, 0, 0, 2, 3]
+        assert world.measured("executions_total", outcome="OK", profile="python", engine="fake") == 2
+
+
+async def test_in_a_session_they_can_be_found_as_well() -> None:
+    async with serving() as world:
+        session = (await world.call("CreateSession", service.CreateSessionRequest())).session
+        await world.start("e-1", "print(1)", session_id=session.session_id)
+        events_ = await world.watched("e-1")
+        assert events_[-1].exited.outcome == pb.OUTCOME_OK
+        found = await world.get("e-1")
+        assert (found.session_id, found.state) == (session.session_id, pb.EXECUTION_STATE_EXITED)
+        assert (await world.kill("e-1")).exited == found.exited
