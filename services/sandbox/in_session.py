@@ -86,7 +86,7 @@ class _Stopping:
         if why is Outcome.OUTPUT_LIMIT:
             self._turn.kill()  # What floods a pipe seldom looks up.
             return
-        self._turn.jail.interrupt()
+        self._turn.interrupt()
         self._clock = asyncio.get_running_loop().call_later(KILLED_AFTER_S, self._turn.kill)
 
     def is_over(self) -> None:

@@ -83,7 +83,7 @@ class Session:
         self._told = told
         self._jail: SessionJail | None = None
         self._turn: Turn | None = None
-        self._killed: SessionJail | None = None
+        self._killed: SessionJail | None = None  # If it ends now, that is our doing.
         self._file_use_count = 0
         self._jail_count = 0  # That it has had.
         self._failure: MeshError | None = None
@@ -208,17 +208,16 @@ class Session:
         """It is in use."""
         self.life.touch(_now_s())
 
-    def kill(self, jail: SessionJail) -> None:
-        """End `jail`, and have another one opened."""
+    def stops(self, jail: SessionJail) -> None:
+        """What runs in `jail` is to end, and perhaps the jail with it."""
         if jail.alive:  # Else something else ended it.
             self._killed = jail
-        jail.kill()
 
     def finish(self, turn: "Turn") -> bool:
         """A turn is over, and its interpreter goes on. Return whether the session does. Idempotent."""
         if self._turn is not turn:
             return False
-        self._turn = None
+        self._turn = self._killed = None
         return self.on(Event.FINISHED)
 
     def lose(self, jail: SessionJail) -> None:
@@ -295,9 +294,15 @@ class Turn:
         """Return whether the last interpreter was lost and nobody was told of it. Now somebody is."""
         return self._session.life.tell_loss()
 
+    def interrupt(self) -> None:
+        """Have what runs end, if it heeds that."""
+        self._session.stops(self.jail)
+        self.jail.interrupt()
+
     def kill(self) -> None:
-        """End what runs at once, and the interpreter with it."""
-        self._session.kill(self.jail)
+        """End what runs at once, and the interpreter with it. Another one is opened."""
+        self._session.stops(self.jail)
+        self.jail.kill()
 
     def leave(self) -> None:
         """Nothing ran. Idempotent, and nothing after `over` or `abandon`."""

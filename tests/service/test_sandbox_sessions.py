@@ -75,6 +75,11 @@ async def test_files_go_both_ways(client: Client, session_id: str) -> None:
     assert await client.names(session_id) == ["out.bin"]
 
 
+async def test_capabilities_say_how_many_and_how_large(client: Client) -> None:
+    found = await client.sandbox.capabilities()
+    assert (found.max_session_count, found.max_file_bytes) == (64, 32 << 20)
+
+
 async def test_files_are_used_while_something_runs(client: Client, session_id: str) -> None:
     code = "import os, time\nprint('up', flush=True)\nwhile not os.path.exists('go'): time.sleep(0.01)"
     call = await client.begun(session_id, code)

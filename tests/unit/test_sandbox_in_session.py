@@ -186,6 +186,14 @@ async def test_who_leaves_interrupts_and_who_kills_kills() -> None:
         exited = await ended(execution)
         assert exited.verdict.outcome is Outcome.CANCELLED
         assert exited.session.restarted
+        assert it.around.told[-1] is Loss.KILLED
+
+
+async def test_a_crash_after_an_interrupt_that_was_heeded_is_a_crash() -> None:
+    async with here() as it:
+        assert (await it.run(HANG, Asked(wall_s=0.05))).session == Aftermath()
+        assert (await it.run("os.abort()")).session.restarted
+        assert it.around.told[-1] is Loss.CRASHED
 
 
 async def test_an_interrupt_keeps_the_state() -> None:
