@@ -139,10 +139,12 @@ def _strength(controllers: frozenset[str], version: str) -> Strength:
     weaknesses = [
         f"gVisor's kernel (runsc {version}) stands between programs and the host's: a hole in both is a way out.",
         "Processes, memory and processor time are measured every 20 ms: a program may overshoot in between.",
-        "The number of files is bounded by memory alone.",
+        "The number of files is bounded by the memory that they take, and by nothing else.",
     ]
     if "memory" not in controllers:
-        weaknesses.append("gVisor's own memory is not limited: no control group can be made here.")
+        weaknesses.append(
+            "gVisor's own memory is measured every 100 ms instead of limited: no control group can be made here."
+        )
     if "cpu" not in controllers:
         weaknesses.append(
             "A program with several threads may use every processor: no control group can be made here."

@@ -26,7 +26,7 @@ from services.sandbox.adapters.gvisor.processes import Processes
 from services.sandbox.adapters.gvisor.runsc import Started
 from services.sandbox.adapters.ns.cgroups import Cgroup
 from services.sandbox.core.lifecycle import Ending
-from services.sandbox.core.limits import LimitKind, Limits
+from services.sandbox.core.limits import MIB, LimitKind, Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import Program, Stream, Write
 
@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 ANSWER_WITHIN_S = 0.5
 LINE_BYTES_MAX = 1 << 13  # Of what the init tells.
+KERNEL_BYTES = 96 * MIB  # What gVisor's own processes may take besides the program's memory.
+WEIGH_EVERY_S = 0.1
 _STREAMS = {STDOUT: Stream.STDOUT, STDERR: Stream.STDERR, RESULTS: Stream.RESULTS}
 
 
@@ -44,14 +46,17 @@ class GvisorJail:
     kernel, which is killed. Without that word, it is over when the host's processes are gone.
     """
 
-    def __init__(self, jail_id: int, started: Started, cgroup: Cgroup, limits: Limits) -> None:
+    def __init__(
+        self, jail_id: int, started: Started, cgroup: Cgroup, limits: Limits, *, is_weighed: bool
+    ) -> None:
+        """Watch what has just been started. `is_weighed`: no control group limits its memory."""
         loop = asyncio.get_running_loop()
         self.jail_id, self.cgroup, self.limits = jail_id, cgroup, limits
         self.ready: asyncio.Future[None] = loop.create_future()
         self.buried: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[Ending] = loop.create_future()
         self._begun = self._killed = self._out_of_memory = False
-        self._idle_bytes = 0
+        self._is_weighed, self._idle_bytes = is_weighed, 0
         self._write: Write = lambda _stream, _data: None
         self._line = bytearray()
         self._control = Outgoing(started.pipes[CONTROL])
@@ -73,7 +78,9 @@ class GvisorJail:
 
     def begin(self, program: Program, write: Write) -> None:
         self._write, self._begun = write, True
-        self._idle_bytes = self.cgroup.memory_bytes()
+        self._idle_bytes = self._processes.private_bytes() if self._is_weighed else self.cgroup.memory_bytes()
+        if self._is_weighed:
+            self._weigh()
         order = Begin(
             code_bytes=len(program.code),
             process_count=self.limits.process_count,
@@ -156,6 +163,16 @@ class GvisorJail:
             max(told.peak_memory_bytes, used_bytes),
             frozenset(map(LimitKind, told.reached)),
         )
+
+    def _weigh(self) -> None:
+        """See to it that gVisor's kernel, in which a program may have things kept, does not grow without end."""
+        if not self.alive:
+            return
+        if self._processes.private_bytes() > self._idle_bytes + KERNEL_BYTES:
+            self._out_of_memory = True
+            self._processes.kill()
+            return
+        asyncio.get_running_loop().call_later(WEIGH_EVERY_S, self._weigh)
 
     def _suffocate(self, oom_event: int) -> None:
         """The host kills for memory: gVisor's kernel, or one of its stubs, without which it is of no use."""

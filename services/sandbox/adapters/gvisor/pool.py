@@ -15,10 +15,10 @@ from typing import Self
 import structlog
 
 from services.sandbox.adapters.gvisor import place
-from services.sandbox.adapters.gvisor.jail import GvisorJail
-from services.sandbox.adapters.gvisor.runsc import JAIL_UID, Runsc
+from services.sandbox.adapters.gvisor.jail import KERNEL_BYTES, GvisorJail
+from services.sandbox.adapters.gvisor.runsc import JAIL_UID, Runsc, Started
 from services.sandbox.adapters.ns.cgroups import Cgroup, Cgroups
-from services.sandbox.core.limits import MIB, Limits
+from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
 
 log = structlog.get_logger(__name__)
@@ -26,11 +26,8 @@ log = structlog.get_logger(__name__)
 BUILD_TIMEOUT_S = 20.0
 FAILURES_MAX = 3  # In a row; then the engine is down, and proves itself anew.
 RETRY_AFTER_S = 0.5
-KERNEL_BYTES = (
-    96 * MIB
-)  # What gVisor's processes need besides the program's memory, in the host's control group.
 TASK_COUNT_MAX = (
-    512  # Of the host, for a jail: gVisor uses some thirty for one guest process, and a few more for each.
+    512  # Of the host, for a jail: gVisor has some thirty, and a few more for each process in it.
 )
 
 _jail_ids = count(1)
@@ -124,14 +121,21 @@ class Pool:
         try:
             place.make_state(state, self._uid)
             with cgroup.doors() as doors:
-                started = self._runsc.start(state, doors)
+                jail = self._adopt(jail_id, self._runsc.start(state, doors), cgroup, limits)
         except OSError:
             log.exception("jail_not_started", engine="gvisor")
             await asyncio.to_thread(_remove, cgroup, state)
             return None
-        jail = GvisorJail(jail_id, started, cgroup, limits)
         self._burials[jail] = self._tasks.create_task(self._bury(jail, state))
         return jail
+
+    def _adopt(self, jail_id: int, started: Started, cgroup: Cgroup, limits: Limits) -> GvisorJail:
+        is_weighed = "memory" not in self._cgroups.controllers
+        try:
+            return GvisorJail(jail_id, started, cgroup, limits, is_weighed=is_weighed)
+        except OSError:
+            started.abandon()
+            raise
 
     async def _build_on(self) -> None:
         failures_count = 0

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 COMPLAINT_BYTES_MAX = 4096
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class Processes:
@@ -33,6 +34,10 @@ class Processes:
         for pid in _below(self._process.pid):
             with suppress(ProcessLookupError):
                 self._know(pid)
+
+    def private_bytes(self) -> int:
+        """Memory that is theirs alone. The program's own is not: gVisor keeps that in a file in memory."""
+        return sum(map(_private_bytes, self._living.values()))
 
     def kill(self) -> None:
         """End them at once. Idempotent."""
@@ -62,6 +67,14 @@ class Processes:
         with self._process.stderr as stderr, suppress(BlockingIOError):
             return (stderr.read(COMPLAINT_BYTES_MAX) or b"").decode("utf-8", "replace")
         return ""
+
+
+def _private_bytes(pid: int) -> int:
+    try:
+        _, resident, shared, *_ = Path(f"/proc/{pid}/statm").read_text().split()
+    except OSError:
+        return 0  # It ended meanwhile.
+    return (int(resident) - int(shared)) * _PAGE_BYTES
 
 
 def _below(pid: int) -> Iterator[int]:

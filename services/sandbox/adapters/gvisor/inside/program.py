@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from services.sandbox.guest.interpreter import WORKING_FOLDER, Interpreter
 
+from . import kernel
 from .wire import RESULTS, STDERR, STDIN, STDOUT, Begin, Make
 
 UID = 65534
@@ -45,6 +46,7 @@ def _give_up_rights() -> None:
     os.setgroups([])
     os.setresgid(UID, UID, UID)
     os.setresuid(UID, UID, UID)  # Which takes every capability away.
+    kernel.be_owner_of_oneself()
 
 
 def _take_streams(wake: int) -> None:
