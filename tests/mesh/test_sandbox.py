@@ -1,7 +1,10 @@
 """The sandbox as a user of the whole mesh meets it: by the command line and the client, through the edge."""
 
 import asyncio
+import base64
+import json
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -10,6 +13,7 @@ from ollamesh.client import Client, StaticToken, executions
 from tests.mesh.edge import Edge
 
 REPOSITORY = Path(__file__).parents[2]
+BUF = Path(sys.executable).with_name("buf")
 WITHIN_S = 120.0
 COMMAND = "from clients.cli.main import main; main()"
 PLOT = """\
@@ -73,3 +77,25 @@ async def test_a_program_is_talked_to_and_its_files_are_moved(edge: Edge) -> Non
         await client.sandbox.send_input(started.execution_id, b"hello\n\n", offset=0, end=True)
         told = await executions.completed(client.sandbox.watch(started.execution_id))
         assert (told.stdout, told.exited.outcome) == (b"olleh\n", "ok")
+
+
+async def test_plain_grpc_with_json_as_the_guide_has_it(edge: Edge) -> None:
+    guide = (REPOSITORY / "docs/sandbox.md").read_text()
+    (body,) = re.findall(r"-d '(\{.*\})' \\\n", guide)
+    process = await asyncio.create_subprocess_exec(
+        *(BUF, "curl", "--schema", "protos", "--protocol", "grpc", "--http2-prior-knowledge"),
+        *("-H", f"authorization: Bearer {edge.token()}", "-d", body),
+        f"{edge.url}/ollamesh.sandbox.v1.SandboxService/Execute",
+        cwd=REPOSITORY,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), WITHIN_S)
+    events, text = [], out.decode()
+    while text := text.strip():
+        document, end = json.JSONDecoder().raw_decode(text)
+        events.append(document["event"])
+        text = text[end:]
+    kinds = [next(kind for kind in event if kind != "sequence") for event in events]
+    assert kinds == ["started", "stdout", "result", "exited"]
+    assert base64.b64decode(events[1]["stdout"]["data"]) == b"42\n"
+    assert base64.b64decode(events[2]["result"]["data"]["text/plain"]) == b"1024"
