@@ -188,16 +188,19 @@ def redis_url(redis_server: RedisServer) -> str:
 @pytest.fixture(scope="session")
 def mesh() -> Iterator[Settings]:
     """A whole stack that is up, for tests that leave it so."""
-    with running_stack() as settings:
+    with running_stack(profiles="python,python-data") as settings:
         yield settings
 
 
 @contextlib.contextmanager
-def running_stack() -> Iterator[Settings]:
-    """A stack of one's own: free ports, the embedded models, the cache of models that all stacks share."""
+def running_stack(*, profiles: str = "python") -> Iterator[Settings]:
+    """A stack of one's own: free ports, the embedded models, the cache of models that all stacks share.
+
+    `profiles` of the sandbox, of which all but the first take seconds to start.
+    """
     with _folder() as folder:
         own = {"OLLAMESH_HOME": str(folder / "home"), "OLLAMESH_EMBEDDED_MODELS": "true"}
-        own["OLLAMESH_SANDBOX_PROFILES"] = "python"  # Others take seconds to start.
+        own["OLLAMESH_SANDBOX_PROFILES"] = profiles
         ports = {port_variable(name): "0" for name in DEFAULT_PORTS}
         settings = Settings.from_env({**os.environ, **own, **ports})
         try:
