@@ -66,7 +66,9 @@ def _import(service: socket.socket, added: list[str]) -> None:
             service.send(pack(Failed(f"{name} cannot be imported: {type(error).__name__}")))
             raise
         if len(os.listdir("/proc/self/task")) > 1:  # noqa: PTH208 -- as plain as its neighbours.
-            service.send(pack(Failed(f"{name} starts a thread when it is imported, which no copy would have")))
+            service.send(
+                pack(Failed(f"{name} starts a thread when it is imported, which no copy would have"))
+            )
             os._exit(1)
 
 
