@@ -65,16 +65,21 @@ def told_status(said: bytes) -> int | None:
 
 
 def _run_on(init: socket.socket, runner: Runner, descriptors: list[int]) -> NoReturn:
-    """Run one program after another. Between them nothing interrupts us, and what comes too late is forgotten."""
+    """Run one program after another. Between them nothing interrupts us, and what comes too late is forgotten.
+
+    That takes two things: a signal that is ignored is forgotten only if it is not blocked as well.
+    """
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     while True:
         source = _take(descriptors, runner.results)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         signal.signal(signal.SIGINT, handler or signal.default_int_handler)
         try:
             status = runner.run(source, partial(init.send, STARTED))
         except KeyboardInterrupt:  # In a moment in which nobody else could take it.
             status = INTERRUPTED
         handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
         _let_go(runner.results)
         init.send(f"ended {status}".encode())
         _, descriptors = _receive(init)
@@ -114,7 +119,8 @@ def _let_go(results: Results) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(null, number)
-    os.close(null)
+    if null > 2:  # The program may have closed one of them.
+        os.close(null)
     results.close()
     with suppress(OSError):
         os.close(RESULTS)
