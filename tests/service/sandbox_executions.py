@@ -106,6 +106,10 @@ def kinds(told: Events) -> list[str | None]:
     return [event.WhichOneof("event") for event in told]
 
 
+async def ended(world: World, execution_id: str) -> execution_pb2.ExecutionEvent.Exited:
+    return (await world.watched(execution_id))[-1].exited
+
+
 @asynccontextmanager
 async def serving(
     *,

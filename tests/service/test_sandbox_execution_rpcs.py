@@ -11,14 +11,10 @@ from services.common.audit import Outcome as Told
 from services.sandbox.core.keeping import Keeping
 from services.sandbox.core.results import encode
 from services.sandbox.ports import Stream
-from tests.service.sandbox_executions import World, events, kinds, serving
+from tests.service.sandbox_executions import ended, events, kinds, serving
 from tests.service.sandbox_rpcs import refusal
 
 PNG = {"image/png": b"\x89PNG", "text/plain": b"<Figure>"}
-
-
-async def ended(world: World, execution_id: str) -> pb.ExecutionEvent.Exited:
-    return (await world.watched(execution_id))[-1].exited
 
 
 async def test_it_goes_on_without_a_reader() -> None:
@@ -151,99 +147,6 @@ async def test_the_limits_that_were_reached_are_told_and_the_one_that_ended_it_f
         assert list(exited.limits_reached) == [pb.LIMIT_KIND_WALL, pb.LIMIT_KIND_OUTPUT]
 
 
-async def test_input_is_sent_by_offset() -> None:
-    async with serving() as world:
-        await world.start("e-1", stdin=b"first", stdin_open=True)
-        jail = await world.jails.next_begun()
-        assert await world.send("e-1", 0, b"abc") == 3
-        assert await world.send("e-1", 0, b"abcd") == 4
-        gap = await refusal(world.call("SendInput", service.SendInputRequest(execution_id="e-1", offset=9)))
-        assert (gap.code, gap.reason) == ("FAILED_PRECONDITION", "INPUT_OFFSET_WRONG")
-        assert gap.facts == {"next_offset": "4"}
-        assert await world.send("e-1", 4, b"", end=True) == 4
-        while not jail.is_input_ended:
-            await asyncio.sleep(0)
-        assert jail.fed == b"abcd"
-        late = service.SendInputRequest(execution_id="e-1", offset=4, data=b"e")
-        assert (await refusal(world.call("SendInput", late))).reason == "INPUT_ENDED"
-        jail.end(0)
-
-
-async def test_input_that_is_not_read_makes_its_sender_wait_and_nobody_else() -> None:
-    async with serving() as world:
-        await world.start("e-1", stdin_open=True)
-        jail = await world.jails.next_begun()
-        jail.reads.clear()
-        await world.send("e-1", 0, bytes(1 << 20))
-        more = service.SendInputRequest(execution_id="e-1", offset=1 << 20, data=b"x")
-        with pytest.raises(Exception, match="Deadline Exceeded"):
-            await world.call("SendInput", more, timeout_s=0.2)
-        jail.write(Stream.STDOUT, b"it goes on")
-        assert (await world.get("e-1")).stdout_bytes == 10
-        waits = asyncio.create_task(refusal(world.call("SendInput", more)))
-        await asyncio.sleep(0)
-        jail.end(0)
-        assert (await waits).reason == "INPUT_ENDED"
-
-
-async def test_input_may_come_before_there_is_a_jail() -> None:
-    async with serving(running_max=1) as world:
-        await world.start("e-1")
-        first = await world.jails.next_begun()
-        await world.start("e-2", stdin_open=True)
-        await world.send("e-2", 0, b"early", end=True)
-        first.end(0)
-        second = await world.jails.next_begun()
-        while not second.is_input_ended:
-            await asyncio.sleep(0)
-        assert second.fed == b"early"
-        second.end(0)
-
-
-async def test_an_interrupt_goes_to_the_program_and_ends_one_that_waits() -> None:
-    async with serving(running_max=1) as world:
-        await world.start("e-1")
-        jail = await world.jails.next_begun()
-        await world.start("e-2")
-        for execution_id in ("e-1", "e-2"):
-            request = service.InterruptExecutionRequest(execution_id=execution_id)
-            await world.call("InterruptExecution", request)
-        assert (jail.interrupt_count, jail.kill_count) == (1, 0)
-        assert (await ended(world, "e-2")).outcome == pb.OUTCOME_CANCELLED
-        jail.end(0)
-        assert (await ended(world, "e-1")).outcome == pb.OUTCOME_OK
-        await world.call("InterruptExecution", service.InterruptExecutionRequest(execution_id="e-1"))
-        assert jail.interrupt_count == 1
-
-
-async def test_a_kill_answers_with_the_end_whenever_it_comes() -> None:
-    async with serving(running_max=1) as world:
-        await world.start("e-1")
-        await world.jails.next_begun()
-        await world.start("e-2")
-        waiting, running = await world.kill("e-2"), await world.kill("e-1")
-        for killed in (waiting, running, await world.kill("e-1")):
-            assert killed.state == pb.EXECUTION_STATE_EXITED
-            assert killed.exited.outcome == pb.OUTCOME_CANCELLED
-        await world.start("e-3")
-        (await world.jails.next_begun()).end(0)
-        await ended(world, "e-3")
-        assert (await world.kill("e-3")).exited.outcome == pb.OUTCOME_OK
-
-
-async def test_execute_can_be_found_by_its_id_and_dies_with_its_call() -> None:
-    async with serving() as world:
-        call = world.execute(stdin_open=True)
-        execution_id = (await anext(aiter(call))).event.started.execution_id
-        jail = await world.jails.next_begun()
-        assert await world.send(execution_id, 0, b"x") == 1
-        watching = asyncio.create_task(world.watched(execution_id))
-        assert (await world.get(execution_id)).state == pb.EXECUTION_STATE_RUNNING
-        call.cancel()
-        assert (await watching)[-1].exited.outcome == pb.OUTCOME_CANCELLED
-        assert jail.kill_count >= 1
-
-
 async def test_what_has_ended_is_forgotten_in_the_end() -> None:
     async with serving(keeping=Keeping(seconds=0.05)) as world:
         await world.start("e-1")
@@ -339,24 +242,6 @@ async def test_each_is_audited_by_its_hash_and_those_refused_as_well() -> None:
         assert (ran.outcome, ran.reason, ran.object) == (Told.ALLOWED, "OK", "execution/e-1")
         assert all(len(each.details["code_sha256"]) == 64 for each in (refused, ran))
         assert "secret" not in str(world.trail.events)
-
-
-async def test_a_drain_lets_run_and_then_ends_and_tells() -> None:
-    async with serving() as world:
-        await world.start("ends")
-        quick = await world.jails.next_begun()
-        await world.start("stays")
-        await world.jails.next_begun()
-        call = world.execute()
-        await world.jails.next_begun()
-        draining = asyncio.create_task(world.engine.drain(0.3))
-        await asyncio.sleep(0)
-        assert (await refusal(world.execute())).reason == "SANDBOX_UNAVAILABLE"
-        quick.end(0)
-        assert (await ended(world, "ends")).outcome == pb.OUTCOME_OK
-        await draining
-        assert (await ended(world, "stays")).outcome == pb.OUTCOME_CANCELLED
-        assert (await events(call))[-1].exited.outcome == pb.OUTCOME_CANCELLED
 
 
 @pytest.mark.parametrize(
