@@ -32,6 +32,7 @@ class Config:
     trust: TrustConfig
     root: Path  # With a folder for each profile; see services.sandbox.profiles.
     profiles: tuple[str, ...]  # To be served.
+    others_on_demand: bool  # All but the first of them start when they are first used.
     engines: tuple[str, ...]  # To be offered, strongest first.
     caps: RoleCaps
     bounds: Bounds
@@ -53,7 +54,8 @@ class Config:
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"
         root = Path(env.text(f"{prefix}_ROOT"))
-        served = profiles.names(root, env.text(f"{prefix}_PROFILES", profiles.USUAL).split(","))
+        wanted = tuple(env.text(f"{prefix}_PROFILES", profiles.USUAL).split(","))
+        served = profiles.names(root, wanted)
         engines = _engines(env, f"{prefix}_ENGINES")
         warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
         gvisor_warm_count = env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64)
@@ -72,6 +74,7 @@ class Config:
             file_bytes_max=env.integer(f"{prefix}_FILE_MIB", 32, low=1, high=1024) * MIB,
             root=root,
             profiles=served,
+            others_on_demand=wanted == (profiles.ALL,),
             engines=engines,
             caps=caps.within(bounds.memory_bytes),
             bounds=bounds,

@@ -9,6 +9,8 @@ from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import Limits
 from services.sandbox.profiles import Profile
 
+STARTING = "the engine is starting"  # The problem of jails that cannot say yet what it is.
+
 
 class Stream(Enum):
     """What a program writes to. RESULTS carries frames (see core.results), and nobody vouches for them."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-FILE = "profile.json"
+FILE, STAMP = "profile.json", "stamp"
 ALL = "all"
 USUAL = "python"  # For who names none.
 
@@ -47,6 +47,14 @@ def read(folder: Path) -> Profile:
     if not profile.file_name or "/" in profile.file_name:
         raise ValueError("file_name is no name of a file")
     return profile
+
+
+def if_complete(folder: Path) -> Profile | None:
+    """The profile in `folder`, if jails can probably be made of it."""
+    try:
+        return read(folder) if (folder / STAMP).is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def problem(error: OSError | ValueError) -> str:

@@ -15,6 +15,7 @@ from tests.service.sandbox_app import (
     Sandbox,
     Service,
     built_root,
+    descendants,
     reason,
     serving,
 )
@@ -130,6 +131,20 @@ async def test_a_wrong_description_is_named_and_harms_no_other(
     assert reason(refused.value).reason == "SANDBOX_UNAVAILABLE"
     assert reason(refused.value).metadata["problem"] == problem
     assert (await sandbox.run("print(1)", profile="python-data")).stdout == "1\n"
+
+
+async def test_of_all_that_is_there_only_the_usual_one_starts_at_once(root: Path) -> None:
+    built_root()
+    with serving(root / "python", settings={"OLLAMESH_SANDBOX_PROFILES": "all"}) as service:
+        async with service.connected() as sandbox:
+            await sandbox.until_ready()
+            told = {profile.name for profile in (await sandbox.capabilities()).profiles}
+            assert {"python", "python-data"} <= told
+            assert not told & {"malformed", "surprising"}
+            before = len(descendants(service.process.pid))
+            ran = await sandbox.run("import sys; print('pandas' in sys.modules)", profile="python-data")
+            assert ran.stdout == "True\n"
+            assert len(descendants(service.process.pid)) > before
 
 
 @pytest.fixture

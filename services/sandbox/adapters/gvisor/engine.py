@@ -23,7 +23,7 @@ from services.sandbox.adapters.ns import cgroups, explain
 from services.sandbox.adapters.ns.cgroups import Cgroups
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
-from services.sandbox.ports import SessionJail, Strength
+from services.sandbox.ports import STARTING, SessionJail, Strength
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,7 @@ class GvisorJails:
         self._usual = usual
         self._warm_count = warm_count
         self._pool: Pool | None = None
-        self.problem: str | None = "the engine is starting"
+        self.problem: str | None = STARTING
         self.strength = Strength(enforced_limits=(), weaknesses=())
 
     async def take(self, limits: Limits) -> GvisorJail:

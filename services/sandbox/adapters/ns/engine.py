@@ -27,7 +27,7 @@ from services.sandbox.adapters.ns.session import NsSession
 from services.sandbox.adapters.ns.zygote import Zygote
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Strength
+from services.sandbox.ports import STARTING, Strength
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -50,7 +50,7 @@ class NsJails:
         self._warm_count = warm_count
         self._pool: Pool | None = None  # That makes jails now.
         self._pools: set[Pool] = set()  # With those that are still to be of use, or have been.
-        self.problem: str | None = "the engine is starting"
+        self.problem: str | None = STARTING
         self.strength = Strength(enforced_limits=(), weaknesses=())
         self._served = False
         self._steps_down: int | None = (
