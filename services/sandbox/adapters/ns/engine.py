@@ -53,7 +53,9 @@ class NsJails:
         self.problem: str | None = "the engine is starting"
         self.strength = Strength(enforced_limits=(), weaknesses=())
         self._served = False
-        self._steps_down: int | None = None  # From the best means to those with which it was fit for use first.
+        self._steps_down: int | None = (
+            None  # From the best means to those with which it was fit for use first.
+        )
 
     async def take(self, limits: Limits) -> NsJail:
         while True:
