@@ -155,6 +155,16 @@ MINUTES ?= 30
 soak: setup ## 200 streams of which a fifth is left: does the gateway grow? make soak MINUTES=5
 	@MINUTES=$(MINUTES) $(PY) -m tests.bench.soak
 
+COUNT ?= 5000
+.PHONY: soak-sandbox
+soak-sandbox: setup ## 5,000 executions of every kind: is anything left, does anything grow? make soak-sandbox COUNT=500
+	@COUNT=$(COUNT) SEED=$(SEED) $(PY) -m tests.sandbox_attacks.soak
+
+.PHONY: kills-sandbox
+kills-sandbox: setup ## kill every part of the sandbox at random moments: make kills-sandbox SEED=7 KILLS=200
+	@OLLAMESH_CHAOS_SEED=$(SEED) OLLAMESH_CHAOS_KILLS=$(KILLS) \
+	  $(PY) -m pytest -q -s -p no:randomly tests/sandbox_attacks/test_kills.py $(PYTEST)
+
 # SEED draws another order of faults; a failure names it.
 SEED ?= 1
 KILLS ?= 20

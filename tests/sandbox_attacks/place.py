@@ -1,18 +1,17 @@
 """A running service to attack: one for each engine that is there and each user that it may run as."""
 
-import asyncio
 import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from tests.sandbox_attacks import weakened
 from tests.sandbox_attacks.case import Case
 from tests.sandbox_attacks.outside import Outside
-from tests.service.sandbox_app import ORDINARY_UID, Ran, Sandbox, Service, built_root, descendants, serving
+from tests.sandbox_attacks.remains import pids_of
+from tests.service.sandbox_app import ORDINARY_UID, Ran, Service, built_root, descendants, serving
 from tests.service.sandbox_gvisor import runsc
 
 ENGINES = ("ns", "gvisor") if runsc() is not None else ("ns",)
@@ -43,11 +42,11 @@ class Place:
 
     def left_behind(self) -> list[int]:
         """Processes of programs; those of warm jails are the first and the second in theirs, and do not count."""
-        return [pid for pid in descendants(self.service.process.pid) if _inner_pid(pid) > 2]
+        return [pid for pid in descendants(self.service.process.pid) if inner_pid(pid) > 2]
 
     def inits(self) -> list[int]:
         """The first process of each jail, warm ones included."""
-        return [pid for pid in descendants(self.service.process.pid) if _inner_pid(pid) == 1]
+        return [pid for pid in descendants(self.service.process.pid) if inner_pid(pid) == 1]
 
 
 class Places:
@@ -124,20 +123,11 @@ def _mend(outside: Outside) -> None:
     assert outside.touched() == []
 
 
+def inner_pid(pid: int) -> int:
+    """Its pid in its jail; 0 if it is not in one, or has ended."""
+    pids = pids_of(pid)
+    return pids[-1] if len(pids) == 3 else 0
+
+
 def _port(service: Service) -> int:
     return int(service.target.rpartition(":")[2])
-
-
-def _inner_pid(pid: int) -> int:
-    """Its pid in its jail; 0 if it is not in one, or has ended."""
-    try:
-        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    pids = next((line.split()[1:] for line in lines if line.startswith("NSpid")), [])
-    return int(pids[-1]) if len(pids) == 3 else 0  # Here, in the outer jail, in its own.
-
-
-async def all_of(sandbox: Sandbox, *programs: str) -> list[Ran]:
-    """Run several at once."""
-    return list(await asyncio.gather(*(sandbox.run(program) for program in programs)))

@@ -7,6 +7,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,12 +48,24 @@ def cgroups_of(pid: int) -> list[Path]:
 
 
 def rss_bytes(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    with suppress(OSError):
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
 
 
-def zygote_of(service: Service) -> int:
-    """The process that all jails are copies of: bubblewrap's only child."""
-    return descendants(service.process.pid)[1]
+def zygote_bytes(service: Service) -> int:
+    """Of the largest: while one is replaced, there are two."""
+    zygotes = [pid for pid in descendants(service.process.pid) if len(pids_of(pid)) == 2]
+    return max((rss_bytes(pid) for pid in zygotes), default=0)
+
+
+def pids_of(pid: int) -> list[int]:
+    """Its pid here; in the outer jail, if it is in that; and in its own, if it has one. None if it has ended."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("NSpid"):
+                return [int(word) for word in line.split()[1:]]
+    return []
 
 
 async def settled(look: Callable[[], Remains]) -> Remains:

@@ -14,7 +14,7 @@ from tests.sandbox_attacks.place import Place, attack
 from tests.service.sandbox_app import TIMEOUT_S, Sandbox
 
 MIB = 1 << 20
-SMALL = wall(5, memory_bytes=96 * MIB)
+SMALL = wall(10, memory_bytes=96 * MIB)
 
 CASES = (
     Case(
@@ -36,8 +36,8 @@ held("grown", False)
         outcomes=("OOM", "ERROR"),
         code="""
 import zlib
-packer = zlib.compressobj(9)
-packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(300)) + packer.flush()
+packer = zlib.compressobj(1)
+packed = b"".join(packer.compress(bytes(1 << 20)) for _ in range(120)) + packer.flush()
 kept = zlib.decompress(packed)
 held("grown", False)
 """,

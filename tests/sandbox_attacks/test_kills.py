@@ -15,7 +15,7 @@ import grpc.aio
 import pytest
 
 from tests.chaos.knobs import KILLS, SEED
-from tests.sandbox_attacks.remains import Remains, back_at, cgroups_of, remains, settled
+from tests.sandbox_attacks.remains import Remains, back_at, cgroups_of, pids_of, remains, settled
 from tests.sandbox_attacks.workload import WHEN_KILLED, Record, drive
 from tests.service.sandbox_app import (
     ORDINARY_UID,
@@ -47,7 +47,7 @@ def depths(service: Service) -> dict[str, list[int]]:
     """Pids by what they are: the outer jail, the zygote, the jails' inits, and what runs in these."""
     found: dict[str, list[int]] = {"outer": [], "zygote": [], "init": [], "program": []}
     for pid in descendants(service.process.pid):
-        match _pids(pid):
+        match pids_of(pid):
             case [_]:
                 found["outer"].append(pid)
             case [_, _]:
@@ -57,15 +57,6 @@ def depths(service: Service) -> dict[str, list[int]]:
             case [_, _, _]:
                 found["program"].append(pid)
     return found
-
-
-def _pids(pid: int) -> list[int]:
-    """Its pid here, in the outer jail, and in its own."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("NSpid"):
-                return [int(word) for word in line.split()[1:]]
-    return []
 
 
 async def kill_now_and_then(service: Service, *, kill_count: int, draw: random.Random) -> None:
@@ -138,5 +129,5 @@ async def test_a_killed_service_leaves_nothing(uid: int | None, tmp_path: Path) 
 
 async def until_dead(pids: list[int]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
-        while any(_pids(pid) for pid in pids):
+        while any(pids_of(pid) for pid in pids):
             await asyncio.sleep(0.02)

@@ -1,15 +1,20 @@
 """The engine `ns` in this process: what it does on machines that refuse something."""
 
+import asyncio
 import errno
 import os
+import signal
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from services.sandbox.adapters.ns import cgroups, selftest
+from services.sandbox.adapters.ns import engine as engine_module
 from services.sandbox.adapters.ns.cgroups import Cgroups, Home
 from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.errors import SandboxUnavailable
+from tests.service.sandbox_app import TIMEOUT_S, descendants
 from tests.service.sandbox_engine import USUAL, engine, run
 
 
@@ -32,6 +37,32 @@ async def test_cgroups_that_let_nobody_in_are_done_without(
         assert "memory_bytes" not in jails.strength.enforced_limits
         assert any("no cgroup" in weakness for weakness in jails.strength.weaknesses)
         assert await run(jails, "print(1)") == (Verdict(Outcome.OK), "1\n")
+
+
+async def test_who_had_walls_does_not_go_on_with_lower_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever makes the next zygotes fail their test, such as somebody who kills them."""
+    tried = []
+
+    async def lost(*_: object, **__: object) -> list[str]:
+        tried.append("once more")
+        raise SandboxUnavailable
+
+    monkeypatch.setattr(engine_module, "RETRY_AFTER_S", 0.1)
+    async with engine() as jails:
+        strength = jails.strength
+        with monkeypatch.context() as patched:
+            patched.setattr(selftest, "breaches", lost)
+            os.kill(descendants(os.getpid())[0], signal.SIGKILL)
+            await until(lambda: len(tried) >= 6)  # As many as there are steps down, and more.
+            assert jails.problem is not None
+        await until(lambda: jails.problem is None)
+        assert jails.strength == strength
+
+
+async def until(holds: Callable[[], bool]) -> None:
+    async with asyncio.timeout(TIMEOUT_S):
+        while not holds():
+            await asyncio.sleep(0.01)
 
 
 async def test_a_shortage_of_descriptors_fails_a_call_and_not_the_service(
