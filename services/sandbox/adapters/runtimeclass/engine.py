@@ -15,7 +15,7 @@ from services.sandbox.adapters.runtimeclass import pod
 from services.sandbox.adapters.runtimeclass.pod import Kernel
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import Jail, Jails, SessionJail, Strength
+from services.sandbox.ports import STARTING, Jail, Jails, SessionJail, Strength
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -38,7 +38,7 @@ class RuntimeClassJails:
 
     def __init__(self, within: Jails) -> None:
         self._within = within
-        self._problem: str | None = "the engine is starting"
+        self._problem: str | None = STARTING
         self._kernel: Kernel | None = None
 
     @property
