@@ -225,6 +225,7 @@ held("initial", not re.search(rb"[m]ust-not-be-seen-inside|OLLAMES[H]_|SECRET_KE
     Case(
         name="secrets-in-memory",
         breach="the service's secrets, paths or tokens in memory that the program was forked with",
+        engines=("ns",),  # gVisor's interpreters are started afresh, and may not open this.
         code="""
 import re
 planted = bytes(reversed(b"detnalp-si-siht"))

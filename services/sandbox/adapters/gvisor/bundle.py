@@ -9,6 +9,7 @@ from services.sandbox import guest
 from services.sandbox.adapters.gvisor import inside
 from services.sandbox.adapters.gvisor.inside.program import LOCKED_BYTES_MAX, OPEN_FILES_MAX
 from services.sandbox.adapters.gvisor.inside.wire import Make
+from services.sandbox.adapters.ns import inside as ns_inside
 from services.sandbox.adapters.ns.inside.zygote import ENVIRONMENT, PREIMPORTED
 from services.sandbox.packed import packed
 from services.sandbox.profiles import Profile
@@ -19,7 +20,7 @@ _CAPABILITIES = [
     "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_KILL", "CAP_SETGID", "CAP_SETPCAP", "CAP_SETUID", "CAP_SYS_ADMIN",
 ]  # fmt: skip
 _GUEST = "/mnt"
-_ARCHIVE = packed(f"from {inside.__name__}.init import main\nmain()\n", inside, guest)
+_ARCHIVE = packed(f"from {inside.__name__}.init import main\nmain()\n", inside, ns_inside, guest)
 
 
 def write(folder: Path, profile: Profile, root: Path) -> None:

@@ -1,8 +1,8 @@
 """A program for the inside of a gVisor jail: tries what no program in one may do.
 
-It prints a line for each act that was not refused. It learns from its standard input what is there outside. Some of
-what a shared kernel must refuse is harmless here, because the kernel is the jail's own: namespaces, tracing of own
-children, sockets of families that lead nowhere. What counts is where an act would lead.
+It prints a line for each act that was not refused. It learns from its standard input what is there outside. Most acts
+are those of the engine `ns`. Others are about what is gVisor's own: that the kernel is another one than outside, and
+that the init, by whose word it is known how a program ended, is out of reach.
 """
 
 import ctypes
@@ -65,6 +65,9 @@ def main() -> None:
     refused("reaches a network", lambda: connect(socket.AF_INET, ("192.0.2.1", 9)))
     refused("reaches a network by IPv6", lambda: connect(socket.AF_INET6, ("2001:db8::1", 9)))
     refused("opens a packet socket", lambda: socket.socket(socket.AF_PACKET, socket.SOCK_RAW))
+    refused("opens a netlink socket", lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW))
+    refused("makes a user namespace", lambda: succeed(libc.unshare(CLONE_NEWUSER)))
+    refused("maps users", lambda: Path("/proc/self/uid_map").write_text("0 0 1"))
     refused("mounts", lambda: succeed(libc.mount(b"none", b"/tmp", b"tmpfs", 0, None)))
     refused("unmounts", lambda: succeed(libc.umount2(b"/work", 2)))
     refused("becomes root", lambda: os.setuid(0))
@@ -84,6 +87,7 @@ def main() -> None:
     capabilities = (status[name] for name in ("CapPrm", "CapEff", "CapBnd") if name in status)
     held("has capabilities", holds=all(int(mask, 16) == 0 for mask in capabilities))
     held("may gain privileges", holds=libc.prctl(39, 0, 0, 0, 0) == 1)
+    held("has no filter", holds=status["Seccomp"].strip() == "2")
     held("is root", holds=0 not in (*os.getresuid(), *os.getresgid()))
     held("has groups", holds=not os.getgroups())
     held("sees the environment", holds=not set(outside["environment"]) & set(os.environ))

@@ -55,8 +55,10 @@ class GvisorJail:
         self.ready: asyncio.Future[None] = loop.create_future()
         self.buried: asyncio.Future[None] = loop.create_future()
         self._over: asyncio.Future[Ending] = loop.create_future()
-        self._begun = self._killed = self._out_of_memory = False
-        self._is_weighed, self._idle_bytes = is_weighed, 0
+        self._begun = self._killed = False
+        self._is_weighed, self._idle_bytes, self._idle_cpu_s = is_weighed, 0, 0.0
+        self._breach: LimitKind | None = None
+        self._used_s = 0.0
         self._write: Write = lambda _stream, _data: None
         self._line = bytearray()
         self._control = Outgoing(started.pipes[CONTROL])
@@ -79,14 +81,14 @@ class GvisorJail:
     def begin(self, program: Program, write: Write) -> None:
         self._write, self._begun = write, True
         self._idle_bytes = self._processes.private_bytes() if self._is_weighed else self.cgroup.memory_bytes()
-        if self._is_weighed:
+        self._idle_cpu_s = self._processes.cpu_s()
+        if self._is_weighed or self.limits.cpu_s is not None:
             self._weigh()
         order = Begin(
             code_bytes=len(program.code),
             process_count=self.limits.process_count,
             files_bytes=self.limits.files_bytes,
             memory_bytes=self.limits.memory_bytes,
-            cpu_s=self.limits.cpu_s,
         )
         self._control.write(pack(order) + program.code)
         self._stdin.write(program.stdin)
@@ -109,6 +111,7 @@ class GvisorJail:
             return
         self._killed = True
         if self._begun and self.alive:
+            self._cpu_s()
             self._control.write(pack(Kill()))
             asyncio.get_running_loop().call_later(ANSWER_WITHIN_S, self._processes.kill)
         else:
@@ -151,33 +154,46 @@ class GvisorJail:
 
     def _ending(self, told: Ended | None) -> Ending:
         used_bytes = max(0, self.cgroup.peak_memory_bytes() - self._idle_bytes)
-        out_of_memory = self._out_of_memory or self.cgroup.memory_exceeded()
+        if self.cgroup.memory_exceeded():
+            self._breach = LimitKind.MEMORY
         if told is None:
-            breach = LimitKind.MEMORY if out_of_memory else None
-            return Ending(status=None, breach=breach, cpu_s=0.0, peak_memory_bytes=used_bytes)
+            return Ending(status=None, breach=self._breach, cpu_s=self._used_s, peak_memory_bytes=used_bytes)
         breach = LimitKind(told.breach) if told.breach else None
         return Ending(
             told.status,
-            LimitKind.MEMORY if out_of_memory else breach,
-            told.cpu_s,
+            self._breach or breach,
+            self._cpu_s(),
             max(told.peak_memory_bytes, used_bytes),
             frozenset(map(LimitKind, told.reached)),
         )
 
     def _weigh(self) -> None:
-        """See to it that gVisor's kernel, in which a program may have things kept, does not grow without end."""
+        """Look what the host's processes have used, and end them when it is too much.
+
+        Memory, because a program may have gVisor's kernel keep things for it.
+        """
         if not self.alive:
             return
-        if self._processes.private_bytes() > self._idle_bytes + KERNEL_BYTES:
-            self._out_of_memory = True
+        self._cpu_s()
+        if self._is_weighed and self._processes.private_bytes() > self._idle_bytes + KERNEL_BYTES:
+            self._breach = LimitKind.MEMORY
             self._processes.kill()
             return
+        if self.limits.cpu_s is not None and self._cpu_s() > self.limits.cpu_s:
+            self._breach = LimitKind.CPU
+            self.kill()
+            return
         asyncio.get_running_loop().call_later(WEIGH_EVERY_S, self._weigh)
+
+    def _cpu_s(self) -> float:
+        """Since it began; once its processes are gone, as far as was seen."""
+        self._used_s = max(self._used_s, self._processes.cpu_s() - self._idle_cpu_s)
+        return self._used_s
 
     def _suffocate(self, oom_event: int) -> None:
         """The host kills for memory: gVisor's kernel, or one of its stubs, without which it is of no use."""
         asyncio.get_running_loop().remove_reader(oom_event)
-        self._out_of_memory = True
+        self._breach = LimitKind.MEMORY
         self._processes.kill()
 
     def _bury(self) -> None:

@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 COMPLAINT_BYTES_MAX = 4096
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -38,6 +39,10 @@ class Processes:
     def private_bytes(self) -> int:
         """Memory that is theirs alone. The program's own is not: gVisor keeps that in a file in memory."""
         return sum(map(_private_bytes, self._living.values()))
+
+    def cpu_s(self) -> float:
+        """What they have used since they began, and those that they waited for."""
+        return sum(map(_cpu_s, {self._process.pid, *_below(self._process.pid)}))
 
     def kill(self) -> None:
         """End them at once. Idempotent."""
@@ -75,6 +80,15 @@ def _private_bytes(pid: int) -> int:
     except OSError:
         return 0  # It ended meanwhile.
     return (int(resident) - int(shared)) * _PAGE_BYTES
+
+
+def _cpu_s(pid: int) -> float:
+    try:
+        # The name, in parentheses, may hold anything: count from behind it.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0  # It ended meanwhile.
+    return sum(map(int, fields[11:15])) / _TICKS_PER_S
 
 
 def _below(pid: int) -> Iterator[int]:

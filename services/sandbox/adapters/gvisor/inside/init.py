@@ -75,7 +75,7 @@ def _live(make: Make) -> NoReturn:
         os._exit(0)
     order, code = begun
     _open_store(order.files_bytes)
-    meter.limit(process_count=order.process_count, memory_bytes=order.memory_bytes, cpu_s=order.cpu_s)
+    meter.limit(process_count=order.process_count, memory_bytes=order.memory_bytes)
     _write_all(wake, _SIZE.pack(len(pack(order)), len(code)) + pack(order) + code)
     os.close(wake)
     _tell(_watch(pid, control, children, meter))
@@ -203,7 +203,7 @@ def _watch(pid: int, control: Control, children: int, meter: Meter) -> Ended:
     store = os.statvfs("/work")
     reached = ["processes"] * (passed == "processes") + ["files"] * (store.f_bfree == 0)
     breach = None if passed == "processes" else passed
-    return Ended(status, breach, reached, meter.cpu_s(), meter.peak_memory_bytes)
+    return Ended(status, breach, reached, meter.peak_memory_bytes)
 
 
 def _obey(messages: list[Message], pid: int) -> bool:

@@ -5,7 +5,7 @@ import os
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REMOUNT, MS_BIND = 1, 2, 4, 8, 0x20, 0x1000
 _MNT_DETACH = 2
-_PR_SET_DUMPABLE, _PR_CAPBSET_DROP = 4, 24
+_PR_CAPBSET_DROP = 24
 _CAPABILITY_COUNT_MAX = 64
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -20,11 +20,6 @@ def mount(kind: str, place: str, flags: int, *, source: str = "none", options: s
 
 def detach(place: str) -> None:
     _check(_libc.umount2(place.encode(), _MNT_DETACH))
-
-
-def be_owner_of_oneself() -> None:
-    """After becoming another user: what /proc has of this process is that user's, too."""
-    _check(_libc.prctl(_PR_SET_DUMPABLE, 1, 0, 0, 0))
 
 
 def bound_capabilities() -> None:

@@ -2,7 +2,8 @@
 
 The kernel keeps these accounts by control group, exactly and whatever the program does, but enforces none of them
 reliably (the limit on tasks is looked up at one hierarchy that the kernel picks at random). So the init looks, every
-PERIOD_S, and ends what is too large. Between two looks a program may overshoot; the host's control group, where there
+PERIOD_S, and ends what is too large. Processor time is the service's to measure: gVisor counts whoever could run as
+running, so that four busy processes on one processor use four. Between two looks a program may overshoot; the host's control group, where there
 is one, is the wall behind this one.
 """
 
@@ -13,7 +14,7 @@ from . import kernel
 PERIOD_S = 0.02
 
 _PLACE = "/run"
-_ACCOUNTS = {"pids": "pids.current", "memory": "memory.usage_in_bytes", "cpuacct": "cpuacct.usage"}
+_ACCOUNTS = {"pids": "pids.current", "memory": "memory.usage_in_bytes"}
 
 
 class Meter:
@@ -49,22 +50,17 @@ class Meter:
         for entry in self._entries:
             os.pwrite(entry, str(pid).encode(), 0)
 
-    def limit(self, *, process_count: int, memory_bytes: int, cpu_s: float | None) -> None:
+    def limit(self, *, process_count: int, memory_bytes: int) -> None:
         os.pwrite(self._process_max, str(process_count).encode(), 0)
         self._limits = {"pids": process_count, "memory": memory_bytes}
-        if cpu_s is not None:
-            self._limits["cpuacct"] = round(cpu_s * 1e9)
 
     def passed(self) -> str | None:
-        """Look once. Return what is too much: "processes", "memory", "cpu"."""
+        """Look once. Return what is too much: "processes" or "memory"."""
         self.peak_memory_bytes = max(self.peak_memory_bytes, self._read("memory"))
-        for controller, name in (("memory", "memory"), ("pids", "processes"), ("cpuacct", "cpu")):
+        for controller, name in (("memory", "memory"), ("pids", "processes")):
             if controller in self._limits and self._read(controller) > self._limits[controller]:
                 return name
         return None
-
-    def cpu_s(self) -> float:
-        return self._read("cpuacct") / 1e9
 
     def _read(self, controller: str) -> int:
         return int(os.pread(self._files[controller], 32, 0))

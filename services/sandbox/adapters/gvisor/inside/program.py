@@ -12,9 +12,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NoReturn
 
+from services.sandbox.adapters.ns.inside import filters
+from services.sandbox.adapters.ns.inside.kernel import install_filter
 from services.sandbox.guest.interpreter import WORKING_FOLDER, Interpreter
 
-from . import kernel
 from .wire import RESULTS, STDERR, STDIN, STDOUT, Begin, Make
 
 UID = 65534
@@ -30,6 +31,7 @@ def inhabit(wake: int, make: Make, wait: Wait) -> NoReturn:
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     _give_up_rights()
     _take_streams(wake)
+    _filter()
     if make.command:
         _run_by_command(make, *_received(wake, wait))
     interpreter = Interpreter(make.file_name)
@@ -46,7 +48,6 @@ def _give_up_rights() -> None:
     os.setgroups([])
     os.setresgid(UID, UID, UID)
     os.setresuid(UID, UID, UID)  # Which takes every capability away.
-    kernel.be_owner_of_oneself()
 
 
 def _take_streams(wake: int) -> None:
@@ -55,6 +56,13 @@ def _take_streams(wake: int) -> None:
     os.dup2(RESULTS, TOLD, inheritable=False)
     os.closerange(3, wake)
     os.closerange(wake + 1, TOLD)
+
+
+def _filter() -> None:
+    """Leave what programs have in the engine `ns`, too. gVisor refuses most of the rest, and some it only should."""
+    machine = os.uname().machine
+    for rules in (filters.zygote(machine), filters.child(machine)):
+        install_filter(rules)
 
 
 def _received(wake: int, wait: Wait) -> tuple[Begin, bytes]:

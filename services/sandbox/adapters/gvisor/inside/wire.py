@@ -28,7 +28,6 @@ class Begin:
     process_count: int
     files_bytes: int
     memory_bytes: int
-    cpu_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +57,8 @@ class Ended:
     """How the program ended, and that nothing of it is left: exit code, or minus the signal."""
 
     status: int | None
-    breach: str | None  # "memory" or "cpu" if it was ended for that.
+    breach: str | None  # "memory" if it was ended for that.
     reached: list[str]  # "processes" if it was ended for having too many, "files" if there is no room left.
-    cpu_s: float
     peak_memory_bytes: int
 
 
