@@ -1,4 +1,6 @@
-"""Every file of attacks uses the same services, and attacks the same things. It has its attacks in `CASES`."""
+"""Every file of attacks uses the same services, and attacks the same things. It has its attacks in `CASES`, and says with
+`ENGINES` if they are for some engines only.
+"""
 
 from collections.abc import Iterator
 
@@ -9,7 +11,7 @@ from tests.sandbox_attacks import outside as outside_module
 from tests.sandbox_attacks import place as place_module
 from tests.sandbox_attacks.case import Case
 from tests.sandbox_attacks.outside import Outside
-from tests.sandbox_attacks.place import EVERYWHERE, Place, Places, Where
+from tests.sandbox_attacks.place import ENGINES, EVERYWHERE, Place, Places, Where
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,7 +23,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     elif "weak_case" in metafunc.fixturenames:
         metafunc.parametrize("weak_case", [case for case in cases if case.weak is not None], ids=str)
     elif "where" in metafunc.fixturenames:
-        metafunc.parametrize("where", EVERYWHERE, ids=str)
+        engines = getattr(metafunc.module, "ENGINES", ENGINES)
+        metafunc.parametrize("where", [where for where in EVERYWHERE if where.engine in engines], ids=str)
 
 
 def _pair(case: Case, where: Where) -> ParameterSet:
