@@ -43,6 +43,8 @@ RETRIES_MAX = 2
 NOT_PROCESSED = "connect-failure,refused-stream"
 READ = f"{NOT_PROCESSED},unavailable"
 READS, WATCHES = "(?:Get|List)", "(?:Watch|Resume|StreamBatch)"
+# Of services that keep something: needs nothing that is kept.
+EXECUTE_PATH = "/ollamesh.sandbox.v1.SandboxService/Execute"
 TLS = "tls"  # The listener.
 HEALTH_PATH, HEALTH_DEADLINE_S = "/ollamesh.inference.v1.HealthService/GetHealth", 2
 KEYS_PATH = "/ollamesh.auth.v1.OAuthService/GetJwks"
@@ -119,22 +121,27 @@ def _open(path: str) -> Route:
 def _service(name: str) -> list[Route]:
     """A service's methods: those that watch, those that read, and all others."""
     package = rf"/ollamesh\.{name}\.v1\.\w+"
-    matches = (
-        (f"{name}: watch", _regex(rf"{package}/{WATCHES}\w+"), LONG_DEADLINE_S, READ),
-        (f"{name}: read", _regex(rf"{package}/{READS}\w+"), DEADLINE_S, READ),
-        (f"{name}: other", RouteMatch(prefix=f"/ollamesh.{name}.v1."), DEADLINE_S, NOT_PROCESSED),
-    )
+    keeps = name in KEEPING
+    # Another replica would say that it knows of no such thing, and not that its own cannot be asked just now.
+    read = NOT_PROCESSED if keeps else READ
+    matches = [
+        (f"{name}: watch", _regex(rf"{package}/{WATCHES}\w+"), LONG_DEADLINE_S, read, not keeps),
+        (f"{name}: read", _regex(rf"{package}/{READS}\w+"), DEADLINE_S, read, not keeps),
+        (f"{name}: other", RouteMatch(prefix=f"/ollamesh.{name}.v1."), DEADLINE_S, NOT_PROCESSED, not keeps),
+    ]
+    if keeps:
+        matches.insert(0, (EXECUTE_PATH, RouteMatch(path=EXECUTE_PATH), DEADLINE_S, NOT_PROCESSED, True))
     return [
         Route(
             name=title,
             match=match,
-            route=_action(name, deadline_s, retry_on=retry_on),
+            route=_action(name, deadline_s, retry_on=retry_on, elsewhere=elsewhere),
             request_headers_to_add=[_deadline(deadline_s)],
-            request_headers_to_remove=[] if name in KEEPING else [tokens.USER_HEADER],
+            request_headers_to_remove=[] if keeps else [tokens.USER_HEADER],
             typed_per_filter_config=_somebody(name),
             metadata=tokens.refusals(name),
         )
-        for title, match, deadline_s, retry_on in matches
+        for title, match, deadline_s, retry_on, elsewhere in matches
     ]
 
 
@@ -177,8 +184,11 @@ def _nobody() -> dict[str, Any]:
     return {api_keys.FILTER: api_keys.none_needed(), tokens.FILTER: tokens.none_required()}
 
 
-def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
-    """Forward for as long as the call's own deadline says; without one, as long as we would give it."""
+def _action(cluster: str, deadline_s: int, *, retry_on: str, elsewhere: bool = True) -> RouteAction:
+    """Forward for as long as the call's own deadline says; without one, as long as we would give it.
+
+    `elsewhere`: what is tried again is tried at another replica.
+    """
     return RouteAction(
         cluster=cluster,
         hash_policy=_by_user() if cluster in KEEPING else [],
@@ -190,15 +200,16 @@ def _action(cluster: str, deadline_s: int, *, retry_on: str) -> RouteAction:
         retry_policy=RetryPolicy(
             retry_on=retry_on,
             num_retries=RETRIES_MAX,
-            retry_host_predicate=[
-                RetryPolicyRetryHostPredicate(
-                    name="envoy.retry_host_predicates.previous_hosts",
-                    typed_config=Any.pack(PreviousHostsPredicate()),
-                )
-            ],
+            retry_host_predicate=[_elsewhere()] if elsewhere else [],
             # A dead replica has the least to do, so it is picked again and again until it is put aside.
             host_selection_retry_max_attempts=10,
         ),
+    )
+
+
+def _elsewhere() -> RetryPolicyRetryHostPredicate:
+    return RetryPolicyRetryHostPredicate(
+        name="envoy.retry_host_predicates.previous_hosts", typed_config=Any.pack(PreviousHostsPredicate())
     )
 
 

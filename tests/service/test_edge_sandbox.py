@@ -5,6 +5,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
+import grpc
+import grpc.aio
 import pytest
 import pytest_asyncio
 from ollamesh.auth.v1.auth_service_pb2 import CreateApiKeyRequest
@@ -14,7 +16,7 @@ from tests.fakes.severable import Severable
 from tests.service import auth_app, edge_app
 from tests.service.auth_app import TIMEOUT_S
 from tests.service.auth_people import PASSWORD, fresh, logged_in
-from tests.service.edge_app import EXECUTE, Replica, Stack, replica, stat, until_keys_are_known
+from tests.service.edge_app import EXECUTE, Call, Replica, Stack, replica, stat, until_keys_are_known
 from tests.stack import Database
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -111,6 +113,25 @@ async def test_who_has_lost_their_replica_gets_the_other_and_comes_back(parts: P
     await parts.replicas[home].set_ready(ready=True)
     await parts.until_healthy(REPLICA_COUNT)
     assert await parts.home(token) == home
+
+
+async def test_what_a_replica_keeps_is_not_looked_for_at_another(parts: Parts) -> None:
+    """It would say that there is no such session, while its own replica only cannot answer just now."""
+
+    async def refuse(call: Call) -> None:
+        await call.context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+
+    token = parts.tokens[0]
+    home = parts.replicas[await parts.home(token)]
+    for found in parts.replicas:
+        found.echo.reset()
+    home.echo.reply = refuse
+    for method in ("GetSession", "ListFiles", "WatchExecution", "DeleteSession"):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await parts.stack.unary(f"{SERVICE}/{method}")(b"", metadata=bearer(token), timeout=TIMEOUT_S)
+        assert (refused.value.code(), refused.value.details()) == (grpc.StatusCode.UNAVAILABLE, "not now")
+    assert [len(found.echo.calls) for found in parts.replicas if found is not home] == [0, 0]
+    assert len(home.echo.calls) == 4
 
 
 async def test_a_replica_that_died_costs_nobody_what_it_had_not_begun(parts: Parts) -> None:

@@ -117,9 +117,17 @@ def test_every_method_has_its_route(path: str, routes: list[Json]) -> None:
     assert summary(route_of(path, routes)) == (
         cluster,
         "2S" if method == "GetHealth" else "3600S" if watches or rest else "300S",
-        f"{SAFE},unavailable" if watches or reads else SAFE,
+        f"{SAFE},unavailable" if (watches or reads) and service != "sandbox" else SAFE,
         None if POLICY[path].access is Access.PUBLIC else service,
     )
+
+
+@pytest.mark.parametrize("path", OURS)
+def test_what_is_tried_again_is_tried_elsewhere_unless_one_replica_keeps_it(
+    path: str, routes: list[Json]
+) -> None:
+    elsewhere = bool(route_of(path, routes)["route"]["retry_policy"].get("retry_host_predicate"))
+    assert elsewhere is (not path.startswith("/ollamesh.sandbox.") or path.endswith("/Execute"))
 
 
 @pytest.mark.parametrize("path", INNER)
