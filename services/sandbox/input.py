@@ -1,16 +1,17 @@
 """The standard input of an execution, between its callers' pace and its jail's.
 
 What callers send is addressed by its offset, so that a retry adds nothing twice. It waits here for the program, up to
-BYTES_MAX; then callers wait for room. A call that is given up has added all of its bytes or none.
+BYTES_MAX; then callers wait for room, a few of them. A call that is given up has added all of its bytes or none.
 """
 
 import asyncio
 from collections.abc import Awaitable
 from typing import Protocol
 
-from services.sandbox.errors import InputEnded, InputOffsetWrong
+from services.sandbox.errors import InputEnded, InputOffsetWrong, QueueFull
 
 BYTES_MAX = 1 << 20  # The largest call fits.
+SENDERS_MAX = 4  # That wait for room: each holds its bytes. One is enough for a caller who sends in order.
 CHUNK_BYTES_MAX = 1 << 16  # A pipe holds no more.
 
 
@@ -23,6 +24,7 @@ class Input:
         self.next_offset = 0
         self.is_open = is_open  # At first. Else the program knows of its end by itself.
         self._waiting = bytearray()
+        self._senders_count = 0
         self._is_ended = not is_open  # Nothing may follow.
         self._is_closed = False  # Nobody reads it any more.
         self._changed = asyncio.Event()
@@ -30,7 +32,7 @@ class Input:
     async def add(self, offset: int, data: bytes, *, end: bool) -> int:
         """Take in what is new of `data`, once there is room. Return where the next bytes belong.
 
-        Raises InputEnded or InputOffsetWrong.
+        Raises InputEnded, InputOffsetWrong, or QueueFull if too many wait for room.
         """
         while True:
             new = data[max(0, self.next_offset - offset) :]
@@ -42,7 +44,7 @@ class Input:
                 raise InputOffsetWrong(next_offset=self.next_offset)
             if len(self._waiting) + len(new) <= BYTES_MAX:
                 break
-            await self._changed.wait()
+            await self._room()
         self._waiting += new
         self.next_offset += len(new)
         self._is_ended = end
@@ -60,6 +62,16 @@ class Input:
             await feed(chunk, end=is_over)
             del self._waiting[: len(chunk)]
             self._tell()
+
+    async def _room(self) -> None:
+        """Return when there may be some."""
+        if self._senders_count >= SENDERS_MAX:
+            raise QueueFull(waiting_max=SENDERS_MAX)
+        self._senders_count += 1
+        try:
+            await self._changed.wait()
+        finally:
+            self._senders_count -= 1
 
     def close(self) -> None:
         """The program has ended."""

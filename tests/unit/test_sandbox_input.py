@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.sandbox.errors import InputEnded, InputOffsetWrong
-from services.sandbox.input import BYTES_MAX, CHUNK_BYTES_MAX, Input
+from services.sandbox.errors import InputEnded, InputOffsetWrong, QueueFull
+from services.sandbox.input import BYTES_MAX, CHUNK_BYTES_MAX, SENDERS_MAX, Input
 
 TIMEOUT_S = 10.0
 
@@ -104,6 +104,22 @@ async def test_who_sends_more_than_is_read_waits_and_what_is_given_up_adds_nothi
         while not reader.is_over:
             await asyncio.sleep(0)
         assert len(reader.read) == BYTES_MAX + 1
+
+
+async def test_only_a_few_may_wait() -> None:
+    given = Input(is_open=True)
+    await given.add(0, bytes(BYTES_MAX), end=False)
+    waiting = [asyncio.create_task(given.add(BYTES_MAX, b"x", end=False)) for _ in range(SENDERS_MAX)]
+    await asyncio.sleep(0)
+    with pytest.raises(QueueFull):
+        await given.add(BYTES_MAX, b"x", end=False)
+    waiting[0].cancel()
+    await asyncio.wait(waiting[:1])
+    another = asyncio.create_task(given.add(BYTES_MAX, b"x", end=False))
+    await asyncio.sleep(0)
+    given.close()
+    ended = await asyncio.gather(*waiting[1:], another, return_exceptions=True)
+    assert {type(each) for each in ended} == {InputEnded}
 
 
 async def test_who_waits_when_the_program_ends_is_told() -> None:
