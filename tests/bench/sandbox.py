@@ -2,14 +2,16 @@
 
 The service is a process of its own with its settings as they come, and is called through gRPC with real tokens. A call
 is over when its last event, Exited, has come: everything of the jail is dead then. Rounds take turns between the service
-and its peers. What is idle is asked at a pace at which the pool is full again; throughput and bursts are not.
+and its peers. What is idle is asked at a pace at which the pool is full again; throughput and bursts are not. On a busy machine wall-clock says more about the others, so
+processor time is given too: the goal for it is what two processors have at the rate that is the goal.
 """
 
 import asyncio
 import os
+import shutil
 import time
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -18,6 +20,7 @@ from tests.bench.support import jail_peers
 from tests.bench.support.jail_peers import Peer
 from tests.bench.support.report import Figure, percentile, report
 from tests.service.sandbox_app import Sandbox, Service, built_root, descendants, serving
+from tests.service.sandbox_sessions import Client
 
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 IDLE_CALLS, IDLE_PAUSE_S, PEER_CALLS = 40, 0.06, 4
@@ -28,6 +31,7 @@ STARTS_COUNT = 3
 WARM_COUNT = 8
 READY_POLL_S = 0.005
 PROGRAM = "print(1)"
+BARE = "a bare interpreter"
 WITH_DATA = "import pandas; print(1)"
 OUTPUT = f"import sys; sys.stdout.write('x' * {OUTPUT_BYTES})"
 
@@ -61,7 +65,9 @@ class Found:
 
     idle_s: list[float] = field(default_factory=list)
     peers_s: dict[str, list[float]] = field(default_factory=dict)
+    session_s: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     bursts_s: list[float] = field(default_factory=list)
     output_rates: list[float] = field(default_factory=list)
 
@@ -83,16 +89,18 @@ async def idle(client: Sandbox, subject: Subject, found: Found) -> None:
         await asyncio.sleep(IDLE_PAUSE_S)
 
 
-async def throughput(client: Sandbox, subject: Subject, found: Found) -> None:
+async def throughput(service: Service, client: Sandbox, subject: Subject, found: Found) -> None:
     async def several() -> None:
         for _ in range(CLIENT_CALLS):
             await call(client, subject)
 
-    began_s = time.perf_counter()
+    began_s, used_s = time.perf_counter(), cpu_s(service)
     async with asyncio.TaskGroup() as tasks:
         for _ in range(CLIENTS):
             tasks.create_task(several())
     found.rates.append(CLIENTS * CLIENT_CALLS / (time.perf_counter() - began_s))
+    await asyncio.sleep(BURST_PAUSE_S)  # Until what was taken is there again.
+    found.cpu_s.append((cpu_s(service) - used_s) / (CLIENTS * CLIENT_CALLS))
 
 
 async def burst(client: Sandbox, subject: Subject, found: Found) -> None:
@@ -116,10 +124,23 @@ async def output(client: Sandbox, subject: Subject, found: Found) -> None:
         found.output_rates.append(OUTPUT_BYTES / 1e6 / (ended_s - began_s))
 
 
-async def beside(name: str, peer: Peer, subject: Subject, found: Found) -> None:
+async def session(client: Sandbox, subject: Subject, found: Found) -> None:
+    """Calls that go on with what the one before has left."""
+    owner = Client(client)
+    session_id = await owner.session(profile=subject.profile)
+    await owner.run(session_id, "count = 0")
+    for number in range(IDLE_CALLS):
+        began_s = time.perf_counter()
+        ran = await owner.run(session_id, "count += 1; print(count)")
+        found.session_s.append(time.perf_counter() - began_s)
+        assert ran.stdout == f"{number + 1}\n"
+    await owner.ask("DeleteSession", session_id=session_id)
+
+
+async def beside(name: str, peer: Peer, code: str, found: Found) -> None:
     for _ in range(PEER_CALLS):
         began_s = time.perf_counter()
-        await asyncio.to_thread(peer, subject.code)
+        await asyncio.to_thread(peer, code)
         found.peers_s.setdefault(name, []).append(time.perf_counter() - began_s)
 
 
@@ -142,6 +163,16 @@ async def start_s(root: Path, subject: Subject) -> float:
         return time.perf_counter() - began_s
 
 
+def cpu_s(service: Service) -> float:
+    """What the service and everything below it has used, with what has ended and was waited for."""
+    ticks = 0
+    for pid in (service.process.pid, *descendants(service.process.pid)):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def memory_mb(service: Service) -> dict[str, float]:
     """Of the service and everything below it. Shared pages count in RSS as often as they are mapped, in PSS once."""
     totals = dict.fromkeys(("Rss", "Pss"), 0)
@@ -155,11 +186,9 @@ def memory_mb(service: Service) -> dict[str, float]:
 
 async def measure(root: Path, subject: Subject) -> list[Figure]:
     found = Found()
-    peers: dict[str, Peer | None] = {
-        "bare interpreter": jail_peers.bare if subject.code == PROGRAM else None,
-        "bubblewrap for each call": jail_peers.bubblewrap(root),
-        "gVisor for each call": jail_peers.gvisor(root),
-    }
+    peers = {BARE: jail_peers.bare, "bubblewrap": jail_peers.bubblewrap(root)}
+    if (gvisor := jail_peers.gvisor(root)) is not None:
+        peers["gVisor"] = gvisor
     async with sandbox(root, subject.profile) as (service, client):
         await asyncio.sleep(BURST_PAUSE_S)
         memory = memory_mb(service)
@@ -167,9 +196,9 @@ async def measure(root: Path, subject: Subject) -> list[Figure]:
         for _ in range(ROUNDS):
             await idle(client, subject, found)
             for name, peer in peers.items():
-                if peer is not None:
-                    await beside(name, peer, subject, found)
-            await throughput(client, subject, found)
+                await beside(name, peer, PROGRAM if name == BARE else subject.code, found)
+            await session(client, subject, found)
+            await throughput(service, client, subject, found)
             await burst(client, subject, found)
             await output(client, subject, found)
     starts_s = [await start_s(root, subject) for _ in range(STARTS_COUNT)]
@@ -178,17 +207,17 @@ async def measure(root: Path, subject: Subject) -> list[Figure]:
 
 def latencies(subject: Subject, found: Found) -> Iterable[Figure]:
     name, goals = subject.profile, subject.goals
-    bare_s = found.peers_s.get("bare interpreter") or found.peers_s["bubblewrap for each call"]
     for percent, goal in ((50, goals.p50_ms), (99, goals.p99_ms)):
         yield Figure(
             name=f"{name}: {subject.code}, p{percent}",
             value=percentile(found.idle_s, percent) * 1e3,
-            baseline=percentile(bare_s, percent) * 1e3,
+            baseline=percentile(found.peers_s[BARE], percent) * 1e3,
             unit="ms",
             goal=goal,
         )
     for peer, took_s in found.peers_s.items():
-        yield Figure(name=f"{name}: {peer}, p50", value=median(took_s) * 1e3, unit="ms")
+        what = PROGRAM if peer == BARE else subject.code
+        yield Figure(name=f"{name}: {what} by {peer}, p50", value=median(took_s) * 1e3, unit="ms")
 
 
 def others(
@@ -202,7 +231,9 @@ def others(
     def most(what: str, value: float, unit: str, goal: float | None) -> Figure:
         return Figure(name=f"{name}: {what}", value=value, unit=unit, goal=goal)
 
+    yield most("a call in a session, p50", median(found.session_s) * 1e3, "ms", 4)
     yield least(f"executions, {CLIENTS} at once", median(found.rates), "/s", goals.rate)
+    yield most("processor time of an execution", median(found.cpu_s) * 1e3, "ms", 2e3 / goals.rate)
     yield most(f"{BURST_COUNT} at once, the last", median(found.bursts_s) * 1e3, "ms", 400)
     yield least("1 MB of output", median(found.output_rates), "MB/s", 50)
     yield most("start to first end", median(starts_s), "s", goals.start_s)
@@ -213,13 +244,10 @@ def others(
 async def main() -> None:
     remarks: list[str] = []
     figures: list[Figure] = []
-    python = built_root()
     for subject in SUBJECTS:
-        root = python.with_name(subject.profile)
-        if not root.exists():
-            remarks.append(f"Left out, for its profile is not there: {subject.profile}.")
-            continue
-        figures += await measure(root, subject)
+        figures += await measure(built_root(subject.profile), subject)
+    if shutil.which("runsc") is None:
+        remarks.append("gVisor is left out: there is no `runsc` on the path.")
     report("sandbox", rounds=ROUNDS, figures=figures, remarks=remarks)
 
 

@@ -35,6 +35,7 @@ def bubblewrap(folder: Path) -> Peer:
         "-S",
         launcher.__file__,
         str(JAIL_UID),
+        "",
         str(folder),
         str(folder),
         str(kit / "lib"),
