@@ -23,12 +23,12 @@ _GUEST = "/mnt"
 _ARCHIVE = packed(f"from {inside.__name__}.init import main\nmain()\n", inside, ns_inside, guest)
 
 
-def write(folder: Path, profile: Profile, root: Path) -> None:
-    """Make `folder` a bundle of `profile`, whose jails see `root`."""
+def write(folder: Path, profile: Profile, root: Path, *, files_bytes: int) -> None:
+    """Make `folder` a bundle of `profile`, whose jails see `root` and may usually fill `files_bytes`."""
     place = folder / "guest"
     place.mkdir(parents=True)
     (place / "jail.zip").write_bytes(_ARCHIVE)
-    (folder / "config.json").write_text(json.dumps(_config(profile, root, place)))
+    (folder / "config.json").write_text(json.dumps(_config(profile, root, place, files_bytes)))
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
 
@@ -38,8 +38,8 @@ def environment(profile: Profile) -> Mapping[str, str]:
     return {**ENVIRONMENT, **profile.environment}
 
 
-def _config(profile: Profile, root: Path, place: Path) -> dict[str, object]:
-    make = Make([*PREIMPORTED, *profile.preimported], list(profile.command), profile.file_name)
+def _config(profile: Profile, root: Path, place: Path, files_bytes: int) -> dict[str, object]:
+    make = Make([*PREIMPORTED, *profile.preimported], list(profile.command), profile.file_name, files_bytes)
     python = ["/usr/bin/python3", "-I", "-B", "-X", "utf8", f"{_GUEST}/jail.zip"]
     return {
         "ociVersion": "1.0.2",

@@ -112,7 +112,7 @@ class GvisorJails:
         shown = root if os.geteuid() != 0 or runsc.open_to_all(root) else folder / "root"
         if shown != root:
             shown.mkdir()
-        bundle.write(folder / "bundle", self.profile, shown)
+        bundle.write(folder / "bundle", self.profile, shown, files_bytes=self._usual.files_bytes)
         return Runsc(program=program.resolve(), bundle=folder / "bundle", root=root, place=shown)
 
     async def _flaw(self, pool: Pool) -> str | None:

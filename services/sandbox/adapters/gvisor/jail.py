@@ -174,6 +174,7 @@ class GvisorJail:
         """
         if not self.alive:
             return
+        self._processes.know_all()
         self._cpu_s()
         if self._is_weighed and self._processes.private_bytes() > self._idle_bytes + KERNEL_BYTES:
             self._breach = LimitKind.MEMORY

@@ -33,16 +33,17 @@ class Processes:
     def know_all(self) -> None:
         """Find the processes that have been started by now."""
         for pid in _below(self._process.pid):
-            with suppress(ProcessLookupError):
-                self._know(pid)
+            if pid not in self.pids:
+                with suppress(ProcessLookupError):
+                    self._know(pid)
 
     def private_bytes(self) -> int:
         """Memory that is theirs alone. The program's own is not: gVisor keeps that in a file in memory."""
         return sum(map(_private_bytes, self._living.values()))
 
     def cpu_s(self) -> float:
-        """What they have used since they began, and those that they waited for."""
-        return sum(map(_cpu_s, {self._process.pid, *_below(self._process.pid)}))
+        """What those that are known have used since they began, and those that they waited for."""
+        return sum(map(_cpu_s, self._living.values()))
 
     def kill(self) -> None:
         """End them at once. Idempotent."""

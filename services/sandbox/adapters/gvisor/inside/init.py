@@ -5,12 +5,11 @@ program can neither stop nor trace nor imitate it. The descriptors that it talks
 in the program's process before that receives a byte of code.
 """
 
-import gc
-import importlib
 import json
 import os
 import select
 import signal
+import socket
 import struct
 import sys
 from contextlib import suppress
@@ -55,26 +54,26 @@ def main() -> NoReturn:
 
 def _live(make: Make) -> NoReturn:
     _let_go_of_host()
-    for name in make.preimported:
-        importlib.import_module(name)
     del sys.path[0]  # Where this very code lies.
-    gc.collect()
-    gc.freeze()
     meter = Meter()
     for place in _HIDDEN:
         kernel.detach(place)
     # gVisor lets anybody read where the memory of a process lies, and what it has open.
     kernel.mount("tmpfs", f"/proc/{os.getpid()}", kernel.MS_RDONLY | kernel.MS_NOSUID | kernel.MS_NODEV)
+    _open_store(make.files_bytes)
     kernel.bound_capabilities()
     wake, pid = _fork_program(make)
     meter.enter(pid)
     children = _told_of_children()
+    if os.read(wake, 1) != program.READY:
+        raise RuntimeError("the process for the program ended")
     _tell(Ready())
     control = Control()
     if (begun := control.next_begin()) is None:
         os._exit(0)
     order, code = begun
-    _open_store(order.files_bytes)
+    if order.files_bytes != make.files_bytes:
+        _open_store(order.files_bytes)  # Over the other one.
     meter.limit(process_count=order.process_count, memory_bytes=order.memory_bytes)
     _write_all(wake, _SIZE.pack(len(pack(order)), len(code)) + pack(order) + code)
     os.close(wake)
@@ -92,14 +91,18 @@ def _let_go_of_host() -> None:
 
 
 def _fork_program(make: Make) -> tuple[int, int]:
-    reading, writing = os.pipe()
+    """Return what speaks to the program's process, and its pid.
+
+    It is forked early: what both have is copied, two MiB at a time, when either first writes to it.
+    """
+    ours, theirs = (end.detach() for end in socket.socketpair())
     if (pid := os.fork()) > 0:
-        os.close(reading)
+        os.close(theirs)
         # The program's streams must end with the program.
         os.closerange(STDIN, RESULTS + 1)
-        return writing, pid
+        return ours, pid
     try:
-        program.inhabit(reading, make, _receive)
+        program.inhabit(theirs, make, _receive)
     finally:
         os._exit(1)
 

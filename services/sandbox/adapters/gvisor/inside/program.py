@@ -3,6 +3,7 @@
 It is made before there is a program, does all that can be done without one, and sleeps until the code arrives.
 """
 
+import importlib
 import os
 import resource
 import signal
@@ -23,6 +24,8 @@ OPEN_FILES_MAX = 256
 LOCKED_BYTES_MAX = 1 << 20
 TOLD = OPEN_FILES_MAX - 1  # Where results go: where programs do not expect it, nor find it in their way.
 
+READY = b"1"
+
 Wait = Callable[[int], tuple[Begin, bytes]]
 
 
@@ -33,11 +36,15 @@ def inhabit(wake: int, make: Make, wait: Wait) -> NoReturn:
     _take_streams(wake)
     _filter()
     if make.command:
+        os.write(wake, READY)
         _run_by_command(make, *_received(wake, wait))
+    for name in make.preimported:
+        importlib.import_module(name)
     interpreter = Interpreter(make.file_name)
     interpreter.prepare()
     interpreter.results.open(TOLD)
     sys.argv[:] = [make.file_name]
+    os.write(wake, READY)
     _, code = _received(wake, wait)
     os._exit(interpreter.finish(interpreter.run(code)))
 

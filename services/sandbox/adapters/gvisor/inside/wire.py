@@ -20,6 +20,7 @@ class Make:
     preimported: list[str]
     command: list[str]  # Empty: the code is for this very interpreter.
     file_name: str
+    files_bytes: int  # That programs usually may fill.
 
 
 @dataclass(frozen=True, slots=True)
