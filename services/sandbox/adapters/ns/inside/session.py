@@ -65,19 +65,19 @@ class Session:
         while True:
             metered = self._order.memory_bytes is not None or self._order.cpu_s is not None
             period_ms = 1000 * PERIOD_S if metered and self._runs else None
-            ready = [descriptor for descriptor, _ in self._events.poll(period_ms)]
+            ready = {descriptor for descriptor, _ in self._events.poll(period_ms)}
             self._reap()
             if self._status is not None:
                 return self._ended(self._status)
             if metered and self._runs:
                 self._measure()
-            for descriptor in ready:
+            for descriptor in ready - {self._service.fileno()}:
                 self._on(descriptor)
+            if self._service.fileno() in ready:  # Last: what was given up before it spoke is given up then.
+                self._obey()
 
     def _on(self, descriptor: int) -> None:
-        if descriptor == self._service.fileno():
-            self._obey()
-        elif descriptor == self._channel.fileno():
+        if descriptor == self._channel.fileno():
             self._hear()
         elif descriptor == self._children:
             with suppress(BlockingIOError):
