@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from shutil import which
 
 import grpc.aio
 import pytest
 
 from services.sandbox import profiles
+from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.profiles import Profile
 from tests.service.sandbox_app import (
     ORDINARY_UID,
@@ -19,7 +21,7 @@ from tests.service.sandbox_app import (
     reason,
     serving,
 )
-from tests.service.sandbox_engine import engine
+from tests.service.sandbox_engine import engine, run
 
 AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
 AS_USER = pytest.param(
@@ -145,6 +147,29 @@ async def test_of_all_that_is_there_only_the_usual_one_starts_at_once(root: Path
             ran = await sandbox.run("import sys; print('pandas' in sys.modules)", profile="python-data")
             assert ran.stdout == "True\n"
             assert len(descendants(service.process.pid)) > before
+
+
+@pytest.mark.skipif(which("bash") is None, reason="this machine has no bash")
+async def test_a_shell_finds_its_tools() -> None:
+    code = """
+seq 5 | awk '{sum += $1} END {print sum}'
+printf 'b\\na\\n' | sort | xargs echo
+awk 'BEGIN {system("echo by sh")}'
+find . -name '*.sh' | sed 's/.*\\///'
+"""
+    async with engine(folder=built_root("bash")) as jails:
+        assert await run(jails, code) == (Verdict(Outcome.OK), "15\na b\nby sh\nmain.sh\n")
+
+
+async def test_node_runs_with_its_threads() -> None:
+    """The package that tests install brings one where the machine has none."""
+    code = """
+const {Worker} = require("worker_threads");
+new Worker("require('worker_threads').parentPort.postMessage(6 * 7)", {eval: true}).on("message", console.log);
+"""
+    async with engine(folder=built_root("node")) as jails:
+        assert jails.profile.runtime.startswith("node ")
+        assert await run(jails, code) == (Verdict(Outcome.OK), "42\n")
 
 
 @pytest.fixture

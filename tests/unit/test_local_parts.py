@@ -87,6 +87,25 @@ def test_each_service_connects_as_its_own_role(plan: Plan) -> None:
     assert "//ollamesh_inference:" in plan.secrets.read("inference_database_url")
 
 
+def test_the_sandbox_serves_whatever_is_there(settings: Settings) -> None:
+    """And only who builds it is told where packages come from, for that may hold a password."""
+    inherited = {**settings.inherited, "UV_DEFAULT_INDEX": "https://user:password@index"}
+    sandbox = by_name(make_plan(replace(settings, inherited=inherited)))["sandbox"]
+    assert sandbox.prepare is not None
+    root = str(settings.cache / "sandbox")
+    assert sandbox.prepare.argv[-2:] == ("--into", root)
+    assert "UV_DEFAULT_INDEX" in sandbox.prepare.env
+    assert "UV_DEFAULT_INDEX" not in sandbox.run.env
+    assert sandbox.run.env["OLLAMESH_SANDBOX_ROOT"] == root
+    assert sandbox.run.env["OLLAMESH_SANDBOX_PROFILES"] == "all"
+
+
+def test_which_profiles_are_served_is_a_persons_choice(settings: Settings) -> None:
+    inherited = {**settings.inherited, "OLLAMESH_SANDBOX_PROFILES": "python,mine"}
+    sandbox = by_name(make_plan(replace(settings, inherited=inherited)))["sandbox"]
+    assert sandbox.run.env["OLLAMESH_SANDBOX_PROFILES"] == "python,mine"
+
+
 def test_a_given_ollama_needs_no_runtime(settings: Settings) -> None:
     plan = make_plan(replace(settings, ollama_hosts="http://gpu:11434"))
     parts = by_name(plan)

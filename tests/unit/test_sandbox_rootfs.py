@@ -12,7 +12,7 @@ import pytest
 
 from deploy.local.settings import Settings
 from services.sandbox import profiles, rootfs
-from services.sandbox.rootfs import base, interpreter, packages, programs, trial
+from services.sandbox.rootfs import base, interpreter, packages, programs, trees, trial
 from services.sandbox.rootfs.__main__ import main
 from services.sandbox.rootfs.errors import RuntimeAbsentError
 from services.sandbox.rootfs.recipes import OURS, TOOLS
@@ -74,6 +74,10 @@ def test_any_user_can_read_it_and_none_can_write(any_built: Path) -> None:
         wanted = 0o555 if path.is_dir() else 0o444
         assert mode & wanted == wanted, path
         assert mode & 0o022 == 0, path
+
+
+def test_nothing_in_it_tells_when_it_was_made(any_built: Path) -> None:
+    assert {path.lstat().st_mtime for path in (any_built / "root").rglob("*")} == {trees.MADE_S}
 
 
 def test_nothing_in_it_gives_rights(any_built: Path) -> None:

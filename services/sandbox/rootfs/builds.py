@@ -45,7 +45,7 @@ def build(folder: Path, recipe: Recipe | None = None) -> bool:
             _lay_base(folder, made)
             profiles.write(made, _add(recipe, runtime, made / "root"))
             (made / "stamp").write_text(stamp)
-            trees.open_to_all(made)
+            trees.finish(made)
             trees.replace(folder, made)
         return True
 

@@ -22,7 +22,7 @@ COREUTILS = (
     *("test", "timeout", "touch", "tr", "true", "truncate", "tsort", "uname", "unexpand", "uniq", "unlink"),
     *("wc", "whoami", "yes"),
 )
-TOOLS = ("awk", "bzip2", "cmp", "diff", "find", "grep", "gzip", "jq", "sed", "tar", "xargs", "xz", "[")
+TOOLS = ("awk", "bzip2", "cmp", "diff", "find", "grep", "gzip", "jq", "sed", "sh", "tar", "xargs", "xz", "[")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

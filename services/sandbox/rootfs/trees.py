@@ -23,14 +23,19 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def open_to_all(tree: Path) -> None:
-    """Readable by all, writable by the owner, and executable only what is a program."""
+MADE_S = 315_532_800  # 1980, before which some archives know no time.
+
+
+def finish(tree: Path) -> None:
+    """Readable by all, writable by the owner, executable only what is a program, and of no time."""
     programs = {tree / "root/usr/bin", tree / "kit"}
     for path in (tree, *tree.rglob("*")):
         if path.is_symlink():
+            os.utime(path, (MADE_S, MADE_S), follow_symlinks=False)
             continue
         program = path.parent in programs or path.name.startswith("ld-")
         path.chmod(0o755 if program or path.is_dir() else 0o644)
+        os.utime(path, (MADE_S, MADE_S))
 
 
 def replace(folder: Path, made: Path) -> None:
