@@ -149,5 +149,5 @@ def _strength(controllers: frozenset[str], version: str) -> Strength:
         weaknesses.append(
             "A program with several threads may use every processor: no control group can be made here."
         )
-    limited = ["process_count", "files_bytes", "memory_bytes"]
+    limited = ["files_bytes", *(["memory_bytes"] if "memory" in controllers else [])]
     return Strength(tuple(limited), tuple(weaknesses))
