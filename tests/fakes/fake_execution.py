@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as service
 
@@ -37,6 +38,8 @@ class Running:
     def __init__(self, execution_id: str, spec: pb.ExecutionSpec, script: Execution) -> None:
         self.execution_id, self.spec, self._script = execution_id, spec, script
         self.told: list[pb.ExecutionEvent] = []
+        self.create_time = Timestamp()
+        self.create_time.GetCurrentTime()
         self.given = bytearray(spec.stdin)
         self.failure: Exception | None = None
         self.interrupt_count = 0
@@ -84,9 +87,11 @@ class Running:
         await self._notify()
 
     async def give(self, request: service.SendInputRequest) -> int:
+        at = len(self.spec.stdin) + request.offset
+        if at + len(request.data) <= len(self.given) and (self._input_ended or not request.end):
+            return len(self.given) - len(self.spec.stdin)
         if self.ended or self._input_ended:
             raise InputEnded
-        at = len(self.spec.stdin) + request.offset
         if at > len(self.given):
             raise InputOffsetWrong(next_offset=len(self.given) - len(self.spec.stdin))
         self.given[at:] = request.data
@@ -121,6 +126,7 @@ class Running:
     def message(self) -> pb.Execution:
         return pb.Execution(
             execution_id=self.execution_id,
+            create_time=self.create_time,
             state=pb.EXECUTION_STATE_EXITED if self.ended else pb.EXECUTION_STATE_RUNNING,
             exited=self.exited,
             stdout_bytes=sum(len(event.stdout.data) for event in self.told),

@@ -17,10 +17,11 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import (
     add_SandboxServiceServicer_to_server,
 )
 
+from services.common.errors import InvalidRequest, Violation
 from services.common.grpc.around import Context, Interceptor
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
-from services.sandbox.errors import ExecutionNotFound, FileNotFound, SessionNotFound
+from services.sandbox.errors import ExecutionNotFound, FileNotFound, RequestIdReused, SessionNotFound
 from tests.fakes.fake_execution import Execution, Running
 
 __all__ = ["Execution", "FakeSandbox"]
@@ -41,6 +42,7 @@ class FakeSandbox(SandboxServiceServicer):
     executions: dict[str, Running] = field(default_factory=dict)
     sessions: dict[str, service.Session] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    requested: dict[str, tuple[service.CreateSessionRequest, service.Session]] = field(default_factory=dict)
     capabilities: service.GetCapabilitiesResponse = field(default_factory=service.GetCapabilitiesResponse)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -78,6 +80,8 @@ class FakeSandbox(SandboxServiceServicer):
         self, request: service.StartExecutionRequest, context: Context
     ) -> service.StartExecutionResponse:
         found = self.executions.get(request.execution_id) or self._start(request.execution_id, request.spec)
+        if found.spec != request.spec:
+            raise RequestIdReused
         return service.StartExecutionResponse(execution=found.message())
 
     async def GetExecution(
@@ -114,6 +118,10 @@ class FakeSandbox(SandboxServiceServicer):
     async def CreateSession(
         self, request: service.CreateSessionRequest, context: Context
     ) -> service.CreateSessionResponse:
+        if (known := self.requested.get(request.request_id)) is not None:
+            if known[0] != request:
+                raise RequestIdReused
+            return service.CreateSessionResponse(session=known[1])
         session = service.Session(
             session_id=f"s{len(self.files) + 1}",
             profile=request.profile or "python",
@@ -124,6 +132,8 @@ class FakeSandbox(SandboxServiceServicer):
         session.create_time.GetCurrentTime()
         session.expire_time.FromSeconds(session.create_time.seconds + (request.idle_timeout.seconds or 600))
         self.sessions[session.session_id], self.files[session.session_id] = session, {}
+        if request.request_id:
+            self.requested[request.request_id] = request, session
         return service.CreateSessionResponse(session=session)
 
     async def GetSession(
@@ -150,7 +160,8 @@ class FakeSandbox(SandboxServiceServicer):
         header, data = (await anext(requests)).header, bytearray()
         async for request in requests:
             data += request.chunk
-        assert len(data) == header.size_bytes
+        if len(data) != header.size_bytes:
+            raise InvalidRequest([Violation("chunk", "is not what the header announced", "chunk")])
         self._files(header.session_id)[header.path] = bytes(data)
         return service.PutFileResponse(file=service.File(path=header.path, size_bytes=len(data)))
 
