@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from services.sandbox.adapters.gvisor import selftest
 from services.sandbox.adapters.gvisor.engine import GvisorJails
 from services.sandbox.core.limits import MIB, LimitKind
 from services.sandbox.core.results import Decoder
-from services.sandbox.errors import SessionsNotSupported
+from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
 from services.sandbox.ports import Program, Stream
 from tests.service.sandbox_gvisor import TIMEOUT_S, USUAL, begin, engine, needs_runsc, run
 
@@ -186,6 +187,14 @@ async def test_who_may_have_more_memory_gets_it(jails: GvisorJails) -> None:
     code = "held = bytearray(600 << 20)\nfor at in range(0, len(held), 4096): held[at] = 1\nprint(len(held))"
     ran = await run(jails, code, limits=replace(USUAL, memory_bytes=768 * MIB))
     assert ran.stdout == f"{600 << 20}\n"
+
+
+async def test_an_engine_that_fails_its_self_test_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selftest, "WALLS", "print('mounts')")
+    async with engine() as failing:
+        assert failing.problem == "the engine failed its self-test: a program mounts"
+        with pytest.raises(SandboxUnavailable):
+            await failing.take(USUAL)
 
 
 async def test_sessions_are_refused(jails: GvisorJails) -> None:
