@@ -312,7 +312,7 @@ os.makedirs("/tmp/groups", exist_ok=True)
 refused("second generation", lambda: call("mount", b"none", b"/tmp/groups", b"cgroup2", 0, None))
 refused("first generation", lambda: call("mount", b"none", b"/tmp/groups", b"cgroup", 0, b"memory"))
 for folder in ("/sys/fs/cgroup", "/proc/1/root/sys/fs/cgroup"):
-    refused(folder, lambda: open(f"{folder}/cgroup.procs", "w").write("0"))
+    refused(folder, lambda: write(f"{folder}/cgroup.procs", b"0"))
 places = open("/proc/self/cgroup").read().splitlines()
 held("told", all(line.rpartition(":")[2] == "/" for line in places), places)
 """,

@@ -352,7 +352,8 @@ for name in ("NOFILE", "NPROC", "FSIZE", "CORE", "MEMLOCK", "MSGQUEUE"):
 if OUTSIDE["engine"] != "gvisor":  # Whose kernel notes it down, and heeds no priority.
     refused("NICE", lambda: os.nice(-1))
 refused("real time", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))
-if OUTSIDE["engine"] != "gvisor": refused("last to be killed", lambda: open("/proc/self/oom_score_adj", "w").write("-1000"))
+if OUTSIDE["engine"] == "ns":
+    refused("last to be killed", lambda: write("/proc/self/oom_score_adj", b"-1000"))
 tell("HELD", "end")
 """,
     ),

@@ -100,6 +100,7 @@ async def test_killed_parts_are_replaced(uid: int | None, tmp_path: Path) -> Non
         await killing
         assert record.wrong(also=WHEN_KILLED) == {}, (SEED, record)
         await until_it_runs(client)
+        assert await back_at(base, look) == base
         assert (await drive(client, count=16, at_once=4, seed=SEED)).wrong() == {}
         assert await back_at(base, look) == base
         assert service.process.poll() is None

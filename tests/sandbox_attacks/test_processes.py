@@ -34,7 +34,7 @@ data = (ctypes.c_uint32 * 6)(*[0xFFFFFFFF, 0xFFFFFFFF, 0] * 2)
 def capset():
     if libc.capset(header, data) != 0: raise OSError(ctypes.get_errno(), "refused")
 refused("capabilities", capset)
-refused("map", lambda: open("/proc/self/uid_map", "w").write("0 0 1"))
+refused("map", lambda: write("/proc/self/uid_map", b"0 0 1"))
 """,
         # One identity is mapped, and groups cannot be set; all of 64 capabilities are too many for anyone.
         unseen=("groups", "capabilities", "map"),

@@ -182,8 +182,10 @@ async def test_randomness_is_not_shared(sandbox: Sandbox, outside: Outside) -> N
     ],
 )
 async def test_what_one_takes_is_not_missing_for_another(
-    sandbox: Sandbox, outside: Outside, greedy: str
+    where: Where, sandbox: Sandbox, outside: Outside, greedy: str
 ) -> None:
+    if where.engine == "gvisor" and "fork" in greedy:
+        pytest.skip("there, whoever has too many processes is ended, and holds nothing")
     modest = """
         import fcntl, mmap, signal, threading
         signal.pthread_sigmask(signal.SIG_BLOCK, [34])  # Before there is a thread that might get it.
@@ -220,7 +222,7 @@ import time; time.sleep(1)
 
 def shared_uid_is_a_weakness(where: Where, request: pytest.FixtureRequest) -> None:
     """As an ordinary user every jail has that user's uid: the README says so."""
-    if where.user == "user":
+    if where == Where("ns", "user"):
         request.applymarker(pytest.mark.xfail(strict=True, reason=SHARED_UID))
 
 

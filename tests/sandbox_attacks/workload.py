@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 
 import grpc
@@ -10,7 +11,9 @@ import grpc.aio
 from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
+from services.common.grpc.client import held
 from tests.service.sandbox_app import Sandbox, reason
+from tests.service.sandbox_sessions import Client
 
 MIB = 1 << 20
 ENDS_WITHIN_S = (
@@ -26,6 +29,9 @@ class Kind:
     wall_s: float = 10.0
     memory_bytes: int = 0
     is_left: bool = False  # By its caller, after its first output.
+    in_session: bool = (
+        False  # Of its own, between a program that sets a variable and a file that is had again.
+    )
     weight: int = 4
 
 
@@ -49,11 +55,18 @@ KINDS = (
     _kind("files", "for n in range(50): open(f'/tmp/{n}', 'wb').write(bytes(1 << 16))\nprint('x')", "OK", weight=2),
     _kind("result", "[n * n for n in range(100)]", "OK", weight=2),
     _kind("left", "import os, time\nos.fork(); print('up', flush=True); time.sleep(60)", "CANCELLED", is_left=True),
+    _kind("session", "print(kept)", "OK", in_session=True, weight=2),
+    _kind("session-lost", "import os; os._exit(7)", "ERROR", in_session=True, weight=1),
+    _kind("session-timeout", "while True: pass", "TIMEOUT", in_session=True, wall_s=0.2, weight=1),
 )  # fmt: skip
+SESSIONS_AT_ONCE = 3  # A user may have four.
 WEIGHTS = [kind.weight for kind in KINDS]
 
 # What else a call may end as while parts are killed: lost with its jail, or with what the victim was to it.
-WHEN_KILLED = frozenset({"SANDBOX_UNAVAILABLE", "SIGNALLED", "OOM"})
+# In a session, the program before it may have been hit, and its variables lost.
+WHEN_KILLED = frozenset(
+    {"SANDBOX_UNAVAILABLE", "SIGNALLED", "OOM", "ERROR", "SESSION_NOT_FOUND", "FILE_NOT_FOUND"}
+)
 
 
 @dataclass(slots=True)
@@ -70,36 +83,61 @@ class Record:
 
 async def run(sandbox: Sandbox, kind: Kind) -> str:
     """Run one. Return its outcome, or the reason why it has none."""
-    wall = Duration(nanos=int(kind.wall_s % 1 * 1e9), seconds=int(kind.wall_s))
-    call = sandbox.call(kind.code, limits=pb.Limits(wall=wall, memory_bytes=kind.memory_bytes))
-    outcome = ""
     try:
         async with asyncio.timeout(ENDS_WITHIN_S):
-            async for response in call:
-                if kind.is_left and response.event.HasField("stdout"):
-                    call.cancel()
-                    return "CANCELLED"
-                if response.event.HasField("exited"):
-                    outcome = pb.Outcome.Name(response.event.exited.outcome).removeprefix("OUTCOME_")
+            return await (_in_session if kind.in_session else _alone)(sandbox, kind)
     except TimeoutError:
-        call.cancel()
         return "NEVER_ENDED"
     except grpc.aio.AioRpcError as error:
         try:
             return str(reason(error).reason)
         except KeyError:
             return str(error.code().name)
-    return outcome or "NO_OUTCOME"
+
+
+async def _alone(sandbox: Sandbox, kind: Kind) -> str:
+    limits = pb.Limits(wall=_duration(kind.wall_s), memory_bytes=kind.memory_bytes)
+    with held(sandbox.call(kind.code, limits=limits)) as call:
+        async for response in call:
+            if kind.is_left and response.event.HasField("stdout"):
+                return "CANCELLED"
+            if response.event.HasField("exited"):
+                return _outcome(response.event.exited)
+    return "NO_OUTCOME"
+
+
+async def _in_session(sandbox: Sandbox, kind: Kind) -> str:
+    client = Client(sandbox)
+    session_id = await client.session()
+    try:
+        await client.run(session_id, "kept = 7")
+        await client.put(session_id, "file", b"kept")
+        ran = await client.run(session_id, kind.code, limits=pb.Limits(wall=_duration(kind.wall_s)))
+        if not ran.exited.session_files_lost:
+            await client.get(session_id, "file")
+        return _outcome(ran.exited)
+    finally:
+        await client.ask("DeleteSession", session_id=session_id)
+
+
+def _outcome(exited: pb.ExecutionEvent.Exited) -> str:
+    return pb.Outcome.Name(exited.outcome).removeprefix("OUTCOME_")
+
+
+def _duration(value_s: float) -> Duration:
+    return Duration(seconds=int(value_s), nanos=int(value_s % 1 * 1e9))
 
 
 async def drive(sandbox: Sandbox, *, count: int, at_once: int, seed: int) -> Record:
     """Run `count` of them, `at_once` at any time."""
     drawn = iter(random.Random(seed).choices(KINDS, WEIGHTS, k=count))
     record = Record()
+    sessions = asyncio.Semaphore(SESSIONS_AT_ONCE)
 
     async def caller() -> None:
         for kind in drawn:
-            record.ended[kind.name, await run(sandbox, kind)] += 1
+            async with sessions if kind.in_session else nullcontext():
+                record.ended[kind.name, await run(sandbox, kind)] += 1
 
     async with asyncio.TaskGroup() as tasks:
         for _ in range(at_once):
