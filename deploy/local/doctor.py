@@ -23,6 +23,7 @@ from deploy.local.plan import check_folders
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import Settings
 from services.common.launch import Guard, server_uid
+from services.sandbox import profiles
 from services.sandbox.adapters.ns.explain import kernel_problem
 
 PYTHON_MIN = (3, 11)
@@ -57,6 +58,7 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _memory()
     yield from _programs()
     yield _namespaces()
+    yield _profiles(settings)
     yield _secrets(settings)
     yield _certificates(settings)
     yield _stale(settings)
@@ -145,6 +147,20 @@ def _error_of_namespaces() -> int:
     flags = CLONE_NEWUSER | CLONE_NEWNS | CLONE_NEWPID
     argv = [sys.executable, "-I", "-S", "-c", _UNSHARE, str(JAIL_UID), str(flags)]
     return subprocess.run(argv, timeout=PROGRAM_WITHIN_S, check=False).returncode
+
+
+def _profiles(settings: Settings) -> Check:
+    """What jails hold. What is missing is no fault: the next start builds it, where it can be built."""
+    root = settings.cache / "sandbox"
+    there = [name for name in profiles.names(root, (profiles.ALL,)) if (root / name / profiles.FILE).exists()]
+    for name in there:
+        try:
+            profiles.read(root / name)
+        except (OSError, ValueError) as error:
+            return _ill(
+                "profiles", f"of {name}, {profiles.problem(error)}", f"rm -r {shlex.quote(str(root / name))}"
+            )
+    return _well("profiles", f"the sandbox has {', '.join(there)}" if there else "none are built yet")
 
 
 def _secrets(settings: Settings) -> Check:

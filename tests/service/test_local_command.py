@@ -109,12 +109,17 @@ def test_doctor_finds_what_is_wrong_and_what_mends_it(ollamesh: Command, tmp_pat
     secrets = tmp_path / "home" / "secrets"
     secrets.mkdir(parents=True)
     secrets.chmod(0o755)
+    wrong = tmp_path / "cache" / "sandbox" / "mine"
+    wrong.mkdir(parents=True)
+    (wrong / "profile.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         done = ollamesh("doctor", "--json", OLLAMESH_EDGE_PORT=str(port))
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
     assert checks["secrets"]["mend"] == f"chmod -R u=rwX,go= {secrets}"
+    assert checks["profiles"]["finding"].startswith("of mine, profile.json describes no profile: ")
+    assert checks["profiles"]["mend"] == f"rm -r {wrong}"
     assert f"port {port}, which edge needs, is in use" in checks["ports"]["finding"]
     assert all(checks[name]["ok"] for name in ("system", "disk", "PostgreSQL", "Redis", "Envoy", "llama.cpp"))
 

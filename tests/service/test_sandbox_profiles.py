@@ -118,6 +118,14 @@ async def test_what_is_in_it_is_told(sandbox: Sandbox) -> None:
     assert all(len(package.split()) == 2 for package in told.packages)
 
 
+async def test_what_is_wrong_with_the_others_is_told(sandbox: Sandbox) -> None:
+    lost = {
+        profile.profile: profile.problem for profile in (await sandbox.capabilities()).unavailable_profiles
+    }
+    assert set(lost) == {"malformed", "surprising"}
+    assert all(problem.startswith("profile.json describes no profile: ") for problem in lost.values())
+
+
 @pytest.mark.parametrize(
     ("profile", "problem"),
     [

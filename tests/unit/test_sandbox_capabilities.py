@@ -35,6 +35,8 @@ async def test_only_what_works_is_listed() -> None:
     data = FakeJails(profile=Profile(name="data", packages=("numpy 2",)))
     told = await asked_by(Role.USER, works, broken, data)
     assert [engine.name for engine in told.engines] == ["fake"]
+    (lost,) = told.unavailable_profiles
+    assert (lost.profile, lost.engine, lost.problem) == ("python", "broken", "it is")
     assert [(profile.name, list(profile.packages)) for profile in told.profiles] == [
         ("python", []),
         ("data", ["numpy 2"]),

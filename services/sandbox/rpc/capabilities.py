@@ -35,6 +35,9 @@ class CapabilityMethods:
         profiles: dict[str, Profile] = {}
         for jails in self._catalogue.every:
             if jails.problem is not None:
+                answer.unavailable_profiles.add(
+                    profile=jails.profile.name, engine=jails.engine, problem=jails.problem
+                )
                 continue
             if jails.engine not in engines:
                 engines[jails.engine] = Engine(
