@@ -91,8 +91,8 @@ def execute(  # noqa: PLR0913 - One for each option.
         "session_id": session_id,
         "limits": limits,
     }
-    saves = folder is not None or not (no_images or as_json)
-    images = Images(folder or Path(), _stem(file)) if saves and not no_images else None
+    saves = not no_images and (folder is not None or not as_json)
+    images = Images(folder or Path(), _stem(file)) if saves else None
     view = View(as_json=as_json, shows_results=not no_results, images=images)
     deadline_s = DEADLINE_S if wall_s is None else wall_s + WAITING_S
     with _ending_as(view, wanted=exit_code):

@@ -39,9 +39,17 @@ async def _as_it_comes(descriptor: int) -> AsyncGenerator[bytes, None]:
             await ready.wait()
         finally:
             loop.remove_reader(descriptor)
-        if not (data := os.read(descriptor, READ_BYTES_MAX)):
+        if not (data := _read(descriptor)):
             return
         yield data
+
+
+def _read(descriptor: int) -> bytes:
+    """What there is; empty at the end, or if the terminal is gone."""
+    try:
+        return os.read(descriptor, READ_BYTES_MAX)
+    except OSError:
+        return b""
 
 
 async def _whole(beginning: bytes, file: BinaryIO) -> AsyncGenerator[bytes, None]:

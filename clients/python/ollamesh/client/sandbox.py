@@ -23,7 +23,6 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-PAGE_SIZE = 100
 TRANSFER_DEADLINE_S = 600.0
 
 
