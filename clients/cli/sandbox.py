@@ -249,6 +249,10 @@ def _show(found: Capabilities) -> None:
     for profile in found.profiles:
         if profile.packages:
             click.echo(f"\n{printable(profile.name)}: {printable(', '.join(profile.packages))}")
+    for missing in found.unavailable_profiles:
+        click.echo(
+            f"\n{printable(missing.profile)} by {printable(missing.engine)}: {printable(missing.problem)}"
+        )
     for engine in found.engines:
         click.echo(f"\n{printable(engine.name)} enforces {printable(', '.join(engine.enforced_limits))}")
         for weakness in engine.weaknesses:

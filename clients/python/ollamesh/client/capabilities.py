@@ -27,11 +27,21 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UnavailableProfile:
+    """A profile of which an engine makes no jails. `problem` says why, and what mends it."""
+
+    profile: str
+    engine: str
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """What there is, and what this caller may ask for. `engines` are in the order in which they are chosen."""
 
     engines: tuple[Engine, ...]
     profiles: tuple[Profile, ...]
+    unavailable_profiles: tuple[UnavailableProfile, ...]  # Configured, and not to be had just now.
     default_limits: Limits
     max_limits: Limits
     session_count_max: int
@@ -57,6 +67,10 @@ def capabilities_of(message: pb.GetCapabilitiesResponse) -> Capabilities:
                 keeps_variables=profile.keeps_variables,
             )
             for profile in message.profiles
+        ),
+        unavailable_profiles=tuple(
+            UnavailableProfile(profile=each.profile, engine=each.engine, problem=each.problem)
+            for each in message.unavailable_profiles
         ),
         default_limits=limits_of(message.default_limits),
         max_limits=limits_of(message.max_limits),
