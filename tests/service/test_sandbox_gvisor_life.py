@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
@@ -29,6 +29,15 @@ AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid()
 AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 as_either = pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
 SLEEP = "import os, time\nos.fork()\nprint('up', flush=True)\ntime.sleep(3600)"
+
+
+@pytest.fixture(autouse=True)
+def temporary(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A temporary folder for the services of one test, of whichever user: others use the usual one."""
+    with tempfile.TemporaryDirectory(prefix="sandbox-gvisor-") as made:
+        Path(made).chmod(0o1777)
+        monkeypatch.setenv("TMPDIR", made)
+        yield Path(made)
 
 
 @asynccontextmanager
@@ -69,8 +78,8 @@ def dead(pids: list[int]) -> bool:
     return not any(Path("/proc", str(pid)).exists() for pid in pids)
 
 
-def places() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob(f"{PREFIX}*"))
+def places(temporary: Path) -> set[Path]:
+    return set(temporary.glob(f"{PREFIX}*"))
 
 
 def cgroups(service: Service) -> set[Path]:
@@ -91,8 +100,7 @@ async def test_it_runs_programs_and_says_what_it_is(uid: int | None) -> None:
 
 @as_either
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
-async def test_nothing_survives_the_service(uid: int | None, number: signal.Signals) -> None:
-    before = places()
+async def test_nothing_survives_the_service(uid: int | None, number: signal.Signals, temporary: Path) -> None:
     async with ready(uid) as (service, client):
         await begin(client)
         below = descendants(service.process.pid)
@@ -101,20 +109,19 @@ async def test_nothing_survives_the_service(uid: int | None, number: signal.Sign
         await asyncio.to_thread(service.process.wait, TIMEOUT_S)
         await until(lambda: dead(below))
         if number is signal.SIGTERM:
-            assert places() <= before
+            assert not places(temporary)
             assert not cgroups(service)
 
 
 @as_either
-async def test_what_a_killed_service_left_is_swept_by_the_next(uid: int | None) -> None:
-    before = places()
+async def test_what_a_killed_service_left_is_swept_by_the_next(uid: int | None, temporary: Path) -> None:
     async with ready(uid) as (service, _):
         service.process.kill()
         await asyncio.to_thread(service.process.wait, TIMEOUT_S)
-    left = places() - before
+    left = places(temporary)
     assert left
     async with ready(uid):
-        assert not left & places()
+        assert not left & places(temporary)
         assert not cgroups(service)
 
 
