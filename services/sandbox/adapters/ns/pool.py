@@ -217,7 +217,7 @@ class Pool:
             self._room.release()
 
     async def _bury(self, jail: NsJail, place: Place) -> None:
-        await jail.gone
+        await asyncio.shield(jail.gone)  # It is not ours to cancel.
         self._living.discard(jail)
         await asyncio.to_thread(self._means.take_back, place)
 

@@ -80,8 +80,7 @@ class Session:
         if descriptor == self._channel.fileno():
             self._hear()
         elif descriptor == self._children:
-            with suppress(BlockingIOError):
-                os.read(self._children, _WAKES_BYTES)
+            self._await_children(0)
         else:
             self._transfers.on(descriptor)
 
@@ -179,7 +178,7 @@ class Session:
                     os.kill(pid, signal.SIGKILL)
             if not others and self._stands_still():
                 return
-            select.poll().poll(_LOOK_AGAIN_MS)
+            self._await_children(_LOOK_AGAIN_MS)
         processes.kill_others()
 
     def _stands_still(self) -> bool:
@@ -187,6 +186,14 @@ class Session:
             processes.state(self._interpreter, thread) for thread in processes.threads(self._interpreter)
         }
         return states <= set("TZX")
+
+    def _await_children(self, period_ms: float) -> None:
+        """Until one has ended or stopped, and no longer than that."""
+        awaited = select.poll()
+        awaited.register(self._children, select.POLLIN)
+        awaited.poll(period_ms)
+        with suppress(BlockingIOError):
+            os.read(self._children, _WAKES_BYTES)
 
     def _reap(self) -> None:
         if (status := processes.reaped(self._interpreter)) is not None:
