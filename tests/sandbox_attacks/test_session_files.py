@@ -20,6 +20,9 @@ import os, threading
 os.mkdir("/work/folder"); open("/work/folder/passwd", "w").write("own")
 def swap():
     while True:
+        try:  # A file that is put meanwhile can get in the way.
+            if not os.path.lexists("/work/folder/passwd"): open("/work/folder/passwd", "w").write("own")
+        except OSError: pass
         try:
             os.rename("/work/folder", "/work/aside"); os.symlink("/etc", "/work/folder")
             os.unlink("/work/folder"); os.rename("/work/aside", "/work/folder")
