@@ -5,6 +5,7 @@ what does not heed that is killed, and the session begins anew. Who asks for a k
 """
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 
@@ -86,8 +87,9 @@ class _Stopping:
         if why is Outcome.OUTPUT_LIMIT:
             self._turn.kill()  # What floods a pipe seldom looks up.
             return
-        self._turn.interrupt()
         self._clock = asyncio.get_running_loop().call_later(KILLED_AFTER_S, self._turn.kill)
+        with suppress(SandboxUnavailable):  # Then the clock has to do.
+            self._turn.interrupt()
 
     def is_over(self) -> None:
         if self._clock is not None:

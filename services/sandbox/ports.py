@@ -53,7 +53,7 @@ class Jail(Protocol):
         ...
 
     def interrupt(self) -> None:
-        """Send SIGINT to what runs, which may handle it."""
+        """Send SIGINT to what runs, which may handle it. Raises SandboxUnavailable if it cannot be sent."""
         ...
 
     def kill(self) -> None:

@@ -30,6 +30,7 @@ from services.sandbox.runners import AllRunners
 from services.sandbox.running import Job
 from services.sandbox.session import Session
 from services.sandbox.telemetry import SandboxMetrics
+from tests.fakes.fake_session_jail import FakeSessionJail
 from tests.unit.sandbox_sessions import ADA, BOB, TIMEOUT_S, WISH, World, until, world
 
 HANG = "time.sleep(3600)"
@@ -170,6 +171,20 @@ async def test_what_does_not_heed_an_interrupt_is_killed_and_said_to_be() -> Non
         assert it.session.life.restart_count == 1
         assert it.around.told[-1] is Loss.KILLED
         assert (await it.run("print(x)")).verdict.outcome is Outcome.ERROR
+
+
+async def test_what_cannot_be_interrupted_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its init takes in nothing more, as when somebody has flooded it with interrupts."""
+
+    def interrupt(_jail: FakeSessionJail) -> None:
+        raise SandboxUnavailable(problem="its init hears nothing")
+
+    monkeypatch.setattr(FakeSessionJail, "interrupt", interrupt)
+    async with here() as it:
+        exited = await it.run(HANG, Asked(wall_s=0.05))
+        assert exited.verdict.outcome is Outcome.TIMEOUT
+        assert exited.session.restarted
+        assert it.around.told[-1] is Loss.KILLED
 
 
 async def test_who_leaves_interrupts_and_who_kills_kills() -> None:
