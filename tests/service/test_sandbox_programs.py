@@ -4,13 +4,17 @@ import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
+from services.sandbox import profiles
 from services.sandbox.core.limits import Limits
 from services.sandbox.ports import Jail, Stream
+from services.sandbox.profiles import Profile
+from services.sandbox.rootfs import trees
 from tests.service.ns_jails import begin, ended, engine
-from tests.service.sandbox_app import TIMEOUT_S
+from tests.service.sandbox_app import TIMEOUT_S, built_root
 
 LIMITS = Limits()
 
@@ -154,3 +158,27 @@ async def test_a_program_cannot_interrupt_its_init(jail: Jail) -> None:
     )
     assert (await ended(jail)).status == 0
     assert output.stdout == "on\n"
+
+
+STARTS_A_THREAD = (
+    "import threading, time\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+)
+
+
+@pytest.fixture
+def threaded() -> Path:
+    """A profile whose interpreter is asked to import a module that starts a thread."""
+    folder = built_root().with_name("threaded")
+    trees.link(built_root(), folder)
+    (library,) = (folder / "root/usr/lib").glob("python3.*")
+    (library / "starts_a_thread.py").write_text(STARTS_A_THREAD)
+    (folder / profiles.FILE).unlink()  # It is a link to that of another.
+    profiles.write(folder, Profile(name="threaded", preimported=("starts_a_thread",)))
+    return folder
+
+
+async def test_an_interpreter_with_threads_is_not_copied(threaded: Path) -> None:
+    """A copy has one thread only, and whatever the others hold for ever."""
+    async with engine(threaded) as jails:
+        assert jails.problem is not None
+        assert "starts_a_thread starts a thread" in jails.problem

@@ -129,7 +129,7 @@ def test_what_is_too_large_is_left_out_and_harms_nothing() -> None:
     ran = run(
         "class Large:\n"
         "    def __repr__(self): return 'é' * 200_000\n"
-        "    def _repr_html_(self): return 'x' * (5 << 20)\n"
+        "    def _repr_html_(self): return 'x' * (3 << 20)\n"
         "display(Large())\n'after'"
     )
     assert ran.exit_codes == [0]

@@ -12,8 +12,8 @@ import struct
 import threading
 from collections.abc import Mapping
 
-FORM_BYTES_MAX = 4 << 20
-FRAME_BYTES_MAX = 8 << 20
+FORM_BYTES_MAX = 2 << 20
+FRAME_BYTES_MAX = 3 << 20  # What the service passes on at most of one result.
 FORM_COUNT_MAX = 16
 
 _SIZE = struct.Struct(">I")
