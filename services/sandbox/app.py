@@ -74,7 +74,7 @@ async def run(
         servicer = SandboxServicer(
             ExecutionMethods(executions),
             ControlMethods(executions),
-            SessionMethods(sessions, config.caps),
+            SessionMethods(sessions, config.session_caps),
             FileMethods(sessions, told, file_bytes_max=config.file_bytes_max),
             _capabilities(config, catalogue),
         )

@@ -50,6 +50,11 @@ class Config:
         """What an execution gets that asks for nothing."""
         return self.caps.usual
 
+    @property
+    def session_caps(self) -> RoleCaps:
+        """What sessions get, for which there is less memory than for executions."""
+        return self.caps.within(self.bounds.session_memory_bytes)
+
     @classmethod
     def read(cls, env: Environment) -> Self:
         prefix = "OLLAMESH_SANDBOX"

@@ -62,6 +62,14 @@ async def test_variables_functions_and_imports_are_kept(client: Client, session_
     assert not ran.events[0].started.session_restarted
 
 
+async def test_where_memory_is_short_a_session_gets_what_there_is_for_sessions() -> None:
+    """As executions do: who asks for nothing, or too much, has done nothing wrong."""
+    async with ready(built_root(), OLLAMESH_SANDBOX_MEMORY_BUDGET_MIB="640") as (_, client):
+        made = (await client.ask("CreateSession")).session
+        assert 64 << 20 <= made.limits.memory_bytes <= 128 << 20
+        assert (await client.run(made.session_id, "1")).outcome == "OK"
+
+
 async def test_files_go_both_ways(client: Client, session_id: str) -> None:
     data = os.urandom(3_000_000)
     await client.put(session_id, "in/data.bin", data)

@@ -1,7 +1,8 @@
 """An execution in the sandbox as Python values: what it may use, and the events in which it is told.
 
 The grammar is the proto's (ollamesh/sandbox/v1/execution.proto): Queued? Started (Stdout | Stderr | Result)*
-Exited. What the program does wrong is the outcome in Exited, never an exception.
+Exited; without Started, if it was ended while it waited. What the program does wrong is the outcome in Exited, never an
+exception.
 """
 
 from collections.abc import AsyncIterable, Mapping
