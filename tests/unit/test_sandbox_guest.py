@@ -11,6 +11,7 @@ import pytest
 
 from services.sandbox.core.results import Decoder, Result
 from services.sandbox.guest import forms, results
+from services.sandbox.guest.interpreter import SOURCES_COUNT_MAX
 
 ROOT = Path(__file__).parents[2]
 PNG = b"\x89PNG\r\n"
@@ -179,6 +180,14 @@ def test_programs_of_one_interpreter_share_variables_and_not_their_ends() -> Non
     assert (ran.exit_codes, ran.plain) == ([3, 0, 1, 0], ["2"])
     assert 'File "main-3.py", line 1, in <module>' in ran.stderr
     assert 'File "main-2.py", line 2, in f\n    raise ValueError(x)' in ran.stderr
+
+
+def test_the_sources_of_long_ago_are_forgotten() -> None:
+    ran = run(
+        *["x = 1"] * (SOURCES_COUNT_MAX + 5),
+        "import linecache; len([n for n in linecache.cache if n.startswith('main')])",
+    )
+    assert ran.plain == [str(SOURCES_COUNT_MAX)]
 
 
 def test_an_interruption_is_an_exception_that_can_be_handled() -> None:

@@ -20,6 +20,7 @@ from .figures import Figures
 from .results import Results
 
 WORKING_FOLDER = "/work"
+SOURCES_COUNT_MAX = 100  # Of earlier programs, for tracebacks into them.
 INTERRUPTED = 130  # As shells say it: 128 and SIGINT.
 
 _OURS = str(Path(__file__).parent)
@@ -96,10 +97,14 @@ class Interpreter:
     def _next_file_name(self) -> str:
         """Its own for each program, so that tracebacks into earlier ones show the right lines."""
         self._program_count += 1
-        if self._program_count == 1:
+        linecache.cache.pop(self._file_name_of(self._program_count - SOURCES_COUNT_MAX), None)
+        return self._file_name_of(self._program_count)
+
+    def _file_name_of(self, program_number: int) -> str:
+        if program_number == 1:
             return self._file_name
         stem, dot, ending = self._file_name.rpartition(".")
-        return f"{stem}-{self._program_count}{dot}{ending}"
+        return f"{stem}-{program_number}{dot}{ending}"
 
     def _evaluate(self, code: CodeType) -> object:
         return eval(code, self._main.__dict__)  # noqa: S307 -- this is what the walls are for.
