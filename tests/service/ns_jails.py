@@ -24,9 +24,11 @@ async def engine(root: Path | None = None, *, starting: str = STARTING) -> Async
     async with asyncio.timeout(TIMEOUT_S):
         while made.problem == starting:
             await asyncio.sleep(0.01)
-    yield made
-    task.cancel()
-    await asyncio.wait([task])
+    try:
+        yield made
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import subprocess
 
 import pytest
 
@@ -14,7 +15,7 @@ from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import Program
-from tests.service.sandbox_app import TIMEOUT_S, descendants
+from tests.service.sandbox_app import TIMEOUT_S, descendants, owner
 from tests.service.sandbox_engine import USUAL, engine, run
 
 OK = Verdict(Outcome.OK)
@@ -78,6 +79,40 @@ async def test_who_takes_a_jail_does_not_wait_for_ever(monkeypatch: pytest.Monke
 def descendants_of(jails: NsJails) -> list[int]:
     """The zygote, below its bubblewrap."""
     return descendants(pool_of(jails).zygote._process.pid)[:1]
+
+
+async def test_a_shortage_of_processes_costs_only_the_jails_that_cannot_be_made() -> None:
+    """Any program may cause one that has its share of what a container, or a user, may have in all."""
+    async with engine() as jails:
+        output = bytearray()
+        async with asyncio.timeout(TIMEOUT_S):
+            await pool_of(jails).filled()
+        old = pool_of(jails)
+        under_way = await jails.take(USUAL)
+        allow_no_processes(descendants_of(jails)[0])
+        under_way.begin(
+            Program(b"print(input())", b"", stdin_open=True), lambda _stream, data: output.extend(data)
+        )
+        with pytest.raises(SandboxUnavailable):
+            await jails.take(Limits(process_count=4))
+        async with asyncio.timeout(TIMEOUT_S):
+            await old.worn  # Its warm jail cannot be replaced, either.
+            await under_way.feed(b"still here\n", end=True)
+            assert (await under_way.ended()).status == 0
+        assert output == b"still here\n"
+        async with asyncio.timeout(TIMEOUT_S):
+            await old.zygote.gone
+        assert await run(jails, "print(1)") == (OK, "1\n")
+
+
+def allow_no_processes(pid: int) -> None:
+    """Of one user, only that user may say so."""
+    user = owner(pid)
+    command = ["prlimit", "--nproc=0:0", "--pid", str(pid)]
+    if user == os.geteuid():
+        subprocess.run(command, check=True)
+    else:
+        subprocess.run(command, check=True, user=user, group=user, extra_groups=[])
 
 
 async def test_jails_that_cannot_live_are_not_made_at_full_speed(monkeypatch: pytest.MonkeyPatch) -> None:

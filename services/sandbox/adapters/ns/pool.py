@@ -27,7 +27,9 @@ log = structlog.get_logger(__name__)
 BUILD_TIMEOUT_S = 10.0
 TAKE_TIMEOUT_S = 10.0
 BUILDERS_COUNT = 2  # At once; more would only take processors from the programs that run.
-FAILURES_MAX = 3  # In a row, of one builder; then the zygote is given up.
+FAILURES_MAX = (
+    3  # In a row, of one builder; then the zygote is given up, or at least a fresh one is to follow it.
+)
 RETRY_AFTER_S = 0.2
 REFILL_AFTER_S = 0.015  # Most programs have ended by then.
 WORN_AFTER_COUNT = 1000  # Jails of one zygote, which share the layout of their memory and the seed of hash().
@@ -187,11 +189,11 @@ class Pool:
             await self._pause()
             try:
                 jail = await self.build(self._usual)
-            except SandboxUnavailable:
+            except SandboxUnavailable as error:
                 self._room.release()
                 failures_count += 1
-                if failures_count == FAILURES_MAX:
-                    await self.zygote.stop()
+                if failures_count >= FAILURES_MAX:
+                    await self._doubt(is_silent=isinstance(error.__cause__, TimeoutError))
                 await asyncio.sleep(RETRY_AFTER_S)
                 continue
             failures_count = 0
@@ -199,6 +201,15 @@ class Pool:
                 self._warm.append(jail)
                 self._changed.notify_all()  # One that is cancelled while it wakes would keep it to itself.
             jail.gone.add_done_callback(lambda _, jail=jail: self._miss(jail))  # type: ignore[misc]
+
+    async def _doubt(self, *, is_silent: bool) -> None:
+        """Give the zygote up. As long as it answers, its jails may finish: perhaps it is they who have all that jails
+        could be made of, and a program must not end others by taking it.
+        """
+        if is_silent or not self._living:
+            await self.zygote.stop()
+        elif not self.worn.done():
+            self.worn.set_result(None)
 
     async def _pause(self) -> None:
         """Before a jail is built: leave the processors to who needs them more."""

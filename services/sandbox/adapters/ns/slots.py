@@ -4,20 +4,21 @@ Inside, every program is the same user. Outside, programs of one uid share what 
 the memory of pipes, so that one could use up what another needs. Giving a uid to each takes a user namespace that
 holds them all, which only root can make (see `launcher`).
 
-The uids come from a range that systemd and distributions leave unused, in a block by our process's id, so that two
-services on one host seldom meet. In the outer jail's user namespace the same block begins at INNER_FIRST.
+The uids come from a range that systemd and distributions leave unused, in a block that no other of this process has,
+and that is drawn by lot, so that two services on one host seldom meet: in containers all have the same process's id. In the outer jail's user namespace the same block begins at INNER_FIRST.
 """
 
 import os
+import secrets
 from collections import deque
-from itertools import count
 from pathlib import Path
-from typing import Self
+from threading import Lock
+from typing import ClassVar, Self
+from weakref import WeakSet
 
 FIRST_UID = 0x7000_0000
 COUNT = 2048  # More than there can be jails of one engine, profile and process.
-_BLOCKS_COUNT, _PROCESSES_COUNT = 16, 4096  # 2^27 uids in all.
-_serials = count()
+_BLOCKS_COUNT = 1 << 16  # 2^27 uids in all.
 
 
 class Slots:
@@ -26,6 +27,9 @@ class Slots:
     Any thread may borrow and give back.
     """
 
+    _all: ClassVar["WeakSet[Slots]"] = WeakSet()  # As long as one of them is held, its block is its own.
+    _finding = Lock()
+
     def __init__(self, first_uid: int) -> None:
         self.first_uid = first_uid
         self._free = deque(range(COUNT))
@@ -33,10 +37,17 @@ class Slots:
     @classmethod
     def find(cls, proc: Path = Path("/proc/self")) -> Self | None:
         """A block of its own; None if this process may not hand out uids, or has none to hand out."""
-        block = os.getpid() % _PROCESSES_COUNT * _BLOCKS_COUNT + next(_serials) % _BLOCKS_COUNT
-        first_uid = FIRST_UID + block * COUNT
-        mapped = all(_maps(proc / name, first_uid) for name in ("uid_map", "gid_map"))
-        return cls(first_uid) if os.geteuid() == 0 and mapped else None
+        if os.geteuid() != 0:
+            return None
+        with cls._finding:
+            taken = {slots.first_uid for slots in cls._all}
+            while (first_uid := FIRST_UID + secrets.randbelow(_BLOCKS_COUNT) * COUNT) in taken:
+                pass
+            if not all(_maps(proc / name, first_uid) for name in ("uid_map", "gid_map")):
+                return None
+            found = cls(first_uid)
+            cls._all.add(found)
+            return found
 
     def borrow(self) -> int:
         """Raises OSError if all are lent."""

@@ -89,16 +89,20 @@ def _serve(service: socket.socket, runner_made: Callable[[], Runner]) -> None:
                 events.unregister(descriptor)
                 os.close(descriptor)
                 continue
-            if (made := _clone(service, runner_made)) is None:
+            if (received := _receive(service)) is None:
                 return
-            pidfd, pid, jail_id = made
-            living[pidfd] = pid, jail_id
+            order, descriptors = received
+            if (made := _made(service, order, descriptors, runner_made)) is None:
+                service.send(pack(Reaped(order.jail_id, 0.0, 0)))
+                continue
+            pidfd, pid = made
+            living[pidfd] = pid, order.jail_id
             events.register(pidfd, select.POLLIN)
-            socket.send_fds(service, [pack(Born(jail_id))], [pidfd])
+            socket.send_fds(service, [pack(Born(order.jail_id))], [pidfd])
 
 
-def _clone(service: socket.socket, runner_made: Callable[[], Runner]) -> tuple[int, int, int] | None:
-    """Carry out one order. Return pidfd, pid and jail; None if the service is gone."""
+def _receive(service: socket.socket) -> tuple[Order, list[int]] | None:
+    """One order, with its descriptors; None if the service is gone."""
     try:
         packet, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, DESCRIPTORS_MAX)
     except ConnectionResetError:  # Gone with something of ours unread.
@@ -107,7 +111,37 @@ def _clone(service: socket.socket, runner_made: Callable[[], Runner]) -> tuple[i
         return None
     order = unpack(packet)
     assert isinstance(order, Order)
-    waiting, mapped = os.pipe()
+    return order, descriptors
+
+
+def _made(
+    service: socket.socket, order: Order, descriptors: list[int], runner_made: Callable[[], Runner]
+) -> tuple[int, int] | None:
+    """Carry out one order. Return pidfd and pid; None if the kernel refuses, which must not cost the other jails
+    anything: perhaps they have all the processes that there may be.
+    """
+    held = list(descriptors)
+    try:
+        held += (pipe := os.pipe())
+        pid, pidfd = _clone(service, order, descriptors, pipe, runner_made)
+    except OSError as error:
+        with suppress(OSError):
+            os.write(descriptors[0], pack(Failed(repr(error))))
+        return None
+    finally:
+        for descriptor in held:  # The child waits for the end of the pipe.
+            os.close(descriptor)
+    return pidfd, pid
+
+
+def _clone(
+    service: socket.socket,
+    order: Order,
+    descriptors: list[int],
+    pipe: tuple[int, int],
+    runner_made: Callable[[], Runner],
+) -> tuple[int, int]:
+    waiting, mapped = pipe
     pid, pidfd = kernel.clone(jail.NAMESPACES)
     if pid == 0:
         service.detach()  # Its number is about to be used again.
@@ -115,9 +149,7 @@ def _clone(service: socket.socket, runner_made: Callable[[], Runner]) -> tuple[i
         jail.inhabit(order, descriptors[0], descriptors[1:], waiting, runner_made)
     if order.slot is not None:
         _map(pid, order.slot)
-    for descriptor in (waiting, mapped, *descriptors):  # The child waits for the end of `mapped`.
-        os.close(descriptor)
-    return pidfd, pid, order.jail_id
+    return pid, pidfd
 
 
 def _map(pid: int, slot: int) -> None:
