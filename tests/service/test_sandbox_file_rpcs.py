@@ -10,6 +10,7 @@ import grpc.aio
 import pytest
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
+from services.sandbox.core.pages import to_token
 from services.sandbox.rpc.files import CHUNK_BYTES_MAX
 from tests.service.sandbox_rpcs import FILE_BYTES_MAX, Rpcs, header, refusal, serving
 
@@ -166,6 +167,15 @@ async def test_a_list_has_pages_by_name(rpcs: Rpcs, session_id: str) -> None:
     assert told == [("Z", False), ("a", False), ("a b", False), ("b", True), ("é", False)]
     assert [file.path for file in (await rpcs.listed(session_id, "b")).files] == ["b/c"]
     found = await refusal(rpcs.listed(session_id, page_token="%"))
+    assert (found.reason, found.fields) == ("INVALID_REQUEST", ("page_token",))
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", "x" * 256, "\1" * 1500])
+async def test_a_page_token_that_holds_no_name_reaches_no_jail(
+    rpcs: Rpcs, session_id: str, name: str
+) -> None:
+    """The last was longer than its packet to the init, which died of it, and the session with it."""
+    found = await refusal(rpcs.listed(session_id, page_token=to_token(name)))
     assert (found.reason, found.fields) == ("INVALID_REQUEST", ("page_token",))
 
 

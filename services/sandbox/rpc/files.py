@@ -154,10 +154,12 @@ def _check_path(path: str, field: str) -> None:
 
 
 def _after(page_token: str) -> str:
-    try:
-        return from_token(page_token)
-    except ValueError:
-        raise _broken("page_token", "is not one of ours") from None
+    """The name behind which a page begins, "" for the first. Raises InvalidRequest."""
+    with suppress(ValueError):
+        name = from_token(page_token)
+        if not name or ("/" not in name and paths.fault(name) is None):
+            return name
+    raise _broken("page_token", "is not one of ours")
 
 
 def _broken(field: str, description: str) -> InvalidRequest:

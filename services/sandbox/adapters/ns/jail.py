@@ -121,6 +121,7 @@ class NsJail:
 
     def send(self, packet: bytes, descriptors: Sequence[int] = ()) -> None:
         """Say something to the init. Raises SandboxUnavailable."""
+        assert len(packet) <= PACKET_BYTES_MAX, "the init would read a part of it, and die"
         try:
             with suppress(BrokenPipeError, ConnectionResetError):  # It has died; Reaped follows.
                 socket.send_fds(self._service, [packet], descriptors)
