@@ -2,7 +2,10 @@
 
 import asyncio
 import os
+import resource
 import signal
+from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -103,6 +106,39 @@ async def test_jails_that_cannot_live_are_not_made_at_full_speed(monkeypatch: py
                 await pool.filled()
             assert any(pause_s > pools.REFILL_AFTER_S for pause_s in pauses_s)
         assert await run(jails, "print(1)") == (OK, "1\n")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="not root")
+async def test_a_zygote_that_can_make_no_more_keeps_what_it_has(few_processes: None) -> None:
+    """Nor can its successor. Who runs is not to suffer for it, and when there is room, all is well again."""
+    async with engine() as jails:
+        old = pool_of(jails)
+        output = bytearray()
+        under_way = await jails.take(USUAL)
+        program = Program(b"print(input())", b"", stdin_open=True)
+        under_way.begin(program, lambda _stream, data: output.extend(data))
+        held = []
+        while not old.worn.done():
+            with suppress(SandboxUnavailable):
+                held.append(await jails.take(USUAL))
+        assert len(held) > 4
+        await under_way.feed(b"fine\n", end=True)
+        async with asyncio.timeout(TIMEOUT_S):
+            assert (await under_way.ended()).status == 0
+        assert output == b"fine\n"
+        for jail in held:
+            jail.kill()
+        assert await run(jails, "print(1)") == (OK, "1\n")
+
+
+@pytest.fixture
+def few_processes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """For the jails' user; root's own are not counted."""
+    monkeypatch.setattr(pools, "TAKE_TIMEOUT_S", 0.5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    resource.setrlimit(resource.RLIMIT_NPROC, (40, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NPROC, (soft, hard))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="not root")

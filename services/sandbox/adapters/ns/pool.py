@@ -27,7 +27,9 @@ log = structlog.get_logger(__name__)
 BUILD_TIMEOUT_S = 10.0
 TAKE_TIMEOUT_S = 10.0
 BUILDERS_COUNT = 2  # At once; more would only take processors from the programs that run.
-FAILURES_MAX = 3  # In a row, of one builder; then the zygote is given up.
+FAILURES_MAX = (
+    3  # In a row, of one builder; then perhaps it is the zygote, and another one is tried beside it.
+)
 RETRY_AFTER_S = 0.2
 REFILL_AFTER_S = 0.015  # Most programs have ended by then.
 WORN_AFTER_COUNT = 1000  # Jails of one zygote, which share the layout of their memory and the seed of hash().
@@ -40,7 +42,7 @@ class RetiredError(Exception):
 
 
 class Pool:
-    """`worn` is done when the zygote has made so many jails that a fresh one should follow it."""
+    """`worn` is done when the zygote has made so many jails, or fails so often, that a fresh one should follow it."""
 
     def __init__(
         self, zygote: Zygote, means: Means, tasks: asyncio.TaskGroup, *, usual: Limits, warm_count: int
@@ -55,7 +57,7 @@ class Pool:
         self._warm_count = warm_count
         self._made_count = 0
         self._living: set[NsJail] = set()
-        self._retired = False
+        self._retired = self._closed = False
         self._death_s = float("-inf")  # When a warm jail died.
         self._changed = asyncio.Condition()
         self._builders: list[asyncio.Task[None]] = []
@@ -131,6 +133,7 @@ class Pool:
 
     async def close(self) -> None:
         """End the zygote and everything in it. Idempotent."""
+        self._closed = True
         for builder in self._builders:
             builder.cancel()
         await self.zygote.stop()
@@ -148,15 +151,20 @@ class Pool:
         try:
             jail = self._order(jail_id, limits, place)
         except OSError:
-            log.exception("jail_not_ordered")
+            if not self._closed:
+                log.exception("jail_not_ordered")
             await asyncio.to_thread(self._means.take_back, place)
             return None
         self._living.add(jail)
         self._tasks.create_task(self._bury(jail, place))
         self._made_count += 1
-        if self._made_count >= WORN_AFTER_COUNT and not self.worn.done():
-            self.worn.set_result(None)
+        if self._made_count >= WORN_AFTER_COUNT:
+            self._wear_out()
         return jail
+
+    def _wear_out(self) -> None:
+        if not self.worn.done():
+            self.worn.set_result(None)
 
     def _order(self, jail_id: int, limits: Limits, place: Place) -> NsJail:
         controllers = self._means.cgroups.controllers
@@ -191,7 +199,7 @@ class Pool:
                 self._room.release()
                 failures_count += 1
                 if failures_count == FAILURES_MAX:
-                    await self.zygote.stop()
+                    self._wear_out()
                 await asyncio.sleep(RETRY_AFTER_S)
                 continue
             failures_count = 0

@@ -13,7 +13,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -54,7 +54,10 @@ def main() -> None:
     kernel.no_new_privileges()
     kernel.install_filter(filters.zygote(os.uname().machine))
     service.send(pack(Ready()))
-    _serve(service, _runner_of(profile))
+    with suppress(
+        BrokenPipeError, ConnectionResetError
+    ):  # The service is gone, perhaps with something of ours unread.
+        _serve(service, _runner_of(profile))
     os._exit(0)
 
 
@@ -89,35 +92,39 @@ def _serve(service: socket.socket, runner_made: Callable[[], Runner]) -> None:
                 events.unregister(descriptor)
                 os.close(descriptor)
                 continue
-            if (made := _clone(service, runner_made)) is None:
+            packet, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, DESCRIPTORS_MAX)
+            if not packet:
                 return
-            pidfd, pid, jail_id = made
-            living[pidfd] = pid, jail_id
+            order = unpack(packet)
+            assert isinstance(order, Order)
+            try:
+                pidfd, pid = _clone(order, descriptors, service, runner_made)
+            except OSError:  # The machine is short of something; who lives already is not to suffer for it.
+                service.send(pack(Reaped(order.jail_id, 0.0, 0)))
+                continue
+            living[pidfd] = pid, order.jail_id
             events.register(pidfd, select.POLLIN)
-            socket.send_fds(service, [pack(Born(jail_id))], [pidfd])
+            socket.send_fds(service, [pack(Born(order.jail_id))], [pidfd])
 
 
-def _clone(service: socket.socket, runner_made: Callable[[], Runner]) -> tuple[int, int, int] | None:
-    """Carry out one order. Return pidfd, pid and jail; None if the service is gone."""
-    try:
-        packet, descriptors, _, _ = socket.recv_fds(service, PACKET_BYTES_MAX, DESCRIPTORS_MAX)
-    except ConnectionResetError:  # Gone with something of ours unread.
-        return None
-    if not packet:
-        return None
-    order = unpack(packet)
-    assert isinstance(order, Order)
-    waiting, mapped = os.pipe()
-    pid, pidfd = kernel.clone(jail.NAMESPACES)
-    if pid == 0:
-        service.detach()  # Its number is about to be used again.
-        os.close(mapped)
-        jail.inhabit(order, descriptors[0], descriptors[1:], waiting, runner_made)
-    if order.slot is not None:
-        _map(pid, order.slot)
-    for descriptor in (waiting, mapped, *descriptors):  # The child waits for the end of `mapped`.
-        os.close(descriptor)
-    return pidfd, pid, order.jail_id
+def _clone(
+    order: Order, descriptors: list[int], service: socket.socket, runner_made: Callable[[], Runner]
+) -> tuple[int, int]:
+    """Carry out one order, and close its `descriptors`. Return pidfd and pid. Raises OSError."""
+    with ExitStack() as ours:
+        for descriptor in descriptors:
+            ours.callback(os.close, descriptor)
+        waiting, mapped = os.pipe()
+        ours.callback(os.close, waiting)
+        ours.callback(os.close, mapped)  # The child waits for its end.
+        pid, pidfd = kernel.clone(jail.NAMESPACES)
+        if pid == 0:
+            service.detach()  # Its number is about to be used again.
+            os.close(mapped)
+            jail.inhabit(order, descriptors[0], descriptors[1:], waiting, runner_made)
+        if order.slot is not None:
+            _map(pid, order.slot)
+    return pidfd, pid
 
 
 def _map(pid: int, slot: int) -> None:
