@@ -343,12 +343,14 @@ for number in (0, 1, 2):
         breach="a limit of its process above what it was given",
         code="""
 import resource
-for name in ("NOFILE", "NPROC", "FSIZE", "CORE", "MEMLOCK", "MSGQUEUE"):
+for name in ("NOFILE", "NPROC", "FSIZE", "MEMLOCK", "MSGQUEUE"):
     limit = getattr(resource, f"RLIMIT_{name}")
     soft, hard = resource.getrlimit(limit)
     if OUTSIDE["engine"] == "gvisor": continue
     sees(name, hard != resource.RLIM_INFINITY)
     refused(name, lambda: resource.setrlimit(limit, (hard + 1, hard + 1)))
+if OUTSIDE["engine"] != "gvisor":  # 1 means that none is dumped, and 0 that a program of the host may get it.
+    refused("CORE", lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
 if OUTSIDE["engine"] != "gvisor":  # Whose kernel notes it down, and heeds no priority.
     refused("NICE", lambda: os.nice(-1))
 refused("real time", lambda: os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1)))

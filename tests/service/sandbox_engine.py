@@ -21,10 +21,10 @@ async def engine(
     """An engine that has come up, or has found out why it cannot."""
     made = NsJails(folder or built_root(), usual=USUAL, warm_count=warm_count)
     task = asyncio.create_task(made.run())
-    async with asyncio.timeout(TIMEOUT_S):
-        while made.problem == starting:
-            await asyncio.sleep(0.01)
     try:
+        async with asyncio.timeout(TIMEOUT_S):
+            while made.problem == starting:
+                await asyncio.sleep(0.01)
         yield made
     finally:
         task.cancel()

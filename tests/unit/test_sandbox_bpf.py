@@ -149,6 +149,28 @@ class TestTheFiltersOfAJail:
         assert self.decide(machine, "prctl", set_dumpable)[1] == EPERM
         assert self.decide(machine, "prctl", set_name)[1] == ALLOW
 
+    @pytest.mark.parametrize("command", [1024, 1025, 1026])  # SETLEASE, GETLEASE, NOTIFY.
+    def test_nobody_is_told_of_accesses_by_others(self, machine: str, command: int) -> None:
+        get_flags = 3
+        assert self.decide(machine, "fcntl", 0, command)[0] == EPERM
+        assert self.decide(machine, "fcntl", 0, get_flags) == (ALLOW, ALLOW)
+
+    def test_no_page_is_merged_with_others(self, machine: str) -> None:
+        mergeable, dont_need = 12, 4
+        assert self.decide(machine, "madvise", 0, 4096, mergeable)[0] == refuse(errno.EINVAL)
+        assert self.decide(machine, "madvise", 0, 4096, dont_need) == (ALLOW, ALLOW)
+
+    def test_no_child_has_its_core_dumped(self, machine: str) -> None:
+        core, files = 4, 7
+        assert self.decide(machine, "setrlimit", core) == (ALLOW, EPERM)
+        assert self.decide(machine, "prlimit64", 0, core) == (ALLOW, EPERM)
+        assert self.decide(machine, "setrlimit", files) == (ALLOW, ALLOW)
+        assert self.decide(machine, "prlimit64", 0, files) == (ALLOW, ALLOW)
+
+    @pytest.mark.parametrize("name", ["setresuid", "setresgid"])
+    def test_who_has_its_uid_keeps_it(self, machine: str, name: str) -> None:
+        assert self.decide(machine, name) == (ALLOW, EPERM)
+
     def test_only_harmless_ioctls(self, machine: str) -> None:
         tiocsti = 0x5412  # Types into a terminal.
         assert self.decide(machine, "ioctl", 1, tiocsti)[0] == refuse(errno.ENOTTY)

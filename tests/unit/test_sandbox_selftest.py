@@ -18,7 +18,7 @@ OUTSIDE = {"host_file": str(Path(__file__)), "environment": ["PATH"]}
 
 def test_without_walls_the_hostile_acts_succeed() -> None:
     """What an ordinary process can do, they do. (As root they would do more: it is not for a test to.)"""
-    imports = "import ctypes, json, os, pathlib, socket"  # While the library can still be read.
+    imports = "import ctypes, errno, fcntl, functools, json, os, pathlib, resource, socket"  # While the library can still be read.
     drop = "os.geteuid() or os.setuid(65534)"
     run = subprocess.run(
         [sys.executable, "-c", f"{imports}\n{drop}\n{selftest.WALLS}"],

@@ -26,6 +26,11 @@ _HARMLESS_IOCTLS = (0x5401, 0x5413, 0x541B, 0x5421, 0x5450, 0x5451, 0x5452)
 # (set, get), SET_VMA. Not SET_DUMPABLE: a process that hides from /proc would hide from the meter.
 _HARMLESS_PRCTLS = (1, 2, 3, 15, 16, 38, 39, 40, 41, 42, 0x5356_4D41)
 
+# SETLEASE, GETLEASE, NOTIFY: like inotify, they tell of accesses by others.
+_WATCHING_FCNTLS = (1024, 1025, 1026)
+_MERGEABLE = 12  # Advice: pages like others' are made one, and a slow write tells that there were others.
+_RLIMIT_CORE = 4  # 1 of our making means never; any other value may hand a core to a program of the host.
+
 # Needed to build a jail, by the zygote and its children, and by no program inside.
 _BUILDING = (
     "capset",
@@ -50,6 +55,8 @@ def zygote(machine: str) -> bytes:
     only_unix = ArgumentIn(0, (_AF_UNIX,), ALLOW, _EPERM)
     rules[table["socket"]] = rules[table["socketpair"]] = only_unix
     rules[table["ioctl"]] = ArgumentIn(1, _HARMLESS_IOCTLS, ALLOW, refuse(errno.ENOTTY))
+    rules[table["fcntl"]] = ArgumentIn(1, _WATCHING_FCNTLS, _EPERM, ALLOW)
+    rules[table["madvise"]] = ArgumentIn(2, (_MERGEABLE,), refuse(errno.EINVAL), ALLOW)
     rules[table["personality"]] = ArgumentIn(0, (_QUERY_PERSONALITY,), ALLOW, _EPERM)
     return assemble(machine, rules, default=_EPERM, newer=_ENOSYS)
 
@@ -60,4 +67,6 @@ def child(machine: str) -> bytes:
     rules: dict[int, Rule] = {table[name]: _EPERM for name in _BUILDING}
     rules[table["clone"]] = ArgumentIn(0, (0,), ALLOW, _EPERM, mask=_CLONE_NEW_MASK)
     rules[table["prctl"]] = ArgumentIn(0, _HARMLESS_PRCTLS, ALLOW, _EPERM)
+    rules[table["setrlimit"]] = ArgumentIn(0, (_RLIMIT_CORE,), _EPERM, ALLOW)
+    rules[table["prlimit64"]] = ArgumentIn(1, (_RLIMIT_CORE,), _EPERM, ALLOW)
     return assemble(machine, rules, default=ALLOW, newer=ALLOW)

@@ -20,6 +20,7 @@ OPEN_FILES_MAX = 256
 # have, times the jails of a machine, has to stay below those (on Linux by default, 8 MiB and some ten thousands).
 LOCKED_BYTES_MAX = 1 << 16
 PENDING_SIGNALS_MAX = 128
+CORE_BYTES_MAX = 1  # With 0 the kernel would still hand cores to a program of the host, where it is set to.
 DATA_FACTOR = 4  # Of the metered limit: a backstop that no healthy program reaches before the meter.
 
 READY = b"1"
@@ -47,7 +48,7 @@ def inhabit(
 
 def _limit(order: Order) -> None:
     limits = {
-        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_CORE: CORE_BYTES_MAX,
         resource.RLIMIT_NOFILE: OPEN_FILES_MAX,
         resource.RLIMIT_FSIZE: order.files_bytes,
         resource.RLIMIT_NPROC: order.process_count + 1,  # The init counts.
