@@ -1,34 +1,12 @@
-"""The engine `ns` in this process, for tests of what its jails do."""
+"""Programs in jails of this process, and what they write."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 
-from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.lifecycle import Ending
-from services.sandbox.core.limits import Limits
 from services.sandbox.core.results import Decoder, Result
 from services.sandbox.ports import Jail, Program, SessionJail, Stream
-from tests.service.sandbox_app import TIMEOUT_S, built_root
-
-STARTING = "the engine is starting"
-
-
-@asynccontextmanager
-async def engine(root: Path | None = None, *, starting: str = STARTING) -> AsyncIterator[NsJails]:
-    """An engine that has come up, or has found out why it cannot."""
-    made = NsJails(root or built_root(), usual=Limits(), warm_count=1)
-    task = asyncio.create_task(made.run())
-    async with asyncio.timeout(TIMEOUT_S):
-        while made.problem == starting:
-            await asyncio.sleep(0.01)
-    try:
-        yield made
-    finally:
-        task.cancel()
-        await asyncio.wait([task])
+from tests.service.sandbox_app import TIMEOUT_S
 
 
 @dataclass(slots=True)

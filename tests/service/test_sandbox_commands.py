@@ -8,8 +8,9 @@ import pytest
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.limits import Limits
 from services.sandbox.ports import SessionJail, Stream
-from tests.service.ns_jails import begin, ended, engine, finished
+from tests.service.ns_jails import begin, ended, finished
 from tests.service.sandbox_app import built_root
+from tests.service.sandbox_engine import engine
 
 LIMITS = Limits()
 
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="this machi
 
 @pytest.fixture
 async def jails() -> AsyncIterator[NsJails]:
-    async with engine(built_root("bash")) as made:
+    async with engine(folder=built_root("bash")) as made:
         assert made.problem is None
         yield made
 

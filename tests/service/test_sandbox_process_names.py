@@ -1,7 +1,8 @@
 """A process may call itself anything, and that is nothing to the init, which reads of it in /proc."""
 
 from services.sandbox.core.limits import Limits
-from tests.service.ns_jails import begin, ended, engine, finished
+from tests.service.ns_jails import begin, ended, finished
+from tests.service.sandbox_engine import engine
 
 NO_TEXT = "import ctypes, time\nctypes.CDLL(None).prctl(15, b') \\xff\\n 0', 0, 0, 0)\nx = 1\ntime.sleep(0.1)\nprint(x)"
 

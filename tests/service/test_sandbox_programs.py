@@ -13,8 +13,9 @@ from services.sandbox.core.limits import Limits
 from services.sandbox.ports import Jail, Stream
 from services.sandbox.profiles import Profile
 from services.sandbox.rootfs import trees
-from tests.service.ns_jails import begin, ended, engine
+from tests.service.ns_jails import begin, ended
 from tests.service.sandbox_app import TIMEOUT_S, built_root
+from tests.service.sandbox_engine import engine
 
 LIMITS = Limits()
 
@@ -179,6 +180,6 @@ def threaded() -> Path:
 
 async def test_an_interpreter_with_threads_is_not_copied(threaded: Path) -> None:
     """A copy has one thread only, and whatever the others hold for ever."""
-    async with engine(threaded) as jails:
+    async with engine(folder=threaded) as jails:
         assert jails.problem is not None
         assert "starts_a_thread starts a thread" in jails.problem

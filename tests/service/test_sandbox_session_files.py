@@ -17,8 +17,9 @@ from services.sandbox.adapters.ns.session import NsSession
 from services.sandbox.core.limits import MIB, Limits
 from services.sandbox.errors import FileNotFound, FileNotRegular, FileTooLarge, SandboxUnavailable
 from services.sandbox.ports import FileEntry, Files, SessionJail
-from tests.service.ns_jails import Output, begin, ended, engine, finished
+from tests.service.ns_jails import Output, begin, ended, finished
 from tests.service.sandbox_app import TIMEOUT_S
+from tests.service.sandbox_engine import engine
 
 LIMITS = Limits(files_bytes=8 * MIB)
 REFUSED = (FileNotFound, FileNotRegular)

@@ -10,7 +10,8 @@ from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.limits import MIB, LimitKind, Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import SessionJail
-from tests.service.ns_jails import Output, begin, ended, engine, finished
+from tests.service.ns_jails import Output, begin, ended, finished
+from tests.service.sandbox_engine import engine
 
 LIMITS = Limits(files_bytes=8 * MIB)
 CHANNEL = 254  # What the interpreter talks to its init by.
