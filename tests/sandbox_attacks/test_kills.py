@@ -106,6 +106,7 @@ async def test_killed_parts_are_replaced(uid: int | None, tmp_path: Path) -> Non
         assert service.process.poll() is None
 
 
+@pytest.mark.timeout(120 + 10 * KILLS)
 @pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
 async def test_a_killed_service_leaves_nothing(uid: int | None, tmp_path: Path) -> None:
     draw = random.Random(f"{SEED} service {uid}")

@@ -248,6 +248,22 @@ while True:
         within_s=7,
     ),
     Case(
+        name="a-name-that-is-no-text",
+        breach="a meter that stumbles over what a program calls itself, and an end that is told as the service's fault",
+        outcomes=("TIMEOUT",),
+        code="""
+libc.prctl(15, b"\\xff\\xfe) 0 (", 0, 0, 0)
+sees("name", b"\\xff" in open("/proc/self/stat", "rb").read() or OUTSIDE["engine"] == "gvisor")
+block = ctypes.CDLL(None).mmap  # Much is mapped, so that the meter looks closer.
+block.restype = ctypes.c_void_p
+block.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
+block(None, 8 << 30, 0, 0x4022, -1, 0)
+while True: pass
+""",
+        limits=pb.Limits(wall=Duration(seconds=8), cpu=Duration(nanos=300_000_000)),
+        within_s=7,
+    ),
+    Case(
         name="real-time",
         breach="a process that the kernel prefers to all others",
         code="""

@@ -63,6 +63,7 @@ def shout(*words):
         pytest.param("import threading, time\nfor _ in range(30): threading.Thread(target=time.sleep, args=(3600,)).start()", id="threads"),
         pytest.param("import resource\nresource.setrlimit(resource.RLIMIT_NOFILE, (0, 0))", id="no-descriptors-left"),
         pytest.param("import resource\nresource.setrlimit(resource.RLIMIT_NPROC, (1, 1)); resource.setrlimit(resource.RLIMIT_AS, (1 << 20, 1 << 20))", id="no-memory-left"),
+        pytest.param("import ctypes, os, time; ctypes.CDLL(None).prctl(15, b'\\xff\\xfe) 0 (', 0, 0, 0); os.fork() or time.sleep(60)", id="a-name-of-bytes"),
         pytest.param("import os; os.chmod('/work', 0); os.chdir('/')", id="no-folder"),
         pytest.param("import sys; sys.stdout = sys.stderr = sys.stdin = None", id="no-streams"),
     ],
