@@ -154,10 +154,14 @@ def _check_path(path: str, field: str) -> None:
 
 
 def _after(page_token: str) -> str:
+    """The name that a page begins behind. Raises InvalidRequest; what is longer than a name would fit into no order."""
     try:
-        return from_token(page_token)
+        after = from_token(page_token)
+        if len(after.encode("utf-8", "surrogateescape")) > paths.PART_BYTES_MAX:
+            raise ValueError
     except ValueError:
         raise _broken("page_token", "is not one of ours") from None
+    return after
 
 
 def _broken(field: str, description: str) -> InvalidRequest:
