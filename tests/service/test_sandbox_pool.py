@@ -3,7 +3,9 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
+from typing import Any
 
 import pytest
 
@@ -103,6 +105,27 @@ async def test_a_shortage_of_processes_costs_only_the_jails_that_cannot_be_made(
         async with asyncio.timeout(TIMEOUT_S):
             await old.zygote.gone
         assert await run(jails, "print(1)") == (OK, "1\n")
+
+
+async def test_a_jail_for_which_no_descriptor_is_left_goes_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with engine() as jails:
+        pool = pool_of(jails)
+        async with asyncio.timeout(TIMEOUT_S):
+            await pool.filled()
+        real = socket.recv_fds
+
+        def short(*arguments: Any) -> Any:
+            packet, descriptors, *rest = real(*arguments)
+            for descriptor in descriptors:
+                os.close(descriptor)
+            return packet, [], *rest
+
+        monkeypatch.setattr(socket, "recv_fds", short)
+        async with asyncio.timeout(pools.BUILD_TIMEOUT_S / 2):
+            with pytest.raises(SandboxUnavailable):
+                await jails.take(Limits(process_count=4))
+            while len(pool._living) > 1:  # The warm one.
+                await asyncio.sleep(0.01)
 
 
 def allow_no_processes(pid: int) -> None:

@@ -31,7 +31,9 @@ class Processes:
         return frozenset(self._living.values())
 
     def know_all(self) -> None:
-        """Find the processes that have been started by now."""
+        """Find the processes that have been started by now, unless the first has ended: its pid may be another's."""
+        if self._process.returncode is not None:
+            return
         for pid in _below(self._process.pid):
             if pid not in self.pids:
                 with suppress(ProcessLookupError):

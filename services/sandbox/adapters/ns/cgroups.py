@@ -48,16 +48,25 @@ class Cgroup:
     def __init__(self, name: str, homes: tuple[Home, ...], limits: Limits) -> None:
         self._homes = {home.controller: home for home in homes}
         self._folders = {home.controller: home.folder / name for home in homes}
+        self._refused_before_count = 0
+        self.oom_event: int | None = None
+        try:
+            self._make(limits)
+        except OSError:
+            self.remove()
+            raise
+
+    def _make(self, limits: Limits) -> None:
         for folder in set(self._folders.values()):
             folder.mkdir()
-        for home in homes:
+        for home in self._homes.values():
             for setting, value in _settings(home, limits):
                 file = self._folders[home.controller] / setting
                 if setting not in _SWAP_FILES or file.exists():
                     file.write_text(value)
-        self._refused_before_count = 0
         memory = self._homes.get("memory")
-        self.oom_event = _oom_event(self._folders["memory"]) if memory and memory.version == 1 else None
+        if memory and memory.version == 1:
+            self.oom_event = _oom_event(self._folders["memory"])
 
     @contextmanager
     def doors(self) -> Iterator[list[int]]:
@@ -156,12 +165,17 @@ def find(proc: Path = Path("/proc/self")) -> Cgroups:
 
 
 def _make_home(controller: str, version: int, folder: Path) -> Home:
+    made_before = folder.exists()  # As the home of another controller.
     folder.mkdir(exist_ok=True)
     home = Home(controller, version, folder)
-    if version == 2:
-        (folder / "cgroup.subtree_control").write_text(f"+{controller}")
-    probe = Cgroup(f"probe-{controller}", (home,), Limits())
-    probe.remove()
+    try:
+        if version == 2:
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+        Cgroup(f"probe-{controller}", (home,), Limits()).remove()
+    except OSError:
+        if not made_before:
+            _remove(folder, time.monotonic())
+        raise
     return home
 
 
@@ -225,8 +239,12 @@ def _settings(home: Home, limits: Limits) -> list[tuple[str, str]]:
 
 def _oom_event(folder: Path) -> int:
     event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-    with (folder / "memory.oom_control").open() as control:
-        (folder / "cgroup.event_control").write_text(f"{event} {control.fileno()}")
+    try:
+        with (folder / "memory.oom_control").open() as control:
+            (folder / "cgroup.event_control").write_text(f"{event} {control.fileno()}")
+    except OSError:
+        os.close(event)
+        raise
     return event
 
 

@@ -152,7 +152,12 @@ class NsJail:
     async def ended(self) -> Ending:
         return await asyncio.shield(self._over)  # A waiter that is cancelled leaves the rest as it is.
 
-    def born(self, pidfd: int) -> None:
+    def born(self, pidfd: int | None) -> None:
+        """`pidfd` is None if the service had no descriptor left for it. Then its init, which waits for us, is hung up on."""
+        if pidfd is None:
+            log.error("jail_not_held", jail_id=self.jail_id, problem=SHORT)
+            self._service.shutdown(socket.SHUT_RDWR)
+            return
         self._pidfd = pidfd
         if self._killed:
             self._signal(signal.SIGKILL)

@@ -90,7 +90,7 @@ class Zygote:
             case Ready() | Failed() as said:
                 self._started.set_result(said)
             case Born(jail_id):
-                self._jails[jail_id].born(descriptors[0])
+                self._jails[jail_id].born(descriptors[0] if descriptors else None)
             case Reaped(jail_id) as usage:
                 self._jails.pop(jail_id).reaped(usage)
 

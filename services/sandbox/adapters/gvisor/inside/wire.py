@@ -76,5 +76,5 @@ def unpack(line: bytes) -> Message:
     try:
         name, fields = json.loads(line)
         return _KINDS[name](**fields)
-    except (KeyError, TypeError) as error:
+    except (KeyError, TypeError, RecursionError) as error:
         raise ValueError("not a message") from error
