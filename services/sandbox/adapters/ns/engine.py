@@ -65,7 +65,12 @@ class NsJails:
                 return await pool.take(limits)
 
     async def open(self, limits: Limits) -> NsSession:
-        return NsSession(await self.take(limits), files_bytes_max=limits.files_bytes)
+        jail = await self.take(limits)
+        try:
+            return NsSession(jail, files_bytes_max=limits.files_bytes)
+        except SandboxUnavailable:
+            jail.kill()  # Nobody else knows of it.
+            raise
 
     async def run(self) -> None:
         while True:
