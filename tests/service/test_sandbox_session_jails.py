@@ -7,10 +7,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from services.sandbox.adapters.ns.engine import NsJails
+from services.sandbox.adapters.ns.jail import SHORT, NsJail
 from services.sandbox.core.limits import MIB, LimitKind, Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import SessionJail
 from tests.service.ns_jails import Output, begin, ended, finished
+from tests.service.sandbox_app import TIMEOUT_S
 from tests.service.sandbox_engine import engine
 
 LIMITS = Limits(files_bytes=8 * MIB)
@@ -250,3 +252,19 @@ async def test_processor_time_is_of_each_program(jails: NsJails) -> None:
     begin(session, "while True: pass")
     assert (await finished(session)).breach is LimitKind.CPU
     assert not session.alive
+
+
+async def test_a_jail_that_cannot_become_a_session_is_ended(
+    jails: NsJails, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[NsJail] = []
+
+    def refuse(jail: NsJail, *_told: object) -> None:
+        taken.append(jail)
+        raise SandboxUnavailable(problem=SHORT)
+
+    monkeypatch.setattr(NsJail, "become_session", refuse)
+    with pytest.raises(SandboxUnavailable):
+        await jails.open(LIMITS)
+    async with asyncio.timeout(TIMEOUT_S):
+        await taken[0].gone

@@ -69,7 +69,7 @@ class NsJails:
         try:
             return NsSession(jail, files_bytes_max=limits.files_bytes)
         except SandboxUnavailable:
-            jail.kill()
+            jail.kill()  # Nobody else knows of it.
             raise
 
     async def run(self) -> None:

@@ -70,6 +70,11 @@ class NsJail:
     def alive(self) -> bool:
         return not self._over.done()
 
+    @property
+    def killed(self) -> bool:
+        """Whether somebody has called `kill`."""
+        return self._killed
+
     def begin(self, program: Program, write: Write) -> None:
         self._streams = Streams(write)
         self._begun = True

@@ -22,7 +22,9 @@ class NsSession:
 
     @property
     def alive(self) -> bool:
-        return self._jail.alive
+        return (
+            self._jail.alive and not self._jail.killed
+        )  # Its program may have ended before the kill arrived.
 
     def begin(self, program: Program, write: Write) -> None:
         assert self._finished is None or self._finished.done()
