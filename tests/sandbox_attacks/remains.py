@@ -62,7 +62,7 @@ def zygote_bytes(service: Service) -> int:
 def pids_of(pid: int) -> list[int]:
     """Its pid here; in the outer jail, if it is in that; and in its own, if it has one. None if it has ended."""
     with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text("latin-1").splitlines():
+        for line in Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines():
             if line.startswith("NSpid"):
                 return [int(word) for word in line.split()[1:]]
     return []

@@ -256,7 +256,7 @@ def descendants(pid: int) -> list[int]:
     parents: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = path.read_text("latin-1").rpartition(")")[2].split()
+            fields = path.read_text(errors="replace").rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
             continue
         parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
@@ -280,7 +280,7 @@ def forked(service: Service) -> list[int]:
 def inner_pid(pid: int) -> int:
     """Its pid in its jail; 0 if it is not in one, or has ended."""
     try:
-        lines = Path(f"/proc/{pid}/status").read_text("latin-1").splitlines()
+        lines = Path(f"/proc/{pid}/status").read_text(errors="replace").splitlines()
     except OSError:
         return 0
     (pids,) = (line.split()[1:] for line in lines if line.startswith("NSpid"))

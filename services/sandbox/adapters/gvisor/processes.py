@@ -88,7 +88,7 @@ def _private_bytes(pid: int) -> int:
 def _cpu_s(pid: int) -> float:
     try:
         # The name, in parentheses, may hold anything: count from behind it.
-        fields = Path(f"/proc/{pid}/stat").read_text("latin-1").rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except OSError:
         return 0.0  # It ended meanwhile.
     return sum(map(int, fields[11:15])) / _TICKS_PER_S

@@ -96,6 +96,6 @@ def _others() -> list[str]:
 
 def _read(pid: str, name: str, gone: str) -> str:
     try:
-        return Path("/proc", pid, name).read_text("latin-1")  # A process names itself, with any bytes.
+        return Path("/proc", pid, name).read_text(errors="replace")  # A process names itself, with any bytes.
     except OSError:
         return gone  # It ended meanwhile.

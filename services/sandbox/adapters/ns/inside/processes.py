@@ -69,7 +69,7 @@ def _cpu_s(pid: int) -> float:
 def _fields(path: int | str, gone: str) -> list[str]:
     """Of its stat, from the state on."""
     try:
-        text = Path("/proc", str(path), "stat").read_text("latin-1")
+        text = Path("/proc", str(path), "stat").read_text(errors="replace")
     except OSError:
         return gone.split()
     return text.rpartition(")")[2].split()  # The name, in parentheses, may hold any bytes.
