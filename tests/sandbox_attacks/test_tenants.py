@@ -274,6 +274,6 @@ async def test_jails_have_uids_of_their_own(places: Places, outside: Outside) ->
     async with place.service.connected() as sandbox:
         await sandbox.until_ready()
         async with holding(sandbox, outside, ""), holding(sandbox, outside, ""):
-            owners = {owner(pid) for pid in place.inits()}
+            owners = [owner(pid) for pid in place.inits()]
             assert 0 not in owners
-            assert len(owners) == len(place.inits())
+            assert len(owners) == len(set(owners)) >= 2

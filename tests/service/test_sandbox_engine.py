@@ -3,7 +3,6 @@
 import asyncio
 import errno
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from services.sandbox.adapters.ns import engine as engine_module
 from services.sandbox.adapters.ns.cgroups import Cgroups, Home
 from services.sandbox.core.lifecycle import Outcome, Verdict
 from services.sandbox.errors import SandboxUnavailable
-from tests.service.sandbox_app import TIMEOUT_S, descendants
+from tests.service.sandbox_app import TIMEOUT_S
 from tests.service.sandbox_engine import USUAL, engine, run
 
 
@@ -52,7 +51,8 @@ async def test_who_had_walls_does_not_go_on_with_lower_ones(monkeypatch: pytest.
         strength = jails.strength
         with monkeypatch.context() as patched:
             patched.setattr(selftest, "breaches", lost)
-            os.kill(descendants(os.getpid())[0], signal.SIGKILL)
+            assert jails._pool is not None
+            jails._pool.zygote._process.kill()
             await until(lambda: len(tried) >= 6)  # As many as there are steps down, and more.
             assert jails.problem is not None
         await until(lambda: jails.problem is None)
