@@ -62,7 +62,7 @@ class Config:
         wanted = tuple(env.text(f"{prefix}_PROFILES", profiles.USUAL).split(","))
         served = profiles.names(root, wanted)
         engines = _engines(env, f"{prefix}_ENGINES")
-        warm_count = env.integer(f"{prefix}_WARM_COUNT", 4, low=1, high=256)
+        warm_count = env.integer(f"{prefix}_WARM_COUNT", 8, low=1, high=256)
         gvisor_warm_count = env.integer(f"{prefix}_GVISOR_WARM_COUNT", 2, low=1, high=64)
         held = {"gvisor": gvisor_warm_count * GVISOR_JAIL_BYTES}
         caps = read_caps(env)

@@ -51,6 +51,7 @@ def main() -> None:
         del sys.modules[name]  # All of it is imported, and a program may have something of that name.
     gc.collect()
     gc.freeze()  # Else the first collection in each child would copy all these pages.
+    kernel.gather_memory()
     kernel.no_new_privileges()
     kernel.install_filter(filters.zygote(os.uname().machine))
     service.send(pack(Ready()))
