@@ -63,9 +63,17 @@ SESSIONS_AT_ONCE = 3  # A user may have four.
 WEIGHTS = [kind.weight for kind in KINDS]
 
 # What else a call may end as while parts are killed: lost with its jail, or with what the victim was to it.
-# In a session, the program before it may have been hit, and its variables lost.
+# In a session, the program before it may have been hit, and its variables lost; it is busy while it is restarted.
 WHEN_KILLED = frozenset(
-    {"SANDBOX_UNAVAILABLE", "SIGNALLED", "OOM", "ERROR", "SESSION_NOT_FOUND", "FILE_NOT_FOUND"}
+    {
+        "SANDBOX_UNAVAILABLE",
+        "SIGNALLED",
+        "OOM",
+        "ERROR",
+        "SESSION_NOT_FOUND",
+        "SESSION_BUSY",
+        "FILE_NOT_FOUND",
+    }
 )
 
 
