@@ -90,7 +90,7 @@ async def test_a_session_survives_or_is_said_to_be_restarted(
                 assert restarted, "its variables were lost, and nobody said so"
                 break
         else:
-            # Who forges ends may see a program's output with the next one's: it is the session's own.
+            # A session that lies about its ends mixes up its own output, and nobody else's.
             assert set(after.stdout.split()) <= {"7"}, (after.stdout, after.stderr)
     assert (await client.run(neighbour, "print(kept)")).stdout == "7\n"
     assert place.service.process.poll() is None
