@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from services.sandbox.adapters.ns import engine as engines
 from services.sandbox.adapters.ns import pool as pools
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.adapters.ns.pool import Pool
@@ -43,6 +44,26 @@ async def test_a_worn_zygote_is_replaced_and_jails_under_way_finish(monkeypatch:
         async with asyncio.timeout(TIMEOUT_S):
             await old.zygote.gone
         assert await run(jails, "print(2)") == (OK, "2\n")
+
+
+async def test_zygotes_that_only_sessions_keep_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "WORN_AFTER_COUNT", 8)
+    monkeypatch.setattr(engines, "RETIRING_MAX", 1)
+    async with engine() as jails:
+        first = pool_of(jails)
+        kept = await jails.take(USUAL)
+        async with asyncio.timeout(TIMEOUT_S):
+            while (second := pool_of(jails)) is first:
+                await run(jails, "print(1)")
+            while not second.worn.done():
+                await run(jails, "print(2)")
+        for _ in range(4):
+            assert await run(jails, "print(3)") == (OK, "3\n")
+        assert pool_of(jails) is second
+        kept.kill()
+        async with asyncio.timeout(TIMEOUT_S):
+            while pool_of(jails) is second:
+                await run(jails, "print(4)")
 
 
 async def test_a_worn_zygote_without_a_successor_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,7 @@ log = structlog.get_logger(__name__)
 
 RESTARTS = "the engine restarts"
 RESTART_AFTER_S = 0.2  # When it was fit for use and ended.
+RETIRING_MAX = 4  # Zygotes of which sessions are left; as long as there are so many, a worn one goes on.
 RETRY_AFTER_S = 5.0  # When it was not fit for use: something must be mended first.
 
 
@@ -52,6 +53,7 @@ class NsJails:
         self._pools: set[Pool] = set()  # With those that are still to be of use, or have been.
         self.problem: str | None = STARTING
         self.strength = Strength(enforced_limits=(), weaknesses=())
+        self._retiring: set[asyncio.Task[None]] = set()
         self._served = False
         self._steps_down: int | None = (
             None  # From the best means to those with which it was fit for use first.
@@ -126,10 +128,15 @@ class NsJails:
             if isinstance(found, Pool):
                 if current is not None:
                     await found.filled()
-                    tasks.create_task(self._retire(current))
+                    retiring = tasks.create_task(self._retire(current))
+                    self._retiring.add(retiring)
+                    retiring.add_done_callback(self._retiring.discard)
                 current = found
                 self._serve(current, some)
                 await asyncio.wait((current.zygote.gone, current.worn), return_when=asyncio.FIRST_COMPLETED)
+                while len(self._retiring) >= RETIRING_MAX and not current.zygote.gone.done():
+                    ends = (current.zygote.gone, *self._retiring)
+                    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             elif current is None or current.zygote.gone.done():
                 return found
             else:
