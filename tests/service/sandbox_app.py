@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -264,6 +264,15 @@ def descendants(pid: int) -> list[int]:
     while new:
         new = [child for parent in new for child in parents.get(parent, [])]
         found += new
+    return found
+
+
+def owners(pids: Iterable[int]) -> list[int]:
+    """The uids of the host that own `pids`, but for those that have ended meanwhile."""
+    found = []
+    for pid in pids:
+        with suppress(FileNotFoundError):
+            found.append(owner(pid))
     return found
 
 

@@ -89,7 +89,9 @@ async def test_a_worker_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch) 
             (place_0,) = (
                 child
                 for child in psutil.Process().children()
-                if staff.MODULE in child.cmdline() and child.cmdline()[-1] == "0"
+                if child.status() != psutil.STATUS_ZOMBIE  # Of another test.
+                and staff.MODULE in child.cmdline()
+                and child.cmdline()[-1] == "0"
             )
             fake.script("a", Hang())
             call = service.chat()
