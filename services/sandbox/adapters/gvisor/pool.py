@@ -18,6 +18,7 @@ from services.sandbox.adapters.gvisor import place
 from services.sandbox.adapters.gvisor.jail import KERNEL_BYTES, GvisorJail
 from services.sandbox.adapters.gvisor.runsc import JAIL_UID, Runsc, Started
 from services.sandbox.adapters.ns.cgroups import Cgroup, Cgroups
+from services.sandbox.building import built
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
 
@@ -89,24 +90,7 @@ class Pool:
 
     async def build(self, limits: Limits) -> GvisorJail:
         """Raises SandboxUnavailable."""
-        # Finished even if its caller leaves: only then is what it makes known, and can be taken away.
-        making = self._tasks.create_task(self._begin(limits))
-        try:
-            jail = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(_kill)
-            raise
-        if jail is None:
-            raise SandboxUnavailable(problem="a jail could not be built")
-        try:
-            async with asyncio.timeout(BUILD_TIMEOUT_S):
-                await jail.ready
-        except BaseException as error:
-            jail.kill()
-            if isinstance(error, TimeoutError):
-                raise SandboxUnavailable(problem="a jail took too long to build") from error
-            raise
-        return jail
+        return await built(self._tasks, self._begin(limits), timeout_s=BUILD_TIMEOUT_S)
 
     async def _begin(self, limits: Limits) -> GvisorJail | None:
         """Start a jail that will be buried, or return None, having left nothing."""
@@ -178,9 +162,3 @@ class Pool:
 def _remove(cgroup: Cgroup, state: Path) -> None:
     cgroup.remove()
     place.remove_state(state)
-
-
-def _kill(making: asyncio.Task[GvisorJail | None]) -> None:
-    """End a jail that nobody waits for any more."""
-    if not making.cancelled() and (jail := making.result()) is not None:
-        jail.kill()

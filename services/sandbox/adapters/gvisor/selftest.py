@@ -1,14 +1,12 @@
 """What the engine must refuse before it is trusted: hostile acts, tried at every start."""
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
 
+from services.sandbox.adapters.trial import Build, tried
 from services.sandbox.core.lifecycle import Ending, Outcome, Verdict, judge
 from services.sandbox.core.limits import MEMORY_BYTES_MIN, LimitKind, Limits
-from services.sandbox.ports import Jail, Program
 
 WALLS = (Path(__file__).parent / "hostile.py").read_text()
 
@@ -31,8 +29,6 @@ LIMITS = Limits(memory_bytes=2 * MEMORY_BYTES_MIN, process_count=8, files_bytes=
 ROOMY = replace(LIMITS, memory_bytes=8 * MEMORY_BYTES_MIN)
 TIMEOUT_S = 20.0
 _VERSION = Path("/proc/version").read_text()
-
-Build = Callable[[Limits], Awaitable[Jail]]
 
 
 async def breaches(build: Build, *, host_file: str, environment: list[str]) -> list[str]:
@@ -62,13 +58,4 @@ async def _run(
     build: Build, code: str, stdin: bytes = b"", *, limits: Limits = LIMITS
 ) -> tuple[Ending | None, str]:
     """Return how it ended, None if it did not, and what it wrote."""
-    output = bytearray()
-    jail = await build(limits)
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            jail.begin(Program(code.encode(), stdin), lambda _stream, data: output.extend(data))
-            return await jail.ended(), output.decode("utf-8", "replace").strip()
-    except TimeoutError:
-        return None, ""
-    finally:
-        jail.kill()
+    return await tried(build, code, stdin, limits=limits, timeout_s=TIMEOUT_S)

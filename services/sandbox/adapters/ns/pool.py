@@ -19,6 +19,7 @@ from services.sandbox.adapters.ns.inside.order import Order
 from services.sandbox.adapters.ns.jail import NsJail
 from services.sandbox.adapters.ns.means import Means, Place
 from services.sandbox.adapters.ns.zygote import Zygote
+from services.sandbox.building import built
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
 
@@ -99,24 +100,7 @@ class Pool:
         """Raises SandboxUnavailable, or RetiredError."""
         if self._retired:
             raise RetiredError
-        # Finished even if its caller leaves: only then is what it makes known, and can be taken away.
-        making = self._tasks.create_task(self._begin(limits))
-        try:
-            jail = await asyncio.shield(making)
-        except asyncio.CancelledError:
-            making.add_done_callback(_kill)
-            raise
-        if jail is None:
-            raise SandboxUnavailable(problem="a jail could not be built")
-        try:
-            async with asyncio.timeout(BUILD_TIMEOUT_S):
-                await jail.ready
-        except BaseException as error:
-            jail.kill()
-            if isinstance(error, TimeoutError):
-                raise SandboxUnavailable(problem="a jail took too long to build") from error
-            raise
-        return jail
+        return await built(self._tasks, self._begin(limits), timeout_s=BUILD_TIMEOUT_S)
 
     async def retire(self) -> None:
         """Make no more jails, let those under way finish, and end the zygote."""
@@ -231,12 +215,6 @@ class Pool:
         await asyncio.shield(jail.gone)  # It is not ours to cancel.
         self._living.discard(jail)
         await asyncio.to_thread(self._means.take_back, place)
-
-
-def _kill(making: asyncio.Task[NsJail | None]) -> None:
-    """End a jail that nobody waits for any more."""
-    if not making.cancelled() and (jail := making.result()) is not None:
-        jail.kill()
 
 
 def _walls(limits: Limits) -> tuple[object, ...]:

@@ -4,14 +4,12 @@ Kernels, container runtimes and settings differ, and a wall that is missing is n
 Each act must fail in the jail and would succeed, or at least differ, without it.
 """
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from services.sandbox.adapters.trial import Build, tried
 from services.sandbox.core.lifecycle import Outcome, Verdict, judge
 from services.sandbox.core.limits import MEMORY_BYTES_MIN, Limits
-from services.sandbox.ports import Jail, Program
 
 WALLS = (Path(__file__).parent / "hostile.py").read_text()
 
@@ -33,8 +31,6 @@ MEMORY = "held = []\nwhile True: held.append(b'x' * (1 << 22))"
 
 LIMITS = Limits(memory_bytes=MEMORY_BYTES_MIN, process_count=8)  # Low, to be reached soon.
 TIMEOUT_S = 10.0
-
-Build = Callable[[Limits], Awaitable[Jail]]
 
 
 async def breaches(build: Build, *, host_file: str, environment: list[str]) -> list[str]:
@@ -66,13 +62,5 @@ async def starts(build: Build, limits: Limits) -> bool:
 async def _run(
     build: Build, code: str, stdin: bytes = b"", *, limits: Limits = LIMITS
 ) -> tuple[Verdict | None, str]:
-    output = bytearray()
-    jail = await build(limits)
-    try:
-        async with asyncio.timeout(TIMEOUT_S):
-            jail.begin(Program(code.encode(), stdin), lambda _stream, data: output.extend(data))
-            return judge(None, await jail.ended()), output.decode("utf-8", "replace").strip()
-    except TimeoutError:
-        return None, ""
-    finally:
-        jail.kill()
+    ending, printed = await tried(build, code, stdin, limits=limits, timeout_s=TIMEOUT_S)
+    return None if ending is None else judge(None, ending), printed

@@ -15,6 +15,8 @@ import sys
 from contextlib import suppress
 from typing import NoReturn
 
+from services.sandbox.guest import reaping
+
 from . import kernel, program
 from .meter import PERIOD_S, Meter
 from .wire import (
@@ -193,14 +195,14 @@ def _watch(pid: int, control: Control, children: int, meter: Meter) -> Ended:
     events.register(CONTROL, select.POLLIN)
     events.register(children, select.POLLIN)
     passed: str | None = None
-    while (status := _reaped(pid)) is None:
+    while (status := reaping.reaped(pid)) is None:
         if _obey(control.heard(), pid):
-            _kill_others()
+            reaping.kill_others()
         ready = [descriptor for descriptor, _ in events.poll(PERIOD_S * 1000)]
         if children in ready:
             os.read(children, _READ_BYTES)
         if (passed := passed or meter.passed()) is not None:
-            _kill_others()
+            reaping.kill_others()
     meter.passed()
     _clear()
     store = os.statvfs("/work")
@@ -217,26 +219,11 @@ def _obey(messages: list[Message], pid: int) -> bool:
     return any(isinstance(message, Kill) for message in messages)
 
 
-def _kill_others() -> None:
-    with suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-
-
-def _reaped(pid: int) -> int | None:
-    """Reap whoever has ended. Return the status of `pid` if it has."""
-    status: int | None = None
-    with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            if ended[0] == pid:
-                status = os.waitstatus_to_exitcode(ended[1])
-    return status
-
-
 def _clear() -> None:
     """End what the program left, and what that starts while it ends."""
     with suppress(ChildProcessError):
         while True:
-            _kill_others()
+            reaping.kill_others()
             os.waitpid(-1, 0)
 
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import NoReturn
 
+from services.sandbox.guest import reaping
+
 from . import filters, kernel, processes, program
 from .meter import PERIOD_S, Meter, files_full
 from .order import PACKET_BYTES_MAX, PROGRAM_DESCRIPTORS_COUNT, SESSION, Ended, Failed, Order, Ready, pack
@@ -127,18 +129,18 @@ def _watch(pid: int, order: Order) -> Ended:
     metered = order.memory_bytes is not None or order.cpu_s is not None
     meter = Meter(memory_bytes=order.memory_bytes, cpu_s=order.cpu_s)
     breach: str | None = None
-    while (status := processes.reaped(pid)) is None:
+    while (status := reaping.reaped(pid)) is None:
         told = signal.sigtimedwait(_AWAITED, PERIOD_S if metered else FOR_EVER_S)
         if metered and breach is None:
             breach = meter.breach()
         # Only the service is outside, where we see no pid; what the program sends is nothing to us.
         asked = told.si_signo if told is not None and told.si_pid == 0 else None
         if breach is not None or asked == signal.SIGTERM:
-            processes.kill_others()
+            reaping.kill_others()
         elif asked == signal.SIGINT:
             with suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGINT)  # Its group, as a terminal does.
-    processes.kill_others()  # What it left behind.
+    reaping.kill_others()  # What it left behind.
     processes.reap_all()
     return _told(status, breach, meter)
 

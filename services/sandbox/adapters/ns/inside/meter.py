@@ -7,13 +7,13 @@ kernel itself holds for a program it sees the two that grow without bound: page 
 """
 
 import os
-import resource
 from pathlib import Path
+
+from . import processes
 
 PERIOD_S = 0.02
 
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _FILES = "/work"  # One file system lies under all writable folders.
 _SOCKETS = "/proc/1/net/sockstat"
 # What a socket may hold unread: the largest buffer that a program may ask for (net.core.wmem_max, twice). How much it does
@@ -36,7 +36,7 @@ class Meter:
             self.peak_memory_bytes = max(self.peak_memory_bytes, used_bytes)
             if used_bytes > self._memory_bytes:
                 return "memory"
-        if self._cpu_s is not None and _cpu_s() > self._cpu_s:
+        if self._cpu_s is not None and processes.cpu_s() > self._cpu_s:
             return "cpu"
         return None
 
@@ -56,17 +56,17 @@ def _memory_bytes(limit_bytes: int) -> int:
     files = os.statvfs(_FILES)
     other_bytes = (files.f_blocks - files.f_bfree) * files.f_frsize + _socket_count() * _SOCKET_BYTES
     resident_bytes = 0
-    for pid in _others():
+    for pid in processes.others():
         mapped_count, resident_count = (int(word) for word in _read(pid, "statm", "0 0").split()[:2])
         resident_bytes += resident_count * _PAGE_BYTES
         if mapped_count * _PAGE_BYTES // _TABLE_SHARE >= _TABLES_BYTES_MIN:
             other_bytes += _field_bytes(pid, "status", "VmPTE:")
     if other_bytes + resident_bytes <= limit_bytes:
         return other_bytes + resident_bytes
-    return other_bytes + sum(_field_bytes(pid, "smaps_rollup", "Pss:") for pid in _others())
+    return other_bytes + sum(_field_bytes(pid, "smaps_rollup", "Pss:") for pid in processes.others())
 
 
-def _field_bytes(pid: str, name: str, field: str) -> int:
+def _field_bytes(pid: int, name: str, field: str) -> int:
     for line in _read(pid, name, "").splitlines():
         if line.startswith(field):
             return int(line.split()[1]) * 1024
@@ -79,23 +79,10 @@ def _socket_count() -> int:
         return int(file.readline().split()[2])
 
 
-def _cpu_s() -> float:
-    """Of the living, with the children they waited for, and of those that we reaped."""
-    ticks = 0
-    for pid in _others():
-        # The name, in parentheses, may hold anything: count from behind it.
-        fields = _read(pid, "stat", ") " + "0 " * 15).rpartition(")")[2].split()
-        ticks += sum(int(field) for field in fields[11:15])
-    reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return ticks / _TICKS_PER_S + reaped.ru_utime + reaped.ru_stime
-
-
-def _others() -> list[str]:
-    return [path.name for path in Path("/proc").iterdir() if path.name.isdigit() and path.name != "1"]
-
-
-def _read(pid: str, name: str, gone: str) -> str:
+def _read(pid: int, name: str, gone: str) -> str:
     try:
-        return Path("/proc", pid, name).read_text(errors="replace")  # A process names itself, with any bytes.
+        return Path("/proc", str(pid), name).read_text(
+            errors="replace"
+        )  # A process names itself, with any bytes.
     except OSError:
         return gone  # It ended meanwhile.

@@ -2,7 +2,6 @@
 
 import os
 import resource
-import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,22 +13,6 @@ def cpu_s() -> float:
     """Of all processes that we see but ourselves, with the children they waited for, and of those that we reaped."""
     reaped = resource.getrusage(resource.RUSAGE_CHILDREN)
     return reaped.ru_utime + reaped.ru_stime + sum(_cpu_s(pid) for pid in others())
-
-
-def kill_others() -> None:
-    """At once: none that forks meanwhile escapes."""
-    with suppress(ProcessLookupError):
-        os.kill(-1, signal.SIGKILL)
-
-
-def reaped(pid: int) -> int | None:
-    """Reap whoever has ended. Return the status of `pid` if it has."""
-    status: int | None = None
-    with suppress(ChildProcessError):
-        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            if ended[0] == pid:
-                status = os.waitstatus_to_exitcode(ended[1])
-    return status
 
 
 def reap_all() -> None:

@@ -13,6 +13,8 @@ import socket
 import time
 from contextlib import suppress
 
+from services.sandbox.guest import reaping
+
 from . import processes
 from .meter import PERIOD_S, Meter, files_full
 from .order import (
@@ -97,7 +99,7 @@ class Session:
                 self._is_wanted_interrupted = self._runs
                 self._interrupt()
             case Kill():
-                processes.kill_others()
+                reaping.kill_others()
             case Put() | Get() | List() | Delete() as order:
                 self._transfers.begin(order, descriptors)
             case other:
@@ -110,7 +112,7 @@ class Session:
         try:
             socket.send_fds(self._channel, [NEXT], descriptors)
         except OSError:  # It is dead, or reads nothing.
-            processes.kill_others()
+            reaping.kill_others()
             return
         finally:
             for descriptor in descriptors:  # The program's streams must end with the program.
@@ -131,7 +133,7 @@ class Session:
         elif (status := told_status(said)) is not None:
             self._finish(status)
         else:
-            processes.kill_others()
+            reaping.kill_others()
 
     def _interrupt(self) -> None:
         """As soon as there is something to be interrupted: what comes before would be lost."""
@@ -155,7 +157,7 @@ class Session:
             breach = "cpu" if processes.cpu_s() - self._cpu_before_s > self._order.cpu_s else None
         if breach is not None:
             self._breach = self._breach or breach
-            processes.kill_others()
+            reaping.kill_others()
 
     def _stop_interpreter(self) -> None:
         """End everything else, and have it stand still.
@@ -179,7 +181,7 @@ class Session:
             if not others and self._stands_still():
                 return
             self._await_children(_LOOK_AGAIN_MS)
-        processes.kill_others()
+        reaping.kill_others()
 
     def _stands_still(self) -> bool:
         states = {
@@ -196,11 +198,11 @@ class Session:
             os.read(self._children, _WAKES_BYTES)
 
     def _reap(self) -> None:
-        if (status := processes.reaped(self._interpreter)) is not None:
+        if (status := reaping.reaped(self._interpreter)) is not None:
             self._status = status
 
     def _ended(self, status: int) -> Ended:
-        processes.kill_others()
+        reaping.kill_others()
         processes.reap_all()
         peak_bytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
         cpu_s = processes.cpu_s() - self._cpu_before_s
