@@ -20,6 +20,7 @@ from hyperframe.frame import (
 )
 
 PREFACE_BYTES = 24
+REFUSED_STREAM = 7
 Handler = Callable[[bytes, Any], AsyncIterator[bytes]]
 
 
@@ -182,7 +183,19 @@ async def leaving(frames: Frames) -> None:
 
 async def resetting(frames: Frames) -> None:
     while True:
-        frames.send(RstStreamFrame(await frames.asked(), 7))
+        frames.send(RstStreamFrame(await frames.asked(), REFUSED_STREAM))
+
+
+async def slow_to_make_room(frames: Frames) -> None:
+    """Refuse every stream until a busy server's moment has passed."""
+    loop = asyncio.get_running_loop()
+    until_s = loop.time() + 0.05
+    while True:
+        stream_id = await frames.asked()
+        if loop.time() < until_s:
+            frames.send(RstStreamFrame(stream_id, REFUSED_STREAM))
+        else:
+            frames.send(*answered(frames, stream_id))
 
 
 class _Unknown(Frame):

@@ -14,7 +14,7 @@ from tests.bench.support import load as support
 from tests.bench.support.load import LATENESS_P99_MAX_S, Load, LoadError, Outcome, Protocol
 from tests.bench.support.stub import Stub, stub
 from tests.bench.tools import build
-from tests.service.bench_servers import frame_server, grpc_server, leaving, odd, resetting
+from tests.service.bench_servers import frame_server, grpc_server, leaving, odd, resetting, slow_to_make_room
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -227,6 +227,13 @@ async def test_grpc_waits_for_room() -> None:
     assert is_complete(outcome, 12)
     assert outcome.lateness_s.max > 0.03
     assert "late" in str(outcome.void)
+
+
+async def test_a_refused_stream_is_asked_again_after_a_pause() -> None:
+    """Ten refusals at once would be over before a busy server has made room."""
+    async with frame_server(slow_to_make_room) as port:
+        load = loaded("grpc", port, "/", b"x", expect_token_count=2, concurrency=1)
+        assert is_complete(await support.run_async(load))
 
 
 async def test_http2_within_the_rules_is_understood() -> None:

@@ -84,13 +84,16 @@ static void set_times(void) {
     totals.issue_until_ns = totals.start_ns + (uint64_t)(options.seconds * 1e9);
 }
 
+static uint64_t earlier(uint64_t one, uint64_t other) { return one < other ? one : other; }
+
 static void run(void) {
     uint64_t give_up_ns = totals.issue_until_ns + (uint64_t)(options.drain_s * 1e9);
     for (;;) {
         take_turns(now_ns());
+        uint64_t until_ns = earlier(http2_retry(now_ns()), give_up_ns);
         struct timer *next = timers_first(&turns);
         if ((!next && totals.active == 0) || now_ns() >= give_up_ns) break;
-        channels_wait(next && next->due_ns < give_up_ns ? next->due_ns : give_up_ns);
+        channels_wait(next ? earlier(next->due_ns, until_ns) : until_ns);
     }
     totals.end_ns = now_ns();
 }

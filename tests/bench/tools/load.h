@@ -30,6 +30,7 @@ void options_read(int count, char **arguments);
 // ---- One stream: what it should be, and what has come of it (load_stream.c)
 
 struct stream {
+    struct timer retry;  // When a refused one is asked again. First, so that such a timer is its stream.
     struct timer *slot;  // Whose turn it is when the stream has ended.
     uint64_t number, intended_ns, first_ns, last_ns, token_count;
     uint64_t cancel_after;  // So many tokens; 0: never.
@@ -126,5 +127,7 @@ void http1_send(struct stream *stream);
 // Connect and shake hands, so that no stream has to wait for that.
 void http2_open(void);
 void http2_send(struct stream *stream);
+// Ask again the refused streams whose time has come, and return when the next one's does: UINT64_MAX if there is none.
+uint64_t http2_retry(uint64_t now);
 
 #endif

@@ -15,6 +15,7 @@
 #define BUCKETS 1024
 #define HANDSHAKE_S 5
 #define REFUSALS_MAX 10
+#define RETRY_NS (1000 * NS_PER_US)
 
 struct connection {
     struct channel channel;  // First, so that a channel is its connection.
@@ -32,6 +33,7 @@ static struct connection *connections;
 static int turn;
 static struct buffer header_block;
 static struct stream *waiting, **waiting_end = &waiting;  // For a connection that has room.
+static struct timers refused;                             // Streams to ask again, each by its `retry`.
 
 static void serve_waiting(void);
 
@@ -98,14 +100,20 @@ static struct stream *first_waiting(void) {
     return stream;
 }
 
-// A server that refuses a stream has done nothing for it, so it is asked again, as every gRPC client does. grpc's own
-// counts a stream as open for a moment after its end, and refuses the next one if that is too quick.
-static bool ask_again(struct connection *connection, struct stream *stream) {
+// Take a refused stream off its connection, to be asked again. False if it was refused too often, or has an answer.
+static bool take_back(struct connection *connection, struct stream *stream) {
     if (stream->http_status || ++stream->refused_count > REFUSALS_MAX) return false;
     detach(connection, stream);
     stream->sent = 0;
     stream->is_blocked = false;
-    wait_at_end(stream);
+    return true;
+}
+
+// A server that refuses a stream has done nothing for it, so it is asked again, as every gRPC client does. grpc's own
+// counts a stream as open for a moment after its end, which is long on a busy machine: each refusal doubles the pause.
+static bool ask_later(struct connection *connection, struct stream *stream) {
+    if (!take_back(connection, stream)) return false;
+    timers_add(&refused, &stream->retry, now_ns() + ((uint64_t)RETRY_NS << (stream->refused_count - 1)));
     return true;
 }
 
@@ -188,6 +196,15 @@ void http2_send(struct stream *stream) {
     } else {
         wait_at_end(stream);
     }
+}
+
+uint64_t http2_retry(uint64_t now) {
+    struct timer *retry;
+    while ((retry = timers_first(&refused)) && retry->due_ns <= now) {
+        timers_remove(&refused, retry);
+        http2_send((struct stream *)retry);
+    }
+    return retry ? retry->due_ns : UINT64_MAX;
 }
 
 static void serve_waiting(void) {
@@ -288,7 +305,7 @@ static const char *take_reset(struct connection *connection, uint32_t id, const 
     if (size != 4) return "bad frame size";
     struct stream *stream = find(connection, id);
     if (!stream) return NULL;
-    if (u32(bytes) != REFUSED_STREAM || !ask_again(connection, stream)) {
+    if (u32(bytes) != REFUSED_STREAM || !ask_later(connection, stream)) {
         detach(connection, stream);
         stream_fail(stream, reset_reason(u32(bytes)));
     }
@@ -303,7 +320,11 @@ static const char *take_goaway(struct connection *connection, const uint8_t *byt
     for (int index = 0; index < BUCKETS; index++) {
         for (struct stream *stream = connection->buckets[index], *next; stream; stream = next) {
             next = stream->next;
-            if (stream->id <= last_id || ask_again(connection, stream)) continue;
+            if (stream->id <= last_id) continue;
+            if (take_back(connection, stream)) {
+                wait_at_end(stream);
+                continue;
+            }
             detach(connection, stream);
             stream_fail(stream, "refused by GOAWAY");
         }
