@@ -32,18 +32,19 @@ from envoy_data_plane.envoy.type.matcher.v3 import (
 from envoy_data_plane.envoy.type.v3 import HttpStatus, StatusCode
 from envoy_data_plane.google.protobuf import Any
 
+from deploy.envoy.config import Edge
+
 FILTER = "envoy.filters.http.ext_authz"
 # The names are shared with edge.lua and services/auth/rpc/ext_authz.py.
 EDGE_NAMESPACE, HAS_KEY = "ollamesh.edge", "api_key"
 KEY_NAMESPACE = "ollamesh.api_key"
 SERVICE_FIELD = "service"
-ANSWER_WITHIN = timedelta(milliseconds=250)
 
 
-def exchange() -> ExtAuthz:
+def exchange(edge: Edge) -> ExtAuthz:
     auth = GrpcService(
         envoy_grpc=GrpcServiceEnvoyGrpc(cluster_name="auth"),
-        timeout=ANSWER_WITHIN,
+        timeout=timedelta(seconds=edge.keys_timeout_s),
         # A question changes nothing, so another replica may be asked.
         retry_policy=RetryPolicy(retry_on="connect-failure,refused-stream,reset,unavailable", num_retries=1),
     )

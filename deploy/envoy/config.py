@@ -48,6 +48,7 @@ class Edge:
     admin_port: int  # On loopback, always.
     issuer: str
     upstreams: Mapping[str, tuple[Endpoint, ...]]  # Replicas, by service.
+    keys_timeout_s: float  # For auth to change an API key for a token.
     rates_timeout_s: float  # For auth to say whether a request fits its rate. Auth allows its Redis 0.04.
     cors_origins: tuple[str, ...]  # `*` in the place of a port stands for any.
     inside: Inside  # Who the edge is to the services.
@@ -76,6 +77,7 @@ class Edge:
             admin_port=env.integer("OLLAMESH_ADMIN_PORT", 9901, high=65_535),
             issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
             upstreams=upstreams,
+            keys_timeout_s=env.seconds("OLLAMESH_EDGE_KEYS_TIMEOUT_S", 0.25, low=0.01, high=10),
             rates_timeout_s=env.seconds("OLLAMESH_EDGE_RATES_TIMEOUT_S", 0.2, low=0.01, high=10),
             cors_origins=tuple(
                 env.text("OLLAMESH_CORS_ORIGINS", "http://localhost:*,http://127.0.0.1:*").split(",")

@@ -128,7 +128,7 @@ def _filters(edge: Edge) -> list[HttpFilter]:
         _filter("envoy.filters.http.grpc_json_transcoder", transcoding.oauth()),
         _filter("envoy.filters.http.grpc_json_transcoder.models", transcoding.models()),
         _filter(ratelimits.DOOR_FILTER, ratelimits.of_doors()),
-        _filter(api_keys.FILTER, api_keys.exchange()),
+        _filter(api_keys.FILTER, api_keys.exchange(edge)),
         _filter(tokens.FILTER, tokens.authentication(edge)),
         _filter(ratelimits.SCRIPT_FILTER, ratelimits.script()),
         _filter(ratelimits.FILTER, ratelimits.of_payers(edge)),

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,9 @@ class Severable:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
-        self.port = 0
+        # Bound and never listening: while the cable is cut, nobody else gets the port.
+        self._reserved = _bound(0)
+        self.port: int = self._reserved.getsockname()[1]
 
     @classmethod
     @asynccontextmanager
@@ -25,12 +28,12 @@ class Severable:
             yield cable
         finally:
             await cable.cut()
+            cable._reserved.close()
 
     async def mend(self) -> None:
         if self._server is not None:
             return
-        self._server = await asyncio.start_server(self._connect, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._connect, sock=_bound(self.port))
 
     async def cut(self) -> None:
         if self._server is None:
@@ -54,6 +57,15 @@ class Severable:
             pump = asyncio.create_task(_pump(source, sink))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
+
+
+def _bound(port: int) -> socket.socket:
+    """A socket that shares its port with others that agree to that."""
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    bound.bind(("127.0.0.1", port))
+    return bound
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -34,7 +34,7 @@ class Case:
     signal: int | None = None
     limits: pb.Limits = field(default_factory=pb.Limits)
     stdin: bytes = b""
-    within_s: float = 20.0  # Generous: it is to catch what never ends, and machines are slow.
+    within_s: float = 30.0  # Generous: it is to catch what never ends, and machines are slow.
     engines: Sequence[str] = ("ns", "gvisor")
     users: Sequence[str] = ("root", "user")
     broken: Mapping[str, str] = field(

@@ -193,6 +193,7 @@ def settings(auth_port: int, replicas: Mapping[str, tuple[int, ...]], **more: st
         "OLLAMESH_BIND": LOOPBACK,
         "OLLAMESH_ISSUER": ISSUER,
         "OLLAMESH_INSECURE_INSIDE": "true",
+        "OLLAMESH_EDGE_KEYS_TIMEOUT_S": "5",  # Busy machines are slow to look keys up.
         "OLLAMESH_EDGE_PORT": str(edge),
         "OLLAMESH_EDGE_TLS_PORT": str(edge_tls),
         "OLLAMESH_ADMIN_PORT": str(admin),
