@@ -30,8 +30,8 @@ async def client(request: pytest.FixtureRequest) -> AsyncIterator[Client]:
             target, token = fake.target, "t"
         else:
             service: Service = request.getfixturevalue("service")
-            async with service.connected() as sandbox:
-                await sandbox.until_ready()
+            async with service.ready():
+                pass
             target, token = service.target, service.authority.token(f"user-{os.urandom(8).hex()}")
         yield await opened.enter_async_context(Client(f"http://{target}", StaticToken(token)))
 

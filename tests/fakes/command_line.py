@@ -1,7 +1,9 @@
 """Fixtures for tests that run `ollamesh` against a scripted mesh; import the fixtures that a test names."""
 
+import asyncio
 import json
 import os
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from ollamesh.inference.v1.model_pb2 import (
 from clients.cli.main import ollamesh
 from deploy.local import board
 from deploy.local.process import identify
+from deploy.local.settings import ROOT
 from tests.fakes.scripted_mesh import PASSWORD, ScriptedMesh, Stream, Unary
 
 MODELS = ListModelsResponse(
@@ -33,6 +36,33 @@ MODELS = ListModelsResponse(
         ),
     ]
 )
+
+
+# `ollamesh`, as its script has it.
+PROGRAM = (sys.executable, "-c", "from clients.cli.main import main; main()")
+
+
+async def in_a_process(
+    *arguments: str, edge: str, token: str, folder: Path, stdin: bytes, within_s: float
+) -> tuple[int, str, str]:
+    """Run a command in `folder`; return its exit code and what it printed."""
+    settings = {
+        "OLLAMESH_EDGE": edge,
+        "OLLAMESH_TOKEN": token,
+        "OLLAMESH_HOME": str(folder / "home"),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    process = await asyncio.create_subprocess_exec(
+        *(*PROGRAM, *arguments),
+        cwd=folder,
+        env={**os.environ, **settings},
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(stdin), within_s)
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
 
 
 class Cli:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from ollamesh.client import Client, StaticToken, executions
 
+from tests.fakes.command_line import in_a_process
 from tests.mesh.edge import Edge
 
 REPOSITORY = Path(__file__).parents[2]
 BUF = Path(sys.executable).with_name("buf")
 WITHIN_S = 120.0
-COMMAND = "from clients.cli.main import main; main()"
 PLOT = """\
 import pandas as pd
 sales = pd.read_csv("sales.csv")
@@ -25,23 +25,9 @@ sales["sold"].sum()
 
 
 async def cli(edge: Edge, folder: Path, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    settings = {
-        "OLLAMESH_EDGE": edge.url,
-        "OLLAMESH_TOKEN": edge.token(),
-        "OLLAMESH_HOME": str(folder / "home"),
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", COMMAND, *arguments),
-        cwd=folder,
-        env={**os.environ, **settings},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    return await in_a_process(
+        *arguments, edge=edge.url, token=edge.token(), folder=folder, stdin=stdin, within_s=WITHIN_S
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin), WITHIN_S)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 async def until_there(client: Client, profile: str) -> None:

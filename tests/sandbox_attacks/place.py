@@ -74,8 +74,7 @@ async def attack(case: Case, place: Place, outside: Outside) -> None:
     """Run `case`, and fail if it gets at anything."""
     known = {"engine": place.where.engine, "service": place.service.process.pid, "port": _port(place.service)}
     program = outside.program(case.code, **known)
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         began_s = time.monotonic()
         ran = await sandbox.run(program, limits=case.limits, stdin=case.stdin)
         took_s = time.monotonic() - began_s

@@ -24,7 +24,7 @@ class Remains:
 
     processes: int
     descriptors: int
-    mounts: int  # Of ours: other tests mount things, too.
+    mounts: int
     cgroups: int
     files: int  # In its folder for temporary ones.
 
@@ -34,14 +34,10 @@ def remains(service: Service, temporary: Path) -> Remains:
     return Remains(
         processes=len(descendants(pid)),
         descriptors=len(list(Path(f"/proc/{pid}/fd").iterdir())),
-        mounts=sum(str(temporary) in line or "ollamesh" in line for line in _mounts(pid)),
+        mounts=len(Path(f"/proc/{pid}/mountinfo").read_text().splitlines()),
         cgroups=len(cgroups_of(pid)),
         files=sum(1 for _ in temporary.rglob("*")),
     )
-
-
-def _mounts(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/mountinfo").read_text(errors="replace").splitlines()
 
 
 def cgroups_of(pid: int) -> list[Path]:

@@ -55,8 +55,7 @@ async def soak(*, uid: int | None, count: int, seed: int, temporary: Path) -> So
         def look() -> Remains:
             return remains(service, temporary)
 
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             await drive(
                 client, count=60, at_once=AT_ONCE, seed=seed
             )  # What is opened once and kept is no leak.

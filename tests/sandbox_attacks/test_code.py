@@ -202,8 +202,7 @@ async def test_attack(case: Case, place: Place, outside: Outside) -> None:
 
 @AS_IT_IS
 async def test_code_as_it_is(place: Place, code: str, outcomes: set[str]) -> None:
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         ran = await sandbox.run(code, limits=pb.Limits(wall=Duration(seconds=10)))
         assert ran.outcome in outcomes, (ran.exited, ran.stderr[-500:])
         assert (await sandbox.run("print(1)")).stdout == "1\n"
@@ -221,8 +220,7 @@ async def test_code_as_it_is(place: Place, code: str, outcomes: set[str]) -> Non
 )
 async def test_requests_that_are_no_message(place: Place, request_bytes: bytes) -> None:
     """They are refused before anything is made of them; what is said of it tells nothing about the service."""
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         method = "/ollamesh.sandbox.v1.SandboxService/Execute"
         send: Any = sandbox.channel.unary_stream(method)
         call = send(request_bytes, timeout=TIMEOUT_S, metadata=sandbox.metadata)

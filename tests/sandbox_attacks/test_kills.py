@@ -18,7 +18,6 @@ from tests.chaos.knobs import KILLS, SEED
 from tests.sandbox_attacks.remains import Remains, back_at, cgroups_of, pids_of, remains, settled
 from tests.sandbox_attacks.workload import WHEN_KILLED, Record, drive
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     TIMEOUT_S,
     Sandbox,
     Service,
@@ -26,9 +25,8 @@ from tests.service.sandbox_app import (
     descendants,
     serving,
 )
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 AT_ONCE = 6
 CALLS_PER_KILL = 8
 
@@ -38,8 +36,7 @@ async def ready(uid: int | None, temporary: Path) -> AsyncIterator[tuple[Service
     os.chmod(temporary, 0o777)  # noqa: PTH101 -- a moment.
     settings = {"OLLAMESH_SANDBOX_WARM_COUNT": "3", "TMPDIR": str(temporary)}
     with serving(built_root(), uid=uid, settings=settings) as service:
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             yield service, client
 
 

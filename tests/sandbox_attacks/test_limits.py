@@ -52,8 +52,7 @@ BUSY = "while True: pass"
 
 @pytest.fixture
 async def sandbox(place: Place) -> AsyncIterator[Sandbox]:
-    async with place.service.connected() as client:
-        await client.until_ready()
+    async with place.service.ready() as client:
         yield client
 
 

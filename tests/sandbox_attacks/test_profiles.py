@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import shlex
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,6 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
 from tests.sandbox_attacks.outside import Outside
 from tests.sandbox_attacks.remains import pids_of
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     TIMEOUT_S,
     Ran,
     Sandbox,
@@ -24,9 +22,7 @@ from tests.service.sandbox_app import (
     descendants,
     serving,
 )
-
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
 PROFILES = ("bash", "node")
 MEMORY_BYTES = 256 << 20  # Node begins with some eighty.

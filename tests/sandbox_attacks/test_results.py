@@ -23,8 +23,7 @@ def frame(mime, data):
 
 
 async def ran_in(place: Place, code: str) -> Ran:
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         ran = await sandbox.run(TELL + code)
         assert (await sandbox.run("print(1)")).stdout == "1\n"
     assert place.service.process.poll() is None
@@ -76,7 +75,6 @@ async def test_an_object_cannot_make_its_own_form_cost_more_than_its_limits(plac
         ("return 7", {"OK"}),
     ):
         code = f"class Trap:\n    def _repr_html_(self):\n        {body}\nTrap()"
-        async with place.service.connected() as sandbox:
-            await sandbox.until_ready()
+        async with place.service.ready() as sandbox:
             ran = await sandbox.run(code, limits=SHORT)
         assert ran.outcome in outcomes, (body, ran.exited, ran.stderr[-500:])

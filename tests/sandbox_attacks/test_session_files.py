@@ -38,8 +38,7 @@ swap()
 
 @pytest.fixture
 async def client(place: Place) -> AsyncIterator[Client]:
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         yield Client(sandbox)
 
 

@@ -19,8 +19,7 @@ ENDS_WITHIN_S = 20.0
 
 @pytest.fixture
 async def client(place: Place) -> AsyncIterator[Client]:
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with place.service.ready() as sandbox:
         yield Client(sandbox)
 
 

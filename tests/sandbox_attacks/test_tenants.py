@@ -48,8 +48,7 @@ time.sleep(0.2)
 
 @pytest.fixture
 async def sandbox(place: Place) -> AsyncIterator[Sandbox]:
-    async with place.service.connected() as client:
-        await client.until_ready()
+    async with place.service.ready() as client:
         yield client
 
 
@@ -271,9 +270,11 @@ async def test_descriptors_in_flight_of_one_do_not_stop_those_of_another(
 @pytest.mark.skipif("root" not in USERS, reason="an ordinary user has but one uid")
 async def test_jails_have_uids_of_their_own(places: Places, outside: Outside) -> None:
     place = places.at(Where("ns", "root"))
-    async with place.service.connected() as sandbox:
-        await sandbox.until_ready()
-        async with holding(sandbox, outside, ""), holding(sandbox, outside, ""):
-            found = owners(place.inits())
-            assert 0 not in found
-            assert len(found) == len(set(found)) >= 2
+    async with (
+        place.service.ready() as sandbox,
+        holding(sandbox, outside, ""),
+        holding(sandbox, outside, ""),
+    ):
+        found = owners(place.inits())
+        assert 0 not in found
+        assert len(found) == len(set(found)) >= 2

@@ -1,9 +1,13 @@
 """Programs in jails of this process, and what they write."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.lifecycle import Ending
+from services.sandbox.core.limits import Limits
 from services.sandbox.core.results import Decoder, Result
 from services.sandbox.ports import Jail, Program, SessionJail, Stream
 from tests.service.sandbox_app import TIMEOUT_S
@@ -51,6 +55,15 @@ def begin(jail: Jail, code: str, stdin: bytes = b"", *, stdin_open: bool = False
     output = Output()
     jail.begin(Program(code.encode(), stdin, stdin_open), output.write)
     return output
+
+
+@asynccontextmanager
+async def session_of(jails: NsJails, limits: Limits) -> AsyncIterator[SessionJail]:
+    """A session that is ended with the test."""
+    opened = await jails.open(limits)
+    yield opened
+    opened.kill()
+    await ended(opened)
 
 
 async def ended(jail: Jail) -> Ending:

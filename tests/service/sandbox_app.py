@@ -137,6 +137,13 @@ class Service:
         async with grpc.aio.insecure_channel(self.target) as channel:
             yield Sandbox(channel, self.authority.token(user_id))
 
+    @asynccontextmanager
+    async def ready(self, user_id: str = "ada") -> AsyncIterator["Sandbox"]:
+        """Likewise, once programs can run."""
+        async with self.connected(user_id) as sandbox:
+            await sandbox.until_ready()
+            yield sandbox
+
 
 @contextmanager
 def serving(root: Path, *, uid: int | None = None, settings: Mapping[str, str] = {}) -> Iterator[Service]:

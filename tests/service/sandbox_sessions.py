@@ -20,8 +20,7 @@ async def ready(
     root: Path, uid: int | None = None, **settings: str
 ) -> AsyncIterator[tuple[Service, "Client"]]:
     with serving(root, uid=uid, settings={"OLLAMESH_SANDBOX_WARM_COUNT": "2", **settings}) as service:
-        async with service.connected() as sandbox:
-            await sandbox.until_ready()
+        async with service.ready() as sandbox:
             yield service, Client(sandbox)
 
 

@@ -4,21 +4,20 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from deploy.local.settings import Settings
+from tests.fakes.command_line import PROGRAM
 
 ROOT = Path(__file__).parents[2]
-COMMAND = "from clients.cli.main import main; main()"
 WITHIN_S = 100
 
 
 def ollamesh(mesh: Settings, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", COMMAND, "--home", str(mesh.home), *arguments],
+        [*PROGRAM, "--home", str(mesh.home), *arguments],
         input=stdin,
         env=mesh.variables(),
         capture_output=True,
@@ -79,7 +78,7 @@ def test_a_program_is_run(mesh: Settings) -> None:
 def test_a_user_is_not_an_admin(mesh: Settings) -> None:
     token = ollamesh(mesh, "token", "--role", "user", "--ttl", "60").stdout.strip()
     done = subprocess.run(
-        [sys.executable, "-c", COMMAND, "--home", str(mesh.home), "models", "rm", "smollm2:135m"],
+        [*PROGRAM, "--home", str(mesh.home), "models", "rm", "smollm2:135m"],
         env={**mesh.variables(), "OLLAMESH_TOKEN": token},
         capture_output=True,
         text=True,

@@ -13,14 +13,13 @@ from ollamesh.inference.v1.model_pb2 import PullModelResponse
 from ollamesh.sandbox.v1.execution_pb2 import OUTCOME_OK, ExecutionEvent
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
 
-from tests.fakes.command_line import pretend_to_be_a_stack
+from tests.fakes.command_line import PROGRAM, pretend_to_be_a_stack
 from tests.fakes.fake_sandbox import Execution, FakeSandbox
 from tests.fakes.scripted_mesh import ScriptedMesh
 
 WITHIN_S = 30.0
 # A process of its own makes the terminal and passes keys and screen on through pipes.
 TERMINAL = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
-COMMAND = "from clients.cli.main import main; main()"
 CTRL_C, CTRL_D = b"\x03", b"\x04"
 
 
@@ -56,7 +55,7 @@ async def on_a_terminal(mesh: ScriptedMesh, home: Path, *arguments: str) -> Asyn
     environment = {**os.environ, "OLLAMESH_HOME": str(home), "OLLAMESH_EDGE": mesh.url, "TERM": "xterm"}
     environment.pop("OLLAMESH_TOKEN", None)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", TERMINAL, sys.executable, "-c", COMMAND, *arguments),
+        *(sys.executable, "-c", TERMINAL, *PROGRAM, *arguments),
         env=environment,
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
@@ -212,7 +211,7 @@ async def test_a_pipe_is_passed_on_as_it_goes_on(
 
     async def started() -> asyncio.subprocess.Process:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", COMMAND, "exec", str(program), "--stdin", "-"),
+            *(*PROGRAM, "exec", str(program), "--stdin", "-"),
             env={**os.environ, "OLLAMESH_HOME": str(tmp_path), "OLLAMESH_EDGE": mesh.url},
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,

@@ -3,7 +3,6 @@
 import asyncio
 import dataclasses
 import os
-import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing
 from pathlib import Path
@@ -11,10 +10,10 @@ from pathlib import Path
 import pytest
 from ollamesh.client import CallError, Client, StaticToken, executions
 
-from tests.service.sandbox_app import REPOSITORY, Service, built_root, serving
+from tests.fakes.command_line import in_a_process
+from tests.service.sandbox_app import Service, built_root, serving
 
 WITHIN_S = 60.0
-COMMAND = "from clients.cli.main import main; main()"
 PROFILES = ("python", "python-data")
 PLOT = """\
 import numpy as np, matplotlib.pyplot as plt
@@ -44,24 +43,14 @@ async def client(service: Service) -> AsyncIterator[Client]:
 
 
 async def cli(service: Service, folder: Path, *arguments: str, stdin: bytes = b"") -> tuple[int, str, str]:
-    """Run a command in `folder`; return its exit code and what it printed."""
-    settings = {
-        "OLLAMESH_EDGE": f"http://{service.target}",
-        "OLLAMESH_TOKEN": service.authority.token(),
-        "OLLAMESH_HOME": str(folder / "home"),
-        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
-    }
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-c", COMMAND, *arguments),
-        cwd=folder,
-        env={**os.environ, **settings},
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
+    return await in_a_process(
+        *arguments,
+        edge=f"http://{service.target}",
+        token=service.authority.token(),
+        folder=folder,
+        stdin=stdin,
+        within_s=WITHIN_S,
     )
-    out, err = await asyncio.wait_for(process.communicate(stdin), WITHIN_S)
-    assert process.returncode is not None
-    return process.returncode, out.decode(), err.decode()
 
 
 # ---- The client ------------------------------------------------------------------------------------

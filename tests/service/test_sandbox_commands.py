@@ -8,7 +8,7 @@ import pytest
 from services.sandbox.adapters.ns.engine import NsJails
 from services.sandbox.core.limits import Limits
 from services.sandbox.ports import SessionJail, Stream
-from tests.service.ns_jails import begin, ended, finished
+from tests.service.ns_jails import begin, ended, finished, session_of
 from tests.service.sandbox_app import built_root
 from tests.service.sandbox_engine import engine
 
@@ -26,10 +26,8 @@ async def jails() -> AsyncIterator[NsJails]:
 
 @pytest.fixture
 async def session(jails: NsJails) -> AsyncIterator[SessionJail]:
-    opened = await jails.open(LIMITS)
-    yield opened
-    opened.kill()
-    await ended(opened)
+    async with session_of(jails, LIMITS) as opened:
+        yield opened
 
 
 async def test_code_is_a_file_and_its_process_the_command(jails: NsJails) -> None:

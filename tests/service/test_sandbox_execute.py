@@ -1,7 +1,6 @@
 """What a caller of Execute sees: real programs in real jails, over a real socket."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Iterator
 
 import grpc
@@ -12,7 +11,6 @@ from ollamesh.sandbox.v1 import execution_pb2 as pb
 from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest
 
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     TIMEOUT_S,
     Sandbox,
     Service,
@@ -20,9 +18,8 @@ from tests.service.sandbox_app import (
     reason,
     serving,
 )
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 MIB = 1 << 20
 
 
@@ -34,8 +31,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 @pytest.fixture
 async def sandbox(service: Service) -> AsyncIterator[Sandbox]:
-    async with service.connected() as client:
-        await client.until_ready()
+    async with service.ready() as client:
         yield client
 
 

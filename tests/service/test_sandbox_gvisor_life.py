@@ -13,7 +13,6 @@ import pytest
 
 from services.sandbox.adapters.gvisor.place import PREFIX
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     Sandbox,
     Service,
     built_root,
@@ -22,11 +21,10 @@ from tests.service.sandbox_app import (
     serving,
 )
 from tests.service.sandbox_gvisor import TIMEOUT_S, needs_runsc, runsc
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
 pytestmark = needs_runsc
 
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 as_either = pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
 SLEEP = "import os, time\nos.fork()\nprint('up', flush=True)\ntime.sleep(3600)"
 
@@ -48,8 +46,7 @@ async def ready(uid: int | None = None, **settings: str) -> AsyncIterator[tuple[
         "OLLAMESH_SANDBOX_GVISOR_WARM_COUNT": "1",
     }
     with serving(built_root(), uid=uid, settings=ours | settings) as service:
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             yield service, client
 
 
@@ -164,8 +161,7 @@ async def test_without_runsc_the_engine_is_not_offered_and_says_so(tmp_path: Pat
 async def test_the_next_engine_takes_over_where_it_is_missing(tmp_path: Path) -> None:
     settings = {"OLLAMESH_SANDBOX_ENGINES": "gvisor,ns", "OLLAMESH_SANDBOX_RUNSC": str(tmp_path / "missing")}
     with serving(built_root(), settings=settings) as service:
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             ran = await client.run("print(1)")
             assert ran.events[0].started.engine == "ns"
 

@@ -14,7 +14,6 @@ from grpc_health.v1 import health_pb2
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     TIMEOUT_S,
     Call,
     Sandbox,
@@ -26,9 +25,8 @@ from tests.service.sandbox_app import (
     reason,
     serving,
 )
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
 as_either = pytest.mark.parametrize("uid", [AS_ROOT, AS_USER])
 
 FULL_COUNT = 2 + 2 * 2  # Processes with two warm jails: bubblewrap, the zygote, and two in each jail.
@@ -45,8 +43,7 @@ async def ready(
     root: Path, uid: int | None = None, **settings: str
 ) -> AsyncIterator[tuple[Service, Sandbox]]:
     with serving(root, uid=uid, settings=settings) as service:
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             yield service, client
 
 

@@ -22,8 +22,8 @@ from tests.service.sandbox_app import (
     serving,
 )
 from tests.service.sandbox_engine import engine, run
+from tests.service.sandbox_users import AS_ROOT
 
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
 AS_USER = pytest.param(
     ORDINARY_UID, id="as-a-user", marks=pytest.mark.skipif(os.geteuid() != 0, reason="already one")
 )
@@ -59,8 +59,7 @@ def service(root: Path, request: pytest.FixtureRequest) -> Iterator[Service]:
 
 @pytest.fixture
 async def sandbox(service: Service) -> AsyncIterator[Sandbox]:
-    async with service.connected() as client:
-        await client.until_ready()
+    async with service.ready() as client:
         yield client
 
 
@@ -146,8 +145,7 @@ async def test_a_wrong_description_is_named_and_harms_no_other(
 async def test_of_all_that_is_there_only_the_usual_one_starts_at_once(root: Path) -> None:
     built_root()
     with serving(root / "python", settings={"OLLAMESH_SANDBOX_PROFILES": "all"}) as service:
-        async with service.connected() as sandbox:
-            await sandbox.until_ready()
+        async with service.ready() as sandbox:
             told = {profile.name for profile in (await sandbox.capabilities()).profiles}
             assert {"python", "python-data"} <= told
             assert not told & {"malformed", "surprising"}

@@ -17,7 +17,7 @@ from services.sandbox.adapters.ns.session import NsSession
 from services.sandbox.core.limits import MIB, Limits
 from services.sandbox.errors import FileNotFound, FileNotRegular, FileTooLarge, SandboxUnavailable
 from services.sandbox.ports import FileEntry, Files, SessionJail
-from tests.service.ns_jails import Output, begin, ended, finished
+from tests.service.ns_jails import Output, begin, ended, finished, session_of
 from tests.service.sandbox_app import TIMEOUT_S
 from tests.service.sandbox_engine import engine
 
@@ -33,10 +33,8 @@ async def jails() -> AsyncIterator[NsJails]:
 
 @pytest.fixture
 async def session(jails: NsJails) -> AsyncIterator[SessionJail]:
-    opened = await jails.open(LIMITS)
-    yield opened
-    opened.kill()
-    await ended(opened)
+    async with session_of(jails, LIMITS) as opened:
+        yield opened
 
 
 async def put(files: Files, path: str, data: bytes, *, part_bytes: int = 1 << 16) -> FileEntry:

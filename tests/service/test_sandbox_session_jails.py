@@ -11,7 +11,7 @@ from services.sandbox.adapters.ns.jail import SHORT, NsJail
 from services.sandbox.core.limits import MIB, LimitKind, Limits
 from services.sandbox.errors import SandboxUnavailable
 from services.sandbox.ports import SessionJail
-from tests.service.ns_jails import Output, begin, ended, finished
+from tests.service.ns_jails import Output, begin, ended, finished, session_of
 from tests.service.sandbox_app import TIMEOUT_S
 from tests.service.sandbox_engine import engine
 
@@ -27,10 +27,8 @@ async def jails() -> AsyncIterator[NsJails]:
 
 @pytest.fixture
 async def session(jails: NsJails) -> AsyncIterator[SessionJail]:
-    opened = await jails.open(LIMITS)
-    yield opened
-    opened.kill()
-    await ended(opened)
+    async with session_of(jails, LIMITS) as opened:
+        yield opened
 
 
 async def run(session: SessionJail, code: str) -> tuple[int | None, Output]:

@@ -40,8 +40,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 @pytest.fixture
 async def client(service: Service) -> AsyncIterator[Client]:
-    async with service.connected() as sandbox:
-        await sandbox.until_ready()
+    async with service.ready() as sandbox:
         yield Client(sandbox)
 
 

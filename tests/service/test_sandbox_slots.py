@@ -44,8 +44,7 @@ PIPE_BYTES = "import fcntl, os; print(fcntl.fcntl(os.pipe()[0], 1032))"  # F_GET
 @asynccontextmanager
 async def ready(uid: int | None = None) -> AsyncIterator[tuple[Service, Sandbox]]:
     with serving(built_root(), uid=uid) as service:
-        async with service.connected() as client:
-            await client.until_ready()
+        async with service.ready() as client:
             yield service, client
 
 

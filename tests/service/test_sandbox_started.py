@@ -24,8 +24,7 @@ def running() -> Iterator[Service]:
 
 @pytest.fixture
 async def sandbox(running: Service) -> AsyncIterator[Sandbox]:
-    async with running.connected() as client:
-        await client.until_ready()
+    async with running.ready() as client:
         yield client
 
 
@@ -114,8 +113,7 @@ async def test_a_kill_comes_back_with_what_it_used(sandbox: Sandbox) -> None:
 async def test_at_its_end_the_service_lets_run_and_then_ends_and_tells() -> None:
     settings = {"OLLAMESH_GRACE_S": "3"}
     with serving(built_root(), settings=settings) as started:
-        async with started.connected() as sandbox:
-            await sandbox.until_ready()
+        async with started.ready() as sandbox:
             await start(
                 sandbox, "ends", "import time\nprint('begun', flush=True)\ntime.sleep(1)\nprint('done')"
             )

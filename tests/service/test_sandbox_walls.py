@@ -13,7 +13,6 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
 from tests.service.sandbox_app import (
-    ORDINARY_UID,
     SECRET,
     Sandbox,
     Service,
@@ -22,9 +21,7 @@ from tests.service.sandbox_app import (
     owners,
     serving,
 )
-
-AS_ROOT = pytest.param(None, id="as-root", marks=pytest.mark.skipif(os.geteuid() != 0, reason="not root"))
-AS_USER = pytest.param(ORDINARY_UID if os.geteuid() == 0 else None, id="as-user")
+from tests.service.sandbox_users import AS_ROOT, AS_USER
 
 SPARE_COUNT = 24  # Processes of eight warm jails, and of one more or two, which come and go meanwhile.
 
@@ -48,8 +45,7 @@ def service(request: pytest.FixtureRequest) -> Iterator[Service]:
 
 @pytest.fixture
 async def sandbox(service: Service) -> AsyncIterator[Sandbox]:
-    async with service.connected() as client:
-        await client.until_ready()
+    async with service.ready() as client:
         yield client
 
 
