@@ -2,9 +2,10 @@
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+
+from tests.fakes.ports import bound, port_of
 
 
 class Severable:
@@ -15,9 +16,8 @@ class Severable:
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._pumps: set[asyncio.Task[None]] = set()
-        # Bound and never listening: while the cable is cut, nobody else gets the port.
-        self._reserved = _bound(0)
-        self.port: int = self._reserved.getsockname()[1]
+        self._reserved = bound()  # While the cable is cut.
+        self.port = port_of(self._reserved)
 
     @classmethod
     @asynccontextmanager
@@ -33,7 +33,7 @@ class Severable:
     async def mend(self) -> None:
         if self._server is not None:
             return
-        self._server = await asyncio.start_server(self._connect, sock=_bound(self.port))
+        self._server = await asyncio.start_server(self._connect, sock=bound(self.port))
 
     async def cut(self) -> None:
         if self._server is None:
@@ -57,15 +57,6 @@ class Severable:
             pump = asyncio.create_task(_pump(source, sink))
             self._pumps.add(pump)
             pump.add_done_callback(self._pumps.discard)
-
-
-def _bound(port: int) -> socket.socket:
-    """A socket that shares its port with others that agree to that."""
-    bound = socket.socket()
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    bound.bind(("127.0.0.1", port))
-    return bound
 
 
 async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:

@@ -17,6 +17,7 @@ from contextlib import asynccontextmanager, suppress
 from enum import Enum, auto
 from typing import Any
 
+from tests.fakes.ports import bound, port_of
 from tests.service.inference_app import WITHIN_S
 
 JSON_HEAD = "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
@@ -118,7 +119,8 @@ class Backend:
         self.upkeep: list[tuple[Upkeep, str]] = []  # What was asked for, of which model.
         self.listing_status = 200
         self.connection_count = 0
-        self.port = 0
+        self._reserved = bound()  # While it is stopped.
+        self.port = port_of(self._reserved)
         self._exchanges: asyncio.Queue[Exchange] = asyncio.Queue()
         self._connections: dict[asyncio.StreamWriter, asyncio.Task[None] | None] = {}
         self._server: asyncio.Server | None = None
@@ -138,10 +140,10 @@ class Backend:
             yield self
         finally:
             await self.stop()
+            self._reserved.close()
 
     async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._serve, sock=bound(self.port))
 
     async def stop(self) -> None:
         assert self._server is not None

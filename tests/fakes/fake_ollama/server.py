@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from types import TracebackType
@@ -22,6 +22,7 @@ from tests.fakes.fake_ollama.machine_backend import MachineBackend
 from tests.fakes.fake_ollama.models import CHAT_MODEL, EMBEDDING_MODEL, fake_model
 from tests.fakes.fake_ollama.script import Step
 from tests.fakes.fake_ollama.shelf import FakeShelf, PullStep
+from tests.fakes.ports import bound, port_of
 
 REQUESTS_MAX = 10_000  # Remembered.
 
@@ -74,7 +75,7 @@ class FakeOllama:
         self._open = AsyncExitStack()
         self._served: dict[int, web.Request] = {}  # By identity.
         self._runner: web.AppRunner | None = None
-        self._site: web.TCPSite | None = None
+        self._site: web.SockSite | None = None
         self._address = ("", 0)
 
     # What it does on cue
@@ -115,7 +116,7 @@ class FakeOllama:
         assert self._site is None
         assert self._runner is not None
         host, port = self._address
-        self._site = web.TCPSite(self._runner, host, port, reuse_address=True)
+        self._site = web.SockSite(self._runner, bound(port, host=host))
         await self._site.start()
 
     # What is to be known
@@ -181,9 +182,9 @@ class FakeOllama:
         self._open.push_async_callback(self._runner.cleanup)
         self._open.callback(self._backend.close)
         self._open.callback(self._shelf.close)
-        self._site = web.TCPSite(self._runner, host, port)
-        await self._site.start()
-        self._address = (host, self._runner.addresses[0][1])
+        reserved = self._open.enter_context(closing(bound(port, host=host)))  # While it refuses.
+        self._address = (host, port_of(reserved))
+        await self.accept()
         self.url = f"http://{host}:{self._address[1]}"
 
     async def close(self) -> None:
