@@ -1,0 +1,158 @@
+"""Runs that any replica can go on with: fencing, mandates, approvals, checkpoints, sandbox sessions; assistants."""
+
+from alembic import op
+
+from deploy.migrations.roles import tenant_policy
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    _assistants()
+    _runs()
+    _approvals()
+    _checkpoints()
+    _threads()
+    for statements in (
+        tenant_policy("assistants"),
+        tenant_policy("assistant_versions", parent="assistants", key="assistant_id"),
+        tenant_policy("approvals", parent="runs", key="run_id"),
+        tenant_policy("thread_sessions", parent="threads", key="thread_id"),
+        tenant_policy("thread_summaries", parent="threads", key="thread_id"),
+    ):
+        for statement in statements:
+            op.execute(statement)
+
+
+def _assistants() -> None:
+    op.execute("""
+        CREATE TABLE assistants (
+            assistant_id    uuid PRIMARY KEY,
+            position        bigint GENERATED ALWAYS AS IDENTITY,  -- Orders lists; rises with creation.
+            organization_id text NOT NULL,
+            user_id         text NOT NULL,
+            display_name    bytea NOT NULL,                       -- UTF-8.
+            version         integer NOT NULL DEFAULT 1,           -- The latest.
+            create_time     timestamptz NOT NULL DEFAULT now(),
+            update_time     timestamptz NOT NULL DEFAULT now()
+        )
+    """)
+    op.execute("CREATE INDEX assistants_of_owner ON assistants (organization_id, user_id, position DESC)")
+    op.execute("""
+        CREATE TABLE assistant_versions (
+            assistant_id uuid NOT NULL REFERENCES assistants ON DELETE CASCADE,
+            version      integer NOT NULL,
+            config       bytea NOT NULL,                          -- agent.v1.RunConfig, as its user gave it.
+            create_time  timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (assistant_id, version)
+        )
+    """)
+
+
+def _runs() -> None:
+    op.execute("""
+        ALTER TABLE runs
+            ALTER COLUMN holder DROP NOT NULL,                    -- Nobody holds a run that waits to be taken.
+            ADD COLUMN fence             bigint NOT NULL DEFAULT 0,   -- Rises whenever the run changes hands.
+            ADD COLUMN attempt_count     integer NOT NULL DEFAULT 0,  -- How often it was taken from a lost replica.
+            ADD COLUMN mandate           bytea,                   -- Sealed; gone once the run has ended.
+            ADD COLUMN assistant_id      uuid,
+            ADD COLUMN assistant_version integer NOT NULL DEFAULT 0,
+            ADD COLUMN is_batch          boolean NOT NULL DEFAULT false,
+            ADD COLUMN rollback_requested boolean NOT NULL DEFAULT false,
+            ADD COLUMN watched_until     timestamptz,             -- NULL: the run goes on without watchers.
+            ADD COLUMN resume_at         timestamptz,             -- INTERRUPTED: when the first question lapses.
+            DROP CONSTRAINT runs_status_check,
+            DROP CONSTRAINT runs_check,
+            ADD CONSTRAINT runs_status_check CHECK (status IN
+                ('PENDING', 'RUNNING', 'INTERRUPTED', 'SUCCEEDED', 'FAILED', 'CANCELLED', 'LIMITED')),
+            ADD CONSTRAINT runs_check CHECK (
+                (end_time IS NULL) = (status IN ('PENDING', 'RUNNING', 'INTERRUPTED')) AND
+                (end_time IS NULL) = (outcome IS NULL))
+    """)
+    op.execute("DROP INDEX runs_one_works_on_a_thread")
+    op.execute("""
+        CREATE UNIQUE INDEX runs_one_works_on_a_thread ON runs (thread_id)
+        WHERE status IN ('RUNNING', 'INTERRUPTED')
+    """)
+    op.execute("""
+        CREATE INDEX runs_to_take ON runs (is_batch, position) WHERE end_time IS NULL AND holder IS NULL
+    """)
+
+
+def _approvals() -> None:
+    op.execute("""
+        CREATE TABLE approvals (
+            approval_id    uuid PRIMARY KEY,
+            run_id         uuid NOT NULL REFERENCES runs ON DELETE CASCADE,
+            call_id        text NOT NULL,
+            call_hash      bytea NOT NULL,                        -- SHA-256 of tool and arguments.
+            expire_time    timestamptz NOT NULL,
+            decision       text CHECK (decision IN ('APPROVED', 'EDITED', 'REJECTED', 'EXPIRED')),
+            arguments_json bytea,                                 -- EDITED: the other arguments.
+            reason         bytea,                                 -- REJECTED: told to the model.
+            decided_by     text,
+            create_time    timestamptz NOT NULL DEFAULT now(),
+            decide_time    timestamptz,
+            UNIQUE (run_id, call_id),
+            CHECK ((decision IS NULL) = (decide_time IS NULL))
+        )
+    """)
+
+
+def _checkpoints() -> None:
+    """Keyed by the saver's own names. A run's are `thread_id` = its run_id: they go with it, by the service."""
+    op.execute("""
+        CREATE TABLE checkpoints (
+            thread_id     text NOT NULL,
+            ns            text NOT NULL,
+            checkpoint_id text NOT NULL,
+            parent_id     text,
+            body          bytea NOT NULL,                         -- Sealed.
+            metadata      jsonb NOT NULL,                         -- Step, source, run: never content.
+            create_time   timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (thread_id, ns, checkpoint_id)
+        )
+    """)
+    op.execute("""
+        CREATE TABLE checkpoint_blobs (
+            thread_id text NOT NULL,
+            ns        text NOT NULL,
+            channel   text NOT NULL,
+            version   text NOT NULL,
+            kind      text NOT NULL,
+            blob      bytea,                                      -- Sealed.
+            PRIMARY KEY (thread_id, ns, channel, version)
+        )
+    """)
+    op.execute("""
+        CREATE TABLE checkpoint_writes (
+            thread_id     text NOT NULL,
+            ns            text NOT NULL,
+            checkpoint_id text NOT NULL,
+            task_id       text NOT NULL,
+            index         integer NOT NULL,
+            task_path     text NOT NULL,
+            channel       text NOT NULL,
+            kind          text NOT NULL,
+            blob          bytea NOT NULL,                         -- Sealed.
+            PRIMARY KEY (thread_id, ns, checkpoint_id, task_id, index)
+        )
+    """)
+
+
+def _threads() -> None:
+    op.execute("""
+        CREATE TABLE thread_sessions (
+            thread_id  uuid PRIMARY KEY REFERENCES threads ON DELETE CASCADE,
+            session_id text NOT NULL                              -- Of the sandbox.
+        )
+    """)
+    op.execute("""
+        CREATE TABLE thread_summaries (
+            thread_id uuid PRIMARY KEY REFERENCES threads ON DELETE CASCADE,
+            position  integer NOT NULL,                           -- The last message that it covers.
+            summary   bytea NOT NULL                              -- UTF-8.
+        )
+    """)
