@@ -13,12 +13,16 @@ TRANSITIONS = {
     ("start", "started"): "between",
     ("between", "step_started"): "writing",
     ("writing", "delta"): "writing",
+    ("writing", "step_restarted"): "writing",
     ("writing", "tool_called"): "called",
     ("called", "tool_called"): "called",
     ("called", "tool_output"): "acting",
     ("called", "tool_returned"): "acting",
+    ("called", "approval_requested"): "acting",
     ("acting", "tool_output"): "acting",
     ("acting", "tool_returned"): "acting",
+    ("acting", "approval_requested"): "acting",
+    ("acting", "approval_resolved"): "acting",
     ("writing", "step_finished"): "between",
     ("acting", "step_finished"): "between",
     ("between", "finished"): "end",
@@ -27,7 +31,7 @@ TRANSITIONS = {
 
 def check(events: Sequence[RunEvent]) -> None:
     """Raise AssertionError unless these are all the events of a run that has ended."""
-    state, step, waiting = "start", 0, set[str]()
+    state, step, waiting, asked = "start", 0, set[str](), set[str]()
     for number, event in enumerate(events, 1):
         assert event.sequence == number, f"event {number} is numbered {event.sequence}"
         kind = event.WhichOneof("event")
@@ -38,7 +42,10 @@ def check(events: Sequence[RunEvent]) -> None:
                 step += 1
                 assert event.step_started.step == step
             case "delta":
-                assert event.delta.text or event.delta.thinking, "an empty delta"
+                delta = event.delta
+                assert delta.text or delta.thinking or delta.HasField("tool_call"), "an empty delta"
+            case "step_restarted":
+                assert event.step_restarted.step == step
             case "tool_called":
                 assert event.tool_called.call.tool_call_id not in waiting, "a call is made once"
                 waiting.add(event.tool_called.call.tool_call_id)
@@ -47,8 +54,14 @@ def check(events: Sequence[RunEvent]) -> None:
                 assert event.tool_output.text
             case "tool_returned":
                 waiting.remove(event.tool_returned.tool_call_id)
+            case "approval_requested":
+                assert event.approval_requested.tool_call_id in waiting, "a question about no open call"
+                asked.add(event.approval_requested.approval_id)
+            case "approval_resolved":
+                asked.remove(event.approval_resolved.approval_id)
             case "step_finished":
                 assert event.step_finished.step == step
+                assert not asked, "a question has no answer"
                 assert not waiting, "a call has no result"
     assert state == "end", f"the run stops in '{state}'"
     _check_usage(events, step)
@@ -66,8 +79,17 @@ def _check_usage(events: Sequence[RunEvent], step_count: int) -> None:
 
 
 def text_of(events: Sequence[RunEvent]) -> str:
-    """What the model wrote in the whole run."""
-    return "".join(event.delta.text for event in events)
+    """What the model wrote in the whole run, but for what it took back."""
+    texts: list[str] = []
+    for event in events:
+        match event.WhichOneof("event"):
+            case "step_started":
+                texts.append("")
+            case "step_restarted":
+                texts[-1] = ""
+            case "delta":
+                texts[-1] += event.delta.text
+    return "".join(texts)
 
 
 def kinds_of(events: Sequence[RunEvent]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
+from uuid import NAMESPACE_OID, uuid5
 
 import pytest
 from hypothesis import assume, given, settings
@@ -13,13 +14,18 @@ from ollamesh.agent.v1.run_pb2 import RunEvent
 from services.agent.core.budget import Limits, Usage
 from services.agent.core.conversation import Message, Role, ToolCall, from_a_question
 from services.agent.core.events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    CallWritten,
     Channel,
+    Decision,
     Delta,
     Event,
     Finished,
     Started,
     Status,
     StepFinished,
+    StepRestarted,
     StepStarted,
     ToolCalled,
     ToolOutput,
@@ -40,6 +46,16 @@ def answer(*calls: ToolCall, truncated: bool = False, tokens: int = 1) -> Answer
 
 def call(call_id: str) -> ToolCall:
     return ToolCall(call_id=call_id, name="run_python", arguments_json="{}")
+
+
+def returned(call_id: str) -> ToolReturned:
+    return ToolReturned(call_id=call_id, content="1", failed=False, duration_s=0.1)
+
+
+def question(call_id: str) -> ApprovalRequested:
+    return ApprovalRequested(
+        approval_id=uuid5(NAMESPACE_OID, call_id), call_id=call_id, call_hash=bytes(32), reason="", expire_time_s=1.0
+    )
 
 
 def events_of(entries: Iterable[object]) -> list[Event]:
@@ -63,6 +79,7 @@ class RunMachine(RuleBasedStateMachine):
         self.entries: list[object] = []
         self.state = "waiting"
         self.open: list[str] = []
+        self.asked: dict[str, ApprovalRequested] = {}
         self.called = 0
         self.now_s = 0.0
 
@@ -102,13 +119,43 @@ class RunMachine(RuleBasedStateMachine):
         call_id = data.draw(st.sampled_from(self.open))
         self.tell(self.run.tool_wrote(call_id, Channel.STDOUT, "x"))
 
-    @precondition(lambda self: self.state == "acting")
+    @precondition(lambda self: self.state == "acting" and self.decided())
     @rule(data=st.data())
     def give_back(self, data: st.DataObject) -> None:
-        call_id = data.draw(st.sampled_from(self.open))
+        call_id = data.draw(st.sampled_from(self.decided()))
         self.open.remove(call_id)
-        self.tell(self.run.tool_returned(call_id, "1", failed=False, duration_s=0.1, now_s=self.now_s))
+        self.asked.pop(call_id, None)
+        self.tell(self.run.tool_returned(returned(call_id), now_s=self.now_s))
         self.state = "acting" if self.open else "idle"
+
+    @precondition(lambda self: self.state == "acting" and set(self.open) - set(self.asked))
+    @rule(data=st.data())
+    def question(self, data: st.DataObject) -> None:
+        call_id = data.draw(st.sampled_from(sorted(set(self.open) - set(self.asked))))
+        self.asked[call_id] = question(call_id)
+        self.tell(self.run.question(self.asked[call_id], now_s=self.now_s))
+
+    @precondition(lambda self: self.run.questions)
+    @rule(data=st.data(), decision=st.sampled_from(Decision))
+    def resolve(self, data: st.DataObject, decision: Decision) -> None:
+        asked = data.draw(st.sampled_from(self.run.questions))
+        resolved = ApprovalResolved(approval_id=asked.approval_id, decision=decision, user_id="ann")
+        self.tell(self.run.resolve(resolved, now_s=self.now_s))
+
+    @precondition(lambda self: self.state in {"idle", "asked", "acting"})
+    @rule(other=st.booleans())
+    def lose(self, *, other: bool) -> None:
+        """Another replica goes on, and the model says the same again, or something else."""
+        before = self.run
+        self.run = self.replayed()
+        assert (self.run.used, self.run.limit) == (before.used, before.limit)
+        if self.state != "asked":
+            return
+        assert self.run.ask(now_s=self.now_s) == ()
+        so_far = self.heard()
+        again = Delta(thinking="?") if other else so_far
+        if again != Delta():
+            self.tell(self.run.hear(again))
 
     @precondition(lambda self: self.state == "stuck")
     @rule()
@@ -118,8 +165,7 @@ class RunMachine(RuleBasedStateMachine):
     @invariant()
     def ends_well_from_here(self) -> None:
         """At every moment: the run's own end, and the end that another replica gives it."""
-        told_so_far = enumerate(events_of(self.entries))
-        replayed = Run.replayed(((float(n), event) for n, event in told_so_far), model="tiny", limits=LIMITS)
+        replayed = self.replayed()
         self.check([*self.entries, *replayed.end(LOST, now_s=self.now_s)])
         assert replayed.used.step_count == self.run.used.step_count
 
@@ -128,6 +174,26 @@ class RunMachine(RuleBasedStateMachine):
         used = self.run.used
         assert used.step_count <= LIMITS.step_count
         assert used.tool_call_count <= LIMITS.tool_call_count
+
+    def replayed(self) -> Run:
+        told_so_far = [(float(n), event) for n, event in enumerate(events_of(self.entries))]
+        return Run.replayed(told_so_far, model="tiny", limits=LIMITS, used=self.run.used)
+
+    def decided(self) -> list[str]:
+        """The open calls that wait for nobody."""
+        waiting = {asked.call_id for asked in self.run.questions}
+        return [call_id for call_id in self.open if call_id not in waiting]
+
+    def heard(self) -> Delta:
+        """What watchers have of the open step."""
+        text = thinking = ""
+        for event in events_of(self.entries):
+            match event:
+                case StepStarted() | StepRestarted():
+                    text = thinking = ""
+                case Delta():
+                    text, thinking = text + event.text, thinking + event.thinking
+        return Delta(text, thinking)
 
     def teardown(self) -> None:
         self.check([*self.entries, *self.run.end(GOOD, now_s=self.now_s)])
@@ -140,7 +206,7 @@ class RunMachine(RuleBasedStateMachine):
         answered = [message.call_id for message in messages if message.role is Role.TOOL]
         assert sorted(called) == sorted(answered)
         assert all(message.content or message.calls for message in messages)
-        heard = "".join(event.text for event in events if isinstance(event, Delta))
+        heard = run_grammar.text_of(told(events))
         said = "".join(message.content for message in messages if message.role is Role.ASSISTANT)
         assert said == heard
 
@@ -177,7 +243,7 @@ def test_the_model_is_not_asked_past_a_limit(limits: Limits, limit: str) -> None
     run = begun(limits)
     run.ask(now_s=0)
     run.answer(answer(call("c1")), now_s=0)
-    run.tool_returned("c1", "1", failed=False, duration_s=0, now_s=0)
+    run.tool_returned(returned("c1"), now_s=0)
     assert run.limit is None, "what was allowed is not cut short"
     assert run.ask(now_s=0) == ()
     assert run.limit == limit
@@ -223,7 +289,7 @@ def test_a_cut_off_answer_is_a_limit_and_a_cut_off_call_is_not() -> None:
     run.ask(now_s=0)
     run.answer(answer(call("c1"), truncated=True), now_s=0)
     assert run.limit is None
-    run.tool_returned("c1", "1", failed=False, duration_s=0, now_s=0)
+    run.tool_returned(returned("c1"), now_s=0)
     run.ask(now_s=0)
     run.answer(answer(truncated=True), now_s=0)
     assert run.limit == "output_token_count_per_call"

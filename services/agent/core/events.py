@@ -4,16 +4,18 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from itertools import groupby
+from uuid import UUID
 
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import ToolCall
 
 
 class Status(Enum):
-    """How far a run is. All but the first two are ends."""
+    """How far a run is. All but the first three are ends."""
 
     PENDING = "PENDING"
     RUNNING = "RUNNING"
+    INTERRUPTED = "INTERRUPTED"  # Waits for a person.
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -42,6 +44,20 @@ class Delta:
 
 
 @dataclass(frozen=True, slots=True)
+class CallWritten:
+    """A piece of a call, as the model writes it. The proto has it within Delta."""
+
+    index: int  # Of the step's calls, from 0.
+    name: str
+    arguments_json: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepRestarted:
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
 class ToolCalled:
     call: ToolCall
 
@@ -59,12 +75,37 @@ class ToolReturned:
     content: str
     failed: bool
     duration_s: float
+    remembered: bool = False
+
+
+class Decision(Enum):
+    APPROVED = "APPROVED"
+    EDITED = "EDITED"
+    REJECTED = "REJECTED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalRequested:
+    approval_id: UUID
+    call_id: str
+    call_hash: bytes
+    reason: str
+    expire_time_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalResolved:
+    approval_id: UUID
+    decision: Decision
+    user_id: str  # Empty: nobody, the time was up.
 
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
     step: int
     usage: Usage
+    truncated: bool = False  # The model's answer, at a limit of tokens.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +117,20 @@ class Finished:
     message: str = ""
 
 
-Event = Started | StepStarted | Delta | ToolCalled | ToolOutput | ToolReturned | StepFinished | Finished
+Event = (
+    Started
+    | StepStarted
+    | StepRestarted
+    | Delta
+    | CallWritten
+    | ToolCalled
+    | ToolOutput
+    | ToolReturned
+    | ApprovalRequested
+    | ApprovalResolved
+    | StepFinished
+    | Finished
+)
 
 
 def joined(events: Iterable[Event]) -> list[Event]:
@@ -91,6 +145,8 @@ def _appends_to(event: Event) -> object:
     match event:
         case Delta():
             return Delta
+        case CallWritten(index):
+            return CallWritten, index
         case ToolOutput(call_id, channel):
             return call_id, channel
         case _:
@@ -102,6 +158,9 @@ def _one(group: list[Event]) -> list[Event]:
         case [Delta(), Delta(), *_]:
             deltas = [event for event in group if isinstance(event, Delta)]
             return [Delta("".join(d.text for d in deltas), "".join(d.thinking for d in deltas))]
+        case [CallWritten(index, name), CallWritten(), *_]:
+            pieces = [event for event in group if isinstance(event, CallWritten)]
+            return [CallWritten(index, name, "".join(piece.arguments_json for piece in pieces))]
         case [ToolOutput(call_id, channel), ToolOutput(), *_]:
             outputs = [event for event in group if isinstance(event, ToolOutput)]
             return [ToolOutput(call_id, channel, "".join(output.text for output in outputs))]

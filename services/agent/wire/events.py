@@ -1,19 +1,26 @@
 """What is told of runs, as watchers get it and as it is stored."""
 
 from typing import assert_never
+from uuid import UUID
 
+from google.protobuf.message import Message as ProtoMessage
 from ollamesh.agent.v1 import run_pb2 as pb
 from ollamesh.agent.v1.thread_pb2 import ToolCall as ToolCallPb
 
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import ToolCall
 from services.agent.core.events import (
+    ApprovalRequested,
+    ApprovalResolved,
+    CallWritten,
     Channel,
+    Decision,
     Delta,
     Event,
     Finished,
     Started,
     StepFinished,
+    StepRestarted,
     StepStarted,
     ToolCalled,
     ToolOutput,
@@ -32,39 +39,70 @@ from services.agent.wire.values import (
 
 def event_to_proto(event: Event, *, sequence: int, time_s: float) -> pb.RunEvent:
     told = pb.RunEvent(sequence=sequence, event_time=timestamp_of_s(time_s))
+    field, message = _field(event)
+    getattr(told, field).CopyFrom(message)
+    return told
+
+
+def _field(event: Event) -> tuple[str, ProtoMessage]:  # noqa: PLR0911 - One for each kind of event.
+    """The name of the event's field in RunEvent, and what it holds."""
     match event:
         case Started(model):
-            told.started.model = model
+            return "started", pb.RunEvent.Started(model=model)
         case StepStarted(step):
-            told.step_started.step = step
+            return "step_started", pb.RunEvent.StepStarted(step=step)
+        case StepRestarted(step):
+            return "step_restarted", pb.RunEvent.StepRestarted(step=step)
         case Delta(text, thinking):
-            told.delta.CopyFrom(pb.RunEvent.Delta(text=text, thinking=thinking))
+            return "delta", pb.RunEvent.Delta(text=text, thinking=thinking)
+        case CallWritten(index, name, arguments_json):
+            piece = pb.RunEvent.ToolCallPiece(index=index, tool_name=name, arguments_json=arguments_json)
+            return "delta", pb.RunEvent.Delta(tool_call=piece)
         case ToolCalled(call):
-            told.tool_called.call.CopyFrom(call_to_proto(call))
+            return "tool_called", pb.RunEvent.ToolCalled(call=call_to_proto(call))
         case ToolOutput(call_id, channel, text):
-            told.tool_output.CopyFrom(
-                pb.RunEvent.ToolOutput(
-                    tool_call_id=call_id,
-                    channel=f"OUTPUT_CHANNEL_{channel.value}",
-                    text=text,
-                )
+            output = pb.RunEvent.ToolOutput(
+                tool_call_id=call_id, channel=f"OUTPUT_CHANNEL_{channel.value}", text=text
             )
+            return "tool_output", output
         case ToolReturned():
-            told.tool_returned.CopyFrom(
-                pb.RunEvent.ToolReturned(
-                    tool_call_id=event.call_id,
-                    content=event.content,
-                    failed=event.failed,
-                    duration=duration(event.duration_s),
-                )
+            return "tool_returned", _returned(event)
+        case ApprovalRequested():
+            return "approval_requested", requested_to_proto(event)
+        case ApprovalResolved(approval_id=approval_id, decision=decision, user_id=user_id):
+            resolved = pb.RunEvent.ApprovalResolved(
+                approval_id=str(approval_id),
+                decision=f"APPROVAL_DECISION_{decision.value}",
+                user_id=user_id,
             )
-        case StepFinished(step, usage):
-            told.step_finished.CopyFrom(pb.RunEvent.StepFinished(step=step, usage=usage_to_proto(usage)))
+            return "approval_resolved", resolved
+        case StepFinished(step, usage, truncated):
+            finished = pb.RunEvent.StepFinished(step=step, usage=usage_to_proto(usage), truncated=truncated)
+            return "step_finished", finished
         case Finished():
-            told.finished.CopyFrom(finished_to_proto(event))
+            return "finished", finished_to_proto(event)
         case _:
             assert_never(event)
-    return told
+
+
+def _returned(event: ToolReturned) -> pb.RunEvent.ToolReturned:
+    return pb.RunEvent.ToolReturned(
+        tool_call_id=event.call_id,
+        content=event.content,
+        failed=event.failed,
+        duration=duration(event.duration_s),
+        remembered=event.remembered,
+    )
+
+
+def requested_to_proto(event: ApprovalRequested) -> pb.RunEvent.ApprovalRequested:
+    return pb.RunEvent.ApprovalRequested(
+        approval_id=str(event.approval_id),
+        tool_call_id=event.call_id,
+        call_hash=event.call_hash,
+        reason=event.reason,
+        expire_time=timestamp_of_s(event.expire_time_s),
+    )
 
 
 def event_from_proto(told: pb.RunEvent) -> tuple[float, Event]:
@@ -78,8 +116,10 @@ def _event(told: pb.RunEvent) -> Event:  # noqa: PLR0911 - One for each kind of 
             return Started(told.started.model)
         case "step_started":
             return StepStarted(told.step_started.step)
+        case "step_restarted":
+            return StepRestarted(told.step_restarted.step)
         case "delta":
-            return Delta(told.delta.text, told.delta.thinking)
+            return _delta(told.delta)
         case "tool_called":
             return ToolCalled(call_from_proto(told.tool_called.call))
         case "tool_output":
@@ -93,13 +133,42 @@ def _event(told: pb.RunEvent) -> Event:  # noqa: PLR0911 - One for each kind of 
                 content=returned.content,
                 failed=returned.failed,
                 duration_s=seconds(returned.duration),
+                remembered=returned.remembered,
+            )
+        case "approval_requested":
+            return requested_from_proto(told.approval_requested)
+        case "approval_resolved":
+            resolved = told.approval_resolved
+            decision = pb.ApprovalDecision.Name(resolved.decision).removeprefix("APPROVAL_DECISION_")
+            return ApprovalResolved(
+                approval_id=UUID(resolved.approval_id), decision=Decision(decision), user_id=resolved.user_id
             )
         case "step_finished":
-            return StepFinished(told.step_finished.step, usage_from_proto(told.step_finished.usage))
+            finished = told.step_finished
+            return StepFinished(
+                finished.step, usage_from_proto(finished.usage), truncated=finished.truncated
+            )
         case "finished":
             return finished_from_proto(told.finished)
         case other:
             raise AssertionError(f"no version of this service stored {other}")
+
+
+def _delta(delta: pb.RunEvent.Delta) -> Delta | CallWritten:
+    if delta.HasField("tool_call"):
+        piece = delta.tool_call
+        return CallWritten(piece.index, piece.tool_name, piece.arguments_json)
+    return Delta(delta.text, delta.thinking)
+
+
+def requested_from_proto(requested: pb.RunEvent.ApprovalRequested) -> ApprovalRequested:
+    return ApprovalRequested(
+        approval_id=UUID(requested.approval_id),
+        call_id=requested.tool_call_id,
+        call_hash=requested.call_hash,
+        reason=requested.reason,
+        expire_time_s=requested.expire_time.ToMicroseconds() / 1e6,
+    )
 
 
 def finished_to_proto(finished: Finished) -> pb.RunEvent.Finished:
