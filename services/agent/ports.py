@@ -265,6 +265,14 @@ class ToolSpec:
     parameters_json_schema: str
     effect: Effect
     timeout_s: float
+    is_confined: bool = False  # What it changes stays within the thread's own sandbox.
+    returns_untrusted: bool = False  # Anybody may have written what it returns.
+    takes_key: bool = False  # Called again with the same `CallContext.key`, it acts once.
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether a call whose result was lost may be made again."""
+        return self.effect in {Effect.NONE, Effect.IDEMPOTENT} or self.takes_key
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -278,8 +286,11 @@ class CallContext:
     """On whose behalf a tool is called, until when, and where it writes."""
 
     deadline_s: float  # Of the event loop's clock.
+    owner: Owner
+    thread_id: ThreadId
+    key: str  # Of this call, the same when it is made again: "RUN:CALL".
     write: Callable[[Channel, str], Awaitable[None]]
-    token: str = field(repr=False)  # The caller's own: tools run with the user's rights.
+    token: str = field(repr=False)  # Of the user, with `act`: tools run with the user's rights.
 
 
 class Tool(Protocol):
@@ -288,4 +299,31 @@ class Tool(Protocol):
 
     async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
         """Never raises for what the model did wrong or a service refused: the model is told."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Access:
+    """A token to act with for a user, and until when."""
+
+    expire_time_s: float  # Of the wall clock.
+    token: str = field(repr=False)
+
+
+class Mandates(Protocol):
+    """The right to act for a user beyond the life of the token that they called with.
+
+    Every method raises AuthUnavailable when the auth service does not answer.
+    """
+
+    async def create(self, token: str, *, lifetime_s: float) -> str:
+        """A secret, to be kept sealed. Raises TokenInvalid, or AccessEnded where the token gives no such right."""
+        ...
+
+    async def redeem(self, mandate: str) -> Access:
+        """A fresh token for inference and sandbox. Raises AccessEnded."""
+        ...
+
+    async def end(self, mandate: str) -> None:
+        """It gives no more tokens. Idempotent."""
         ...

@@ -18,6 +18,7 @@ def upgrade() -> None:
         tenant_policy("assistants"),
         tenant_policy("assistant_versions", parent="assistants", key="assistant_id"),
         tenant_policy("approvals", parent="runs", key="run_id"),
+        tenant_policy("tool_claims", parent="runs", key="run_id"),
         tenant_policy("thread_sessions", parent="threads", key="thread_id"),
         tenant_policy("thread_summaries", parent="threads", key="thread_id"),
     ):
@@ -97,6 +98,14 @@ def _approvals() -> None:
             decide_time    timestamptz,
             UNIQUE (run_id, call_id),
             CHECK ((decision IS NULL) = (decide_time IS NULL))
+        )
+    """)
+    op.execute("""
+        CREATE TABLE tool_claims (                                -- Calls that must not be made twice, once begun.
+            run_id     uuid NOT NULL REFERENCES runs ON DELETE CASCADE,
+            call_id    text NOT NULL,
+            claim_time timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (run_id, call_id)
         )
     """)
 
