@@ -237,6 +237,7 @@ class Assignment:
 
     run_id: RunId
     thread_id: ThreadId
+    owner: Owner
     config: RunConfig
     messages: Sequence[Message]  # The question is the last.
     deadline_s: float  # Of the event loop's clock; the engine ends the run by then.

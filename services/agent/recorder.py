@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from services.agent.core.events import Channel, Delta
+from services.agent.core.events import Channel, Delta, ToolReturned
 from services.agent.core.run import Answer, Ending, Entries, Run
 from services.agent.errors import LimitReached
 from services.agent.journal import Journal
@@ -44,15 +44,10 @@ class RunRecorder:
         await self._journal.room()
 
     def tool_returned(self, call_id: str, result: ToolResult, *, duration_s: float) -> None:
-        self._tell(
-            self._run.tool_returned(
-                call_id,
-                result.content,
-                failed=result.failed,
-                duration_s=duration_s,
-                now_s=self._clock(),
-            )
+        returned = ToolReturned(
+            call_id=call_id, content=result.content, failed=result.failed, duration_s=duration_s
         )
+        self._tell(self._run.tool_returned(returned, now_s=self._clock()))
 
     def _tell(self, entries: Entries) -> None:
         self._journal.write(entries, usage=self._run.used)

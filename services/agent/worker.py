@@ -98,6 +98,7 @@ class Worker:
         assignment = Assignment(
             run_id=job.new.run_id,
             thread_id=job.new.thread_id,
+            owner=job.owner,
             config=job.new.config,
             messages=messages,
             deadline_s=asyncio.get_running_loop().time() + wall_s,

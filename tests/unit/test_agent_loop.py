@@ -15,7 +15,7 @@ from services.agent.adapters.langchain_agent import LangChainAgent
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
 from services.agent.core.events import Channel, Delta
-from services.agent.core.ids import RunId, ThreadId
+from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run import Answer
 from services.agent.core.run_config import RunConfig
 from services.agent.errors import LimitReached, ModelFailed
@@ -116,6 +116,7 @@ def assignment(config: RunConfig = CONFIG) -> Assignment:
     return Assignment(
         run_id=RunId(UUID(int=1)),
         thread_id=ThreadId(UUID(int=2)),
+        owner=Owner("o", "ann"),
         config=config,
         messages=[Message(role=Role.USER, content="why?")],
         deadline_s=asyncio.get_running_loop().time() + 20,

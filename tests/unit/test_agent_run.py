@@ -16,7 +16,6 @@ from services.agent.core.conversation import Message, Role, ToolCall, from_a_que
 from services.agent.core.events import (
     ApprovalRequested,
     ApprovalResolved,
-    CallWritten,
     Channel,
     Decision,
     Delta,
@@ -54,7 +53,11 @@ def returned(call_id: str) -> ToolReturned:
 
 def question(call_id: str) -> ApprovalRequested:
     return ApprovalRequested(
-        approval_id=uuid5(NAMESPACE_OID, call_id), call_id=call_id, call_hash=bytes(32), reason="", expire_time_s=1.0
+        approval_id=uuid5(NAMESPACE_OID, call_id),
+        call_id=call_id,
+        call_hash=bytes(32),
+        reason="",
+        expire_time_s=1.0,
     )
 
 
@@ -128,7 +131,7 @@ class RunMachine(RuleBasedStateMachine):
         self.tell(self.run.tool_returned(returned(call_id), now_s=self.now_s))
         self.state = "acting" if self.open else "idle"
 
-    @precondition(lambda self: self.state == "acting" and set(self.open) - set(self.asked))
+    @precondition(lambda self: self.state == "acting" and bool(set(self.open) - set(self.asked)))
     @rule(data=st.data())
     def question(self, data: st.DataObject) -> None:
         call_id = data.draw(st.sampled_from(sorted(set(self.open) - set(self.asked))))

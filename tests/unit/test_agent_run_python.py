@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from uuid import UUID
 
 import grpc.aio
 import pytest
@@ -10,6 +11,7 @@ from ollamesh.sandbox.v1 import execution_pb2 as pb
 
 from services.agent.adapters.run_python import CODE_BYTES_MAX, OUTPUT_BYTES_MAX, SPEC, RunPython
 from services.agent.core.events import Channel
+from services.agent.core.ids import Owner, ThreadId
 from services.agent.ports import CallContext, ToolResult
 from tests.fakes.fake_sandbox import Execution, FakeSandbox
 from tests.service.agent_app import until
@@ -45,7 +47,15 @@ class Writer:
 
 async def call(tool: RunPython, writer: Writer, code: object = "print()", *, for_s: float = 20) -> ToolResult:
     deadline_s = asyncio.get_running_loop().time() + for_s
-    return await tool.call({"code": code}, CallContext(deadline_s=deadline_s, write=writer.write, token="t"))
+    context = CallContext(
+        deadline_s=deadline_s,
+        owner=Owner("o", "ann"),
+        thread_id=ThreadId(UUID(int=1)),
+        key="run:call",
+        write=writer.write,
+        token="t",
+    )
+    return await tool.call({"code": code}, context)
 
 
 async def test_the_program_goes_to_the_sandbox_as_it_is(tool: RunPython, sandbox: FakeSandbox) -> None:

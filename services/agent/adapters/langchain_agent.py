@@ -149,7 +149,8 @@ class _Loop(AgentMiddleware[AgentState[Any], _Context]):
     async def _call(
         self, call_id: str, name: str, arguments: Mapping[str, object], context: _Context
     ) -> ToolResult:
-        allowed = context.assignment.config.tools
+        assignment = context.assignment
+        allowed = assignment.config.tools
         if name not in allowed:
             return ToolResult(content=f"There is no tool {name}. Tools: {', '.join(allowed)}.", failed=True)
 
@@ -159,7 +160,12 @@ class _Loop(AgentMiddleware[AgentState[Any], _Context]):
         return await self._tools[name].call(
             arguments,
             CallContext(
-                deadline_s=context.assignment.deadline_s, write=write, token=context.assignment.token
+                deadline_s=assignment.deadline_s,
+                owner=assignment.owner,
+                thread_id=assignment.thread_id,
+                key=f"{assignment.run_id}:{call_id}",
+                write=write,
+                token=assignment.token,
             ),
         )
 
