@@ -41,9 +41,8 @@ class RunView:
         """Show what has happened, and that something goes on if nothing can be shown yet."""
         self._rest()
         match event:
-            case runs.Started() | runs.StepStarted():
-                self._section, self._written = "", ""
-                self._await("waiting for the model")
+            case runs.Started() | runs.StepStarted() | runs.StepRestarted():
+                self._asked(event)
             case runs.Delta():
                 self._delta(event)
             case runs.ToolCalled():
@@ -67,6 +66,12 @@ class RunView:
         """Leave the terminal in order, wherever the run is."""
         self._rest()
         self._end_flow()
+
+    def _asked(self, event: runs.Started | runs.StepStarted | runs.StepRestarted) -> None:
+        if isinstance(event, runs.StepRestarted):
+            self._head("again", "the replica that heard this was lost; the model is asked anew")
+        self._section, self._written = "", ""
+        self._await("waiting for the model")
 
     def _delta(self, delta: runs.Delta) -> None:
         self._first()

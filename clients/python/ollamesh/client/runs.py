@@ -1,7 +1,7 @@
 """An agent's run as Python values: how it is to be made, and the numbered events in which it is told.
 
 The grammar is the proto's (ollamesh/agent/v1/run.proto): Started Step* Finished, where a step is
-StepStarted Delta* ToolCalled* (ApprovalRequested ApprovalResolved | ToolOutput | ToolReturned)*
+StepStarted (Delta | StepRestarted)* ToolCalled* (ApprovalRequested ApprovalResolved | ToolOutput | ToolReturned)*
 StepFinished. How the run ended is the status in Finished, never an exception.
 """
 
@@ -94,6 +94,15 @@ class Started:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepStarted:
     """The model is asked. Steps count from 1."""
+
+    sequence: int
+    event_time: datetime | None
+    step: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRestarted:
+    """The model is asked anew, because a replica was lost: what it wrote in this step is void."""
 
     sequence: int
     event_time: datetime | None
@@ -194,6 +203,7 @@ class Finished:
 Event = (
     Started
     | StepStarted
+    | StepRestarted
     | Delta
     | ToolCalled
     | ToolOutput

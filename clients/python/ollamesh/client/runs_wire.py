@@ -19,6 +19,7 @@ from ollamesh.client.runs import (
     Run,
     Started,
     StepFinished,
+    StepRestarted,
     StepStarted,
     ToolCalled,
     ToolOutput,
@@ -72,6 +73,8 @@ def event_of(message: pb.RunEvent) -> Event | None:  # noqa: PLR0911 - One for e
             return Started(**at, model=message.started.model)
         case "step_started":
             return StepStarted(**at, step=message.step_started.step)
+        case "step_restarted":
+            return StepRestarted(**at, step=message.step_restarted.step)
         case "delta":
             return Delta(**at, text=message.delta.text, thinking=message.delta.thinking)
         case "step_finished":
