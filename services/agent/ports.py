@@ -275,6 +275,11 @@ class ToolSpec:
         """Whether a call whose result was lost may be made again."""
         return self.effect in {Effect.NONE, Effect.IDEMPOTENT} or self.takes_key
 
+    @property
+    def reaches_out(self) -> bool:
+        """Whether a call may change, or tell, something outside the thread's own sandbox."""
+        return self.effect is not Effect.NONE and not self.is_confined
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolResult:

@@ -299,9 +299,7 @@ class Run:
         """What is open in the step, ended."""
         entries: list[Entry] = [*self._say(())]
         for question in self.questions:
-            lapsed = ApprovalResolved(
-                approval_id=question.approval_id, decision=Decision.EXPIRED, user_id=""
-            )
+            lapsed = ApprovalResolved(approval_id=question.approval_id, decision=Decision.EXPIRED, user_id="")
             entries += self.resolve(lapsed, now_s=now_s)
         for call_id in list(self._open):
             entries += self._return(
