@@ -39,6 +39,13 @@ class TooManyRuns(MeshError):
     retry_after_s = 2.0
 
 
+class PiiBlocked(MeshError):
+    """Of an input, or of a run whose model reads or writes such data."""
+
+    kind, reason = Kind.INVALID, "PII_BLOCKED"
+    message = "the text holds personal data of a kind that the configuration blocks"
+
+
 class LeaseLost(Exception):
     """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.agent.core.budget import Limits
+from services.agent.core.pii import PiiRule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,3 +15,6 @@ class RunConfig:
     temperature: float | None
     seed: int | None
     limits: Limits
+    response_json_schema: str = ""  # What the answer must keep; empty: it is free text.
+    approval_tools: tuple[str, ...] = ()  # Whose every call waits for a person.
+    pii_rules: tuple[PiiRule, ...] = ()

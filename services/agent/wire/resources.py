@@ -5,6 +5,7 @@ from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
 
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
+from services.agent.core.pii import PiiAction, PiiKind, PiiRule
 from services.agent.core.run_config import RunConfig
 from services.agent.ports import MessageRecord, RunRecord, ThreadRecord, ToolSpec
 from services.agent.wire.events import call_from_proto, call_to_proto, usage_to_proto
@@ -89,7 +90,20 @@ def config_to_proto(config: RunConfig) -> assistant_pb2.RunConfig:
             output_token_count_per_call=limits.output_token_count_per_call,
             token_count=limits.token_count,
         ),
+        response_json_schema=config.response_json_schema,
+        approval_tools=config.approval_tools,
+        pii_rules=map(_rule_to_proto, config.pii_rules),
     )
+
+
+def _rule_to_proto(rule: PiiRule) -> assistant_pb2.PiiRule:
+    return assistant_pb2.PiiRule(kind=f"PII_KIND_{rule.kind.value}", action=f"PII_ACTION_{rule.action.value}")
+
+
+def _rule_from_proto(rule: assistant_pb2.PiiRule) -> PiiRule:
+    kind = assistant_pb2.PiiKind.Name(rule.kind).removeprefix("PII_KIND_")
+    action = assistant_pb2.PiiAction.Name(rule.action).removeprefix("PII_ACTION_")
+    return PiiRule(PiiKind(kind), PiiAction(action))
 
 
 def config_from_proto(config: assistant_pb2.RunConfig, *, model: str = "") -> RunConfig:
@@ -102,6 +116,9 @@ def config_from_proto(config: assistant_pb2.RunConfig, *, model: str = "") -> Ru
         temperature=config.temperature if config.HasField("temperature") else None,
         seed=config.seed if config.HasField("seed") else None,
         limits=_limits(config.limits),
+        response_json_schema=config.response_json_schema,
+        approval_tools=tuple(config.approval_tools),
+        pii_rules=tuple(map(_rule_from_proto, config.pii_rules)),
     )
 
 
