@@ -29,7 +29,7 @@ TRANSITIONS = {
 }
 
 
-def check(events: Sequence[RunEvent]) -> None:
+def check(events: Sequence[RunEvent]) -> None:  # noqa: C901 - One case for each kind of event.
     """Raise AssertionError unless these are all the events of a run that has ended."""
     state, step, waiting, asked = "start", 0, set[str](), set[str]()
     for number, event in enumerate(events, 1):

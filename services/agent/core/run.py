@@ -226,7 +226,7 @@ class Run:
             self.limit = "tool_call_count"
             self._use(Usage(tool_call_count=-self._step_used.tool_call_count))
 
-    def _replay(self, event: Event, time_s: float) -> None:
+    def _replay(self, event: Event, time_s: float) -> None:  # noqa: C901 - One case for each kind of event.
         match event:
             case Started():
                 self._start(time_s)

@@ -44,7 +44,7 @@ def event_to_proto(event: Event, *, sequence: int, time_s: float) -> pb.RunEvent
     return told
 
 
-def _field(event: Event) -> tuple[str, ProtoMessage]:  # noqa: PLR0911 - One for each kind of event.
+def _field(event: Event) -> tuple[str, ProtoMessage]:  # noqa: C901, PLR0911, PLR0912 - One for each kind of event.
     """The name of the event's field in RunEvent, and what it holds."""
     match event:
         case Started(model):
@@ -110,7 +110,7 @@ def event_from_proto(told: pb.RunEvent) -> tuple[float, Event]:
     return told.event_time.ToMicroseconds() / 1e6, _event(told)
 
 
-def _event(told: pb.RunEvent) -> Event:  # noqa: PLR0911 - One for each kind of event.
+def _event(told: pb.RunEvent) -> Event:  # noqa: C901, PLR0911 - One for each kind of event.
     match told.WhichOneof("event"):
         case "started":
             return Started(told.started.model)
@@ -145,9 +145,7 @@ def _event(told: pb.RunEvent) -> Event:  # noqa: PLR0911 - One for each kind of 
             )
         case "step_finished":
             finished = told.step_finished
-            return StepFinished(
-                finished.step, usage_from_proto(finished.usage), truncated=finished.truncated
-            )
+            return StepFinished(finished.step, usage_from_proto(finished.usage), truncated=finished.truncated)
         case "finished":
             return finished_from_proto(told.finished)
         case other:
