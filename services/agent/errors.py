@@ -46,6 +46,18 @@ class PiiBlocked(MeshError):
     message = "the text holds personal data of a kind that the configuration blocks"
 
 
+class ApprovalNotFound(MeshError):
+    """Also of one that is decided otherwise by now: a decision is given once."""
+
+    kind, reason = Kind.MISSING, "APPROVAL_NOT_FOUND"
+    message = "the run waits for no such approval"
+
+
+class ApprovalMismatch(MeshError):
+    kind, reason = Kind.INVALID, "APPROVAL_MISMATCH"
+    message = "the approval is for another call than the one that waits"
+
+
 class LeaseLost(Exception):
     """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
 

@@ -7,9 +7,10 @@ from enum import Enum
 from typing import Generic, Protocol, TypeVar
 from uuid import UUID
 
+from services.agent.core.approvals import Decided
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message
-from services.agent.core.events import Channel, Delta, Event, Finished, Status
+from services.agent.core.events import ApprovalRequested, Channel, Delta, Event, Finished, Status
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run import Answer
 from services.agent.core.run_config import RunConfig
@@ -204,6 +205,18 @@ class Events(Protocol):
 
     async def told(self, run_id: RunId) -> Sequence[tuple[float, Event]]:
         """Everything told so far, with its time."""
+        ...
+
+
+class Approvals(Protocol):
+    """What became of questions. Every method raises StoreFailure when the store does not answer."""
+
+    async def settle(self, run_id: RunId, question: ApprovalRequested, decided: Decided) -> Decided:
+        """Decide, unless it is decided. Return the decision that holds: the first. Raises RunNotFound."""
+        ...
+
+    async def settled(self, run_id: RunId) -> Mapping[UUID, Decided]:
+        """Every decision about the run's questions, by approval."""
         ...
 
 

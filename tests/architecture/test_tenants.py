@@ -23,6 +23,8 @@ PLACES = {
     # Workers hold runs by lease, whoever's they are; watchers were let in by whoever found the run for them.
     "services/agent/adapters/postgres_runs.py": "request_cancel begin history keep adopt",
     "services/agent/adapters/postgres_events.py": "append read told",
+    # Whoever decides has found the run; time decides without an owner.
+    "services/agent/adapters/postgres_approvals.py": "settle settled",
     # Workers take items of all batches; the ledger is written for many callers at once.
     "services/inference/adapters/postgres_batch_items.py": "open keep finish put_back sweep _taken",
     "services/inference/adapters/postgres_usage.py": "write",

@@ -99,6 +99,7 @@ class ApprovalResolved:
     approval_id: UUID
     decision: Decision
     user_id: str  # Empty: nobody, the time was up.
+    arguments_json: str = ""  # EDITED: those with which the call is made.
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,11 @@ class Record:
         """What was decided about the call."""
         return self._resolved.get(call_id)
 
+    @property
+    def questions(self) -> tuple[ApprovalRequested, ...]:
+        """Every one that nobody has decided."""
+        return tuple(self._asked.values())
+
     def add(self, event: Event) -> None:
         """The tale goes on."""
         match event:

@@ -69,13 +69,8 @@ def _field(event: Event) -> tuple[str, ProtoMessage]:  # noqa: C901, PLR0911, PL
             return "tool_returned", _returned(event)
         case ApprovalRequested():
             return "approval_requested", requested_to_proto(event)
-        case ApprovalResolved(approval_id=approval_id, decision=decision, user_id=user_id):
-            resolved = pb.RunEvent.ApprovalResolved(
-                approval_id=str(approval_id),
-                decision=f"APPROVAL_DECISION_{decision.value}",
-                user_id=user_id,
-            )
-            return "approval_resolved", resolved
+        case ApprovalResolved():
+            return "approval_resolved", _resolved_to_proto(event)
         case StepFinished(step, usage, truncated):
             finished = pb.RunEvent.StepFinished(step=step, usage=usage_to_proto(usage), truncated=truncated)
             return "step_finished", finished
@@ -138,11 +133,7 @@ def _event(told: pb.RunEvent) -> Event:  # noqa: C901, PLR0911 - One for each ki
         case "approval_requested":
             return requested_from_proto(told.approval_requested)
         case "approval_resolved":
-            resolved = told.approval_resolved
-            decision = pb.ApprovalDecision.Name(resolved.decision).removeprefix("APPROVAL_DECISION_")
-            return ApprovalResolved(
-                approval_id=UUID(resolved.approval_id), decision=Decision(decision), user_id=resolved.user_id
-            )
+            return _resolved_from_proto(told.approval_resolved)
         case "step_finished":
             finished = told.step_finished
             return StepFinished(finished.step, usage_from_proto(finished.usage), truncated=finished.truncated)
@@ -166,6 +157,25 @@ def requested_from_proto(requested: pb.RunEvent.ApprovalRequested) -> ApprovalRe
         call_hash=requested.call_hash,
         reason=requested.reason,
         expire_time_s=requested.expire_time.ToMicroseconds() / 1e6,
+    )
+
+
+def _resolved_to_proto(resolved: ApprovalResolved) -> pb.RunEvent.ApprovalResolved:
+    return pb.RunEvent.ApprovalResolved(
+        approval_id=str(resolved.approval_id),
+        decision=f"APPROVAL_DECISION_{resolved.decision.value}",
+        user_id=resolved.user_id,
+        arguments_json=resolved.arguments_json,
+    )
+
+
+def _resolved_from_proto(resolved: pb.RunEvent.ApprovalResolved) -> ApprovalResolved:
+    decision = pb.ApprovalDecision.Name(resolved.decision).removeprefix("APPROVAL_DECISION_")
+    return ApprovalResolved(
+        approval_id=UUID(resolved.approval_id),
+        decision=Decision(decision),
+        user_id=resolved.user_id,
+        arguments_json=resolved.arguments_json,
     )
 
 

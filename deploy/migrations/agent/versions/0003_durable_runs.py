@@ -84,20 +84,16 @@ def _runs() -> None:
 
 def _approvals() -> None:
     op.execute("""
-        CREATE TABLE approvals (
+        CREATE TABLE approvals (                                  -- What was decided. The questions are events.
             approval_id    uuid PRIMARY KEY,
             run_id         uuid NOT NULL REFERENCES runs ON DELETE CASCADE,
             call_id        text NOT NULL,
-            call_hash      bytea NOT NULL,                        -- SHA-256 of tool and arguments.
-            expire_time    timestamptz NOT NULL,
-            decision       text CHECK (decision IN ('APPROVED', 'EDITED', 'REJECTED', 'EXPIRED')),
-            arguments_json bytea,                                 -- EDITED: the other arguments.
-            reason         bytea,                                 -- REJECTED: told to the model.
-            decided_by     text,
-            create_time    timestamptz NOT NULL DEFAULT now(),
-            decide_time    timestamptz,
-            UNIQUE (run_id, call_id),
-            CHECK ((decision IS NULL) = (decide_time IS NULL))
+            decision       text NOT NULL CHECK (decision IN ('APPROVED', 'EDITED', 'REJECTED', 'EXPIRED')),
+            user_id        text NOT NULL,                         -- Who decided; empty: nobody in time.
+            arguments_json bytea NOT NULL,                        -- EDITED: the other arguments.
+            reason         bytea NOT NULL,                        -- REJECTED: told to the model.
+            decide_time    timestamptz NOT NULL DEFAULT now(),
+            UNIQUE (run_id, call_id)
         )
     """)
     op.execute("""
