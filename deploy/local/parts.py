@@ -35,7 +35,7 @@ SECRETS = {
     },
     "inference": {"DATABASE_URL": "inference_database_url", **KEYS},
     "sandbox": {},  # It starts strangers' code: what it does not have cannot be taken from it.
-    "agent": {"DATABASE_URL": "agent_database_url"},
+    "agent": {"DATABASE_URL": "agent_database_url", "ENCRYPTION_KEY": "encryption_key"},
 }
 # What the inference service takes for granted of an Ollama; Ollama's own defaults are 1, and 3 for each GPU.
 DEFAULT_SLOTS = 4

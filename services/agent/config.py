@@ -15,6 +15,7 @@ class Config:
     trust: TrustConfig
     database_url: str = field(repr=False)
     connections_max: int
+    encryption_keys: tuple[str, ...] = field(repr=False)  # Seal what is stored: the first seals, each opens.
     inference_target: str
     sandbox_target: str
     default_model: str
@@ -33,6 +34,7 @@ class Config:
             audit=AuditConfig.read(env),
             database_url=env.url("DATABASE_URL", "postgresql", "postgres"),
             connections_max=env.integer("OLLAMESH_AGENT_CONNECTIONS_MAX", 10, low=1, high=1000),
+            encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),
             sandbox_target=env.text("OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),

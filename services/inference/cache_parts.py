@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from services.common.seals import Seals
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_vault import RedisVault
-from services.inference.adapters.seals import Seals
 from services.inference.answer_cache import AnswerCache
 from services.inference.cache_keeper import Keeper
 from services.inference.cache_metrics import CacheMetrics

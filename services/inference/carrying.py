@@ -21,6 +21,7 @@ from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.postgres import Database
 from services.common.screening import Screen
+from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
@@ -29,7 +30,6 @@ from services.inference.adapters.ollama import Ollama
 from services.inference.adapters.postgres_usage import PostgresUsage
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_streams import RedisStreams
-from services.inference.adapters.seals import Seals
 from services.inference.batches.app import batch_desk
 from services.inference.batches.servicer import BatchDesk
 from services.inference.budgets import Budgets

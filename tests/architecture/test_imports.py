@@ -18,7 +18,13 @@ PURE = {
 }
 IMPURE = {"asyncio", "logging", "os", "random", "socket", "subprocess", "threading", "time"}
 # What a service must not load: each of these costs tens of megabytes or seconds.
-HEAVY = {"langchain": "agent", "langchain_core": "agent", "langchain_ollama": "agent", "langgraph": "agent"}
+HEAVY = {
+    "langchain": "agent",
+    "langchain_core": "agent",
+    "langchain_ollama": "agent",
+    "langgraph": "agent",
+    "mcp": "agent",
+}
 
 
 def imports(path: Path) -> set[str]:

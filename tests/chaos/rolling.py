@@ -114,7 +114,10 @@ def _environments(
         "auth": auth,
         "inference": {"OLLAMA_HOSTS": fake_url, "OLLAMESH_INSTANCE_SLOTS": "32"},
         "sandbox": {"OLLAMESH_SANDBOX_ROOT": str(built_root().parent), "OLLAMESH_SANDBOX_WARM_COUNT": "1"},
-        "agent": {"OLLAMESH_SANDBOX_TARGET": target("sandbox")},
+        "agent": {
+            "OLLAMESH_SANDBOX_TARGET": target("sandbox"),
+            "ENCRYPTION_KEY": Fernet.generate_key().decode(),
+        },
     }
     stores = {service: {"DATABASE_URL": database(service)} for service in WITH_DATABASE}
     return {service: {**usual, **own[service], **stores.get(service, {})} for service in SERVICES}

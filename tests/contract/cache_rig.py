@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from services.common.seals import Seals
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_vault import RedisVault
-from services.inference.adapters.seals import Seals
 from services.inference.answer_cache import AnswerCache, Lookup
 from services.inference.cache_keeper import Keeper
 from services.inference.cache_metrics import CacheMetrics

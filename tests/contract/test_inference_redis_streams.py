@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from services.common.seals import Seals
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_streams import RedisStreams
-from services.inference.adapters.seals import Seals
 from services.inference.streams.ports import Away, SharedLog, Sign, Writing, Written
 from services.inference.streams.records import End, Frames, Head, Heir, Record
 from tests.contract.cache_rig import KEY, OTHER_KEY

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import grpc
 import grpc.aio
+from cryptography.fernet import Fernet
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 from ollamesh.agent.v1 import agent_service_pb2 as pb
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # Known to the stubs' types alone.
     from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceAsyncStub
 
 TIMEOUT_S = 20.0
+ENCRYPTION_KEY = Fernet.generate_key().decode()  # One for all replicas.
 WITH_PYTHON = RunConfig(model="tiny", tools=["run_python"])
 
 
@@ -112,6 +114,7 @@ class Mesh:
     def config(self, **changes: object) -> Config:
         env = {
             "DATABASE_URL": self.dsn,
+            "ENCRYPTION_KEY": ENCRYPTION_KEY,
             "OLLAMESH_AGENT_PORT": "0",
             "OLLAMESH_AGENT_METRICS_PORT": str(free_ports(1)[0]),
             "OLLAMESH_AGENT_MODEL": "default-model",

@@ -68,7 +68,7 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
     keys = {"REDIS_URL", "SECRET_KEY", "ENCRYPTION_KEY"}
     assert given["sandbox"] == set()
     assert given["inference"] == {"DATABASE_URL", *keys}
-    assert given["agent"] == {"DATABASE_URL"}
+    assert given["agent"] == {"DATABASE_URL", "ENCRYPTION_KEY"}
     assert given["auth"] == {
         "DATABASE_URL",
         "OLLAMESH_ADMIN_PASSWORD",

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 import msgspec
 from redis.exceptions import ResponseError
 
+from services.common.seals import Seals
 from services.inference.adapters.redis_link import Command, RedisAway, RedisLink
-from services.inference.adapters.seals import Seals
 from services.inference.streams.ports import Away, News, Sign, Writing, Written
 from services.inference.streams.records import (
     End,

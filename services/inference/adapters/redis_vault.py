@@ -4,7 +4,7 @@
     ollamesh:cache:v:NAME   a sealed value, which begins with the two tokens that it was kept under
 
 Looking is one MGET of both tokens and the values: whoever purges sets a token, and from then on no replica finds what
-was kept under the last one. Names are HMACs, values are sealed and bound to their names (adapters/seals.py): one that
+was kept under the last one. Names are HMACs, values are sealed and bound to their names (services/common/seals.py): one that
 does not open was forged, moved, or sealed with a key that is gone.
 """
 
@@ -15,8 +15,8 @@ from typing import Any
 
 import structlog
 
+from services.common.seals import Seals
 from services.inference.adapters.redis_link import Command, RedisAway, RedisLink
-from services.inference.adapters.seals import Seals
 from services.inference.core.secret_names import Names
 from services.inference.vault import Epochs, Found, VaultAway
 

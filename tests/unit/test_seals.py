@@ -6,7 +6,7 @@ from cryptography.fernet import Fernet
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from services.inference.adapters.seals import KEYS_KEPT_MAX, Seals
+from services.common.seals import KEYS_KEPT_MAX, Seals
 from services.inference.core.secret_names import Names
 
 KEY, OTHER_KEY = (base64.urlsafe_b64encode(bytes([byte]) * 32).decode() for byte in (1, 2))

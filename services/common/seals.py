@@ -1,5 +1,5 @@
-"""Authenticated encryption for what leaves the process: nobody who can read or write Redis can read an answer, or
-pass one off as another.
+"""Authenticated encryption for what leaves the process: nobody who can read or write a store can read what is in it, or
+pass one thing off as another.
 
 Each tenant and purpose has a key of its own, derived (RFC 5869) from ENCRYPTION_KEY; what is sealed is bound to the
 name that it is kept under, so a value that was moved or swapped does not open. The first key seals, each opens.
