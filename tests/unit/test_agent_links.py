@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from services.agent.core.links import HELD_CHARS_MAX, LINK_GONE, TAG_GONE, LinkStripper
+from services.agent.core.links import GONE, HELD_CHARS_MAX, LinkStripper
 from services.agent.core.text_filter import filtered
 
 GOOD = "docs.example.org"
@@ -123,12 +123,12 @@ FRAGMENTS = st.sampled_from(
             "://",
             "href=x",
         ),
-        *(LINK_GONE, TAG_GONE, "- ", "> ", "* "),
+        *(GONE, "- ", "> ", "* "),
     ]
 )
 
 
-@settings(max_examples=1000)
+@settings(max_examples=400)
 @given(st.lists(FRAGMENTS, max_size=14))
 def test_whatever_is_written_no_link_is_left(pieces: list[str]) -> None:
     """And it is the same in pieces, and when it is done again."""
@@ -165,12 +165,12 @@ def test_text_without_links_is_left_alone(text: str) -> None:
     "text", ["a < b and c > d", "<b>bold</b><br/>", "if x<3:", "the data: 5", "[1, 2]", "f(x)[0](y"]
 )
 def test_what_only_looks_alike_is_left(text: str) -> None:
-    assert strip(text) == text.replace("](", f"]{LINK_GONE} ")
+    assert strip(text) == text.replace("](", f"]{GONE} ")
 
 
 @pytest.mark.parametrize("start", ["[x](", "<img src=", "https://evil.test/", "](https://", "<"])
 def test_no_more_than_so_much_is_held_back(start: str) -> None:
-    for text in (start + "y" * 9000, start + "y" * 9000 + ")> end", (start + "y") * 2000):
+    for text in (start + "y" * 4000, start + "y" * 4000 + ")> end", (start + "y") * 500):
         assert addresses(in_pieces(list(text))) == []
 
 

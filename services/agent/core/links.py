@@ -14,8 +14,7 @@ import re
 from collections.abc import Collection
 
 HELD_CHARS_MAX = 2048
-LINK_GONE = "(link removed)"  # With a space: Markdown takes no address that has one.
-TAG_GONE = "(tag removed)"
+GONE = "(link removed)"  # With a space: Markdown takes no address that has one.
 
 # Where a link may begin: the target of an inline one, a definition, HTML, and an address by itself.
 _STARTS = ("](", "]:", "<", "http://", "https://", "ftp://", "www.", "mailto:")
@@ -84,9 +83,9 @@ class LinkStripper:
             if not is_end and len(self._held) <= HELD_CHARS_MAX:
                 return None
             self._take(2)
-            return f"]{LINK_GONE} "  # It opens nothing; what follows is looked at by itself.
+            return f"]{GONE} "  # It opens nothing; what follows is looked at by itself.
         whole = self._take(end + 1)
-        return whole if self._may_stay(_TARGET.fullmatch(whole[2:-1])) else f"]{LINK_GONE}"
+        return whole if self._may_stay(_TARGET.fullmatch(whole[2:-1])) else f"]{GONE}"
 
     def _tag(self, *, is_end: bool) -> str | None:
         if len(self._held) == 1 and not is_end:
@@ -102,7 +101,7 @@ class LinkStripper:
         whole = self._take(end + 1)
         if _TAG_NAME.fullmatch(whole) and not _TAGS_THAT_ACT.match(whole):
             return whole
-        return whole if self._may_stay(_ADDRESS.fullmatch(whole[1:-1])) else TAG_GONE
+        return whole if self._may_stay(_ADDRESS.fullmatch(whole[1:-1])) else GONE
 
     def _address(self, *, is_end: bool) -> str | None:
         length = _length_of_address(self._held)
@@ -111,10 +110,10 @@ class LinkStripper:
                 return None
             self._swallows = True
             self._take(length)
-            return LINK_GONE
+            return GONE
         whole = self._held[:length].rstrip(_PUNCTUATION)
         self._take(len(whole))
-        return whole if self._may_stay(_ADDRESS.fullmatch(whole)) else LINK_GONE
+        return whole if self._may_stay(_ADDRESS.fullmatch(whole)) else GONE
 
     def _may_stay(self, address: re.Match[str] | None) -> bool:
         if address is None:
