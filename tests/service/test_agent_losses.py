@@ -5,9 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -15,9 +14,7 @@ import asyncpg
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 from ollamesh.agent.v1 import agent_service_pb2 as pb
-from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
 from ollamesh.agent.v1.error_reason_pb2 import ErrorReason
 from ollamesh.agent.v1.run_pb2 import (
@@ -28,16 +25,15 @@ from ollamesh.agent.v1.run_pb2 import (
     RunEvent,
 )
 
-from deploy.local.ports import free_ports
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_sandbox import Execution
 from tests.fakes.scripted_mesh import Unavailable
 from tests.fakes.severable import Severable
 from tests.service.agent_app import App, Mesh, User, mesh, refusal, until
+from tests.service.agent_process import READY, process, readiness
 from tests.stack import Database
 
-READY = health_pb2.HealthCheckResponse.SERVING
 CALL = Reply(texts=["See:"], calls=[("run_python", '{"code": "1"}')])
 
 
@@ -56,7 +52,8 @@ def assert_lost(events: list[RunEvent], ended: Run) -> None:
 async def test_what_a_killed_process_left_is_ended_by_another(around: Mesh) -> None:
     """One run in a tool, one in the middle of an answer, one that waits, one that was to be cancelled."""
     hold = asyncio.Event()
-    async with around.replica() as alive, process(around) as (dying, there):
+    async with around.replica() as alive, process(around) as dying:
+        there = dying.user()
         around.inference.script = [CALL]
         around.sandbox.script = [Execution(stdout=[b"1"], hold=hold)]
         acting = await there.start(await there.thread())
@@ -69,8 +66,8 @@ async def test_what_a_killed_process_left_is_ended_by_another(around: Mesh) -> N
 
         here = alive.user()
         watching = [asyncio.create_task(here.watch(run.run_id)) for run in (acting, writing, waiting)]
-        dying.send_signal(signal.SIGKILL)
-        dying.wait()
+        dying.running.send_signal(signal.SIGKILL)
+        dying.running.wait()
         assert (await here.cancel(unwanted.run_id)).status == RUN_STATUS_CANCELLED
         for run, events in zip((acting, writing, waiting), watching, strict=True):
             assert_lost(await events, await here.run(run.run_id))
@@ -82,11 +79,12 @@ async def test_what_a_killed_process_left_is_ended_by_another(around: Mesh) -> N
 
 async def test_a_process_that_is_told_to_stop_leaves_nothing_open(around: Mesh) -> None:
     around.inference.script = [Reply(texts=["half", ""], hold=asyncio.Event())]
-    async with process(around) as (stopping, there):
+    async with process(around) as stopping:
+        there = stopping.user()
         run = await there.start(await there.thread())
         await shows(there, run.run_id, "half")
-        stopping.send_signal(signal.SIGTERM)
-        assert await asyncio.to_thread(stopping.wait, 20) == 0
+        stopping.running.send_signal(signal.SIGTERM)
+        assert await asyncio.to_thread(stopping.running.wait, 20) == 0
     async with around.replica(lease_s=60) as alive:
         assert_lost(await alive.user().watch(run.run_id), await alive.user().run(run.run_id))
 
@@ -117,13 +115,6 @@ async def execute(database: Database, statement: str) -> None:
         await connection.execute(statement)
     finally:
         await connection.close()
-
-
-async def readiness(channel: grpc.aio.Channel, service: str = "", *, wait_for_ready: bool = False) -> int:
-    stub: Any = health_pb2_grpc.HealthStub(channel)
-    request = health_pb2.HealthCheckRequest(service=service)
-    reply = await stub.Check(request, timeout=60, wait_for_ready=wait_for_ready)
-    return int(reply.status)
 
 
 async def becomes(channel: grpc.aio.Channel, *, ready: bool) -> None:
@@ -231,41 +222,6 @@ async def sample(app: App, name: str) -> float | None:
     text = (await asyncio.to_thread(lambda: urlopen(url).read())).decode()
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return next((float(value) for key, value in lines if key == name), None)
-
-
-def environment(around: Mesh, port: int) -> Mapping[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        "DATABASE_URL": around.dsn,
-        "OLLAMESH_AGENT_PORT": str(port),
-        "OLLAMESH_AGENT_METRICS_PORT": "0",
-        "OLLAMESH_INSECURE_INSIDE": "true",
-        "OLLAMESH_AUTH_TARGET": around.auth_target,
-        "OLLAMESH_INFERENCE_TARGET": around.inference.target,
-        "OLLAMESH_SANDBOX_TARGET": around.sandbox.target,
-        "OLLAMESH_AGENT_LEASE_S": "1",
-        "OLLAMESH_LAME_DUCK_S": "0",
-        "OLLAMESH_GRACE_S": "1",
-    }
-
-
-@asynccontextmanager
-async def process(around: Mesh) -> AsyncIterator[tuple[subprocess.Popen[bytes], User]]:
-    """`python -m services.agent`, ready, and a user of it."""
-    (port,) = free_ports(1)
-    argv = [sys.executable, "-m", "services.agent"]
-    env = environment(around, port)
-    with subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL) as running:  # noqa: ASYNC220 - It forks.
-        try:
-            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                async with asyncio.timeout(60):
-                    while await readiness(channel, wait_for_ready=True) != READY:
-                        await asyncio.sleep(0.05)
-                token = around.identity.token(user_id="ann", org="o")
-                yield running, User(AgentServiceStub(channel), token)
-        finally:
-            running.kill()
 
 
 def test_what_is_missing_is_named_and_no_value() -> None:
