@@ -20,6 +20,10 @@ from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine
+from services.agent.rpc.configs import Configs
+from services.agent.rpc.runs import RunMethods
+from services.agent.rpc.threads import ThreadMethods
+from services.agent.rpc.tools import ToolMethods
 from services.agent.servicer import AgentServicer
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
@@ -85,14 +89,12 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("agent.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
+        specs = {name: tool.spec for name, tool in tools.items()}
+        configs = Configs(specs, default_model=config.default_model)
         servicer = AgentServicer(
-            engine,
-            threads,
-            runs,
-            tools={name: tool.spec for name, tool in tools.items()},
-            default_model=config.default_model,
-            screen=Screen(config.screening, registry),
-            trail=trail,
+            ThreadMethods(engine, threads, trail),
+            RunMethods(engine, runs, configs, Screen(config.screening, registry)),
+            ToolMethods(specs),
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

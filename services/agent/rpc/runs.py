@@ -1,0 +1,89 @@
+"""Runs over gRPC; decides nothing but what a request means."""
+
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+from ollamesh.agent.v1 import agent_service_pb2 as pb
+from ollamesh.agent.v1.run_pb2 import (
+    BUSY_POLICY_INTERRUPT,
+    BUSY_POLICY_REJECT,
+    BUSY_POLICY_ROLLBACK,
+    DISCONNECT_POLICY_CANCEL,
+    RunEvent,
+)
+
+from services.agent.core import prompt
+from services.agent.core.ids import RunId
+from services.agent.core.run_config import RunConfig
+from services.agent.engine import Engine
+from services.agent.errors import AssistantNotFound
+from services.agent.ports import NewRun, Runs
+from services.agent.rpc.asking import asked_as, next_page_token, owner, page
+from services.agent.rpc.configs import Configs
+from services.agent.wire import resources, values
+from services.common.errors import NotServed
+from services.common.grpc.around import Context
+from services.common.grpc.caller import caller
+from services.common.grpc.validation import further
+from services.common.screening import FLAG_HEADER, Screen
+
+
+class RunMethods:
+    def __init__(self, engine: Engine, runs: Runs, configs: Configs, screen: Screen) -> None:
+        self._engine, self._runs, self._configs, self._screen = engine, runs, configs, screen
+
+    async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
+        question = prompt.normalised(request.input)
+        if self._screen.flags([("input", question)]):
+            await context.send_initial_metadata((FLAG_HEADER,))
+        new = NewRun(
+            run_id=RunId(uuid4()),
+            thread_id=values.thread_id(request.thread_id),
+            question=question,
+            config=self._config(request),
+            reject_if_busy=request.busy_policy == BUSY_POLICY_REJECT,
+        )
+        run = await self._engine.start(
+            owner(), new, token=caller().token, retry=asked_as(request, request.request_id)
+        )
+        return pb.StartRunResponse(run=resources.run_to_proto(run))
+
+    async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
+        run = await self._runs.find(owner(), values.run_id(request.run_id))
+        return pb.GetRunResponse(run=resources.run_to_proto(run))
+
+    async def ListRuns(self, request: pb.ListRunsRequest, context: Context) -> pb.ListRunsResponse:
+        found = await self._runs.page(
+            owner(), values.thread_id(request.thread_id), page(request.page_size, request.page_token)
+        )
+        return pb.ListRunsResponse(
+            runs=map(resources.run_to_proto, found.items), next_page_token=next_page_token(found.next_after)
+        )
+
+    async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
+        if request.rollback:
+            raise NotServed
+        run = await self._engine.cancel(owner(), values.run_id(request.run_id))
+        return pb.CancelRunResponse(run=resources.run_to_proto(run))
+
+    async def WatchRun(
+        self, request: pb.WatchRunRequest, context: Context
+    ) -> AsyncIterator[pb.WatchRunResponse]:
+        run = await self._runs.find(owner(), values.run_id(request.run_id))
+        async for event in self._engine.watch(run.run_id, after_sequence=request.after_sequence):
+            yield pb.WatchRunResponse(event=RunEvent.FromString(event.payload))
+
+    def _config(self, request: pb.StartRunRequest) -> RunConfig:
+        """The run's configuration, if this version serves it."""
+        if request.assistant_id:
+            raise AssistantNotFound
+        if (
+            request.busy_policy in {BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK}
+            or request.disconnect_policy == DISCONNECT_POLICY_CANCEL
+            or request.config.response_json_schema
+        ):
+            raise NotServed
+        return self._configs.of(request.config)
+
+
+further(pb.StartRunRequest, lambda request: prompt.broken_rules(request.input))
