@@ -72,3 +72,7 @@ class LimitReached(Exception):
 
 class ModelFailed(Exception):
     """The model gave no whole answer. The message is for people, and says nothing of our insides."""
+
+
+class CheckpointUnreadable(Exception):
+    """A checkpoint is not what was stored there, or no key opens it: nobody can go on from it."""

@@ -53,6 +53,15 @@ ROWS = {
         "runs": "(run_id, thread_id, input, config, holder, lease_until) VALUES ({id}, {id}, '', '', {id}, now())",
         "run_events": "VALUES ({id}, 1, '')",
         "requests": "VALUES ('{o}', 'user', 'request', '', {id})",
+        "assistants": "(assistant_id, organization_id, user_id, display_name) VALUES ({id}, '{o}', 'user', '')",
+        "assistant_versions": "VALUES ({id}, 1, '')",
+        "approvals": "(approval_id, run_id, call_id, call_hash, expire_time) VALUES ({id}, {id}, 'c', '', now())",
+        "tool_claims": "VALUES ({id}, 'c')",
+        "checkpoints": "VALUES ('{o}', '{o}', '', 'c', NULL, '{{}}', '{{}}', '', '{{}}')",
+        "checkpoint_blobs": "VALUES ('{o}', '{o}', '', 'c', '1', 'msgpack', '')",
+        "checkpoint_writes": "VALUES ('{o}', '{o}', '', 'c', 't', 0, '', 'c', 'msgpack', '')",
+        "thread_sessions": "VALUES ({id}, 's')",
+        "thread_summaries": "VALUES ({id}, 1, '')",
     },
     "inference": {
         "usage_entries": "VALUES ({id}, now(), '', '{o}', 'default', 'user', 'm', 'chat', 1, 1, 1, 1, false, false,"

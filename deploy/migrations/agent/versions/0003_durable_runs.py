@@ -21,6 +21,9 @@ def upgrade() -> None:
         tenant_policy("tool_claims", parent="runs", key="run_id"),
         tenant_policy("thread_sessions", parent="threads", key="thread_id"),
         tenant_policy("thread_summaries", parent="threads", key="thread_id"),
+        tenant_policy("checkpoints"),
+        tenant_policy("checkpoint_blobs"),
+        tenant_policy("checkpoint_writes"),
     ):
         for statement in statements:
             op.execute(statement)
@@ -107,43 +110,62 @@ def _approvals() -> None:
 
 
 def _checkpoints() -> None:
-    """Keyed by the saver's own names. A run's are `thread_id` = its run_id: they go with it, by the service."""
+    """Keyed by the saver's own names. A run's are those whose `thread_id` is its run_id: they go with it."""
     op.execute("""
         CREATE TABLE checkpoints (
-            thread_id     text NOT NULL,
-            ns            text NOT NULL,
-            checkpoint_id text NOT NULL,
-            parent_id     text,
-            body          bytea NOT NULL,                         -- Sealed.
-            metadata      jsonb NOT NULL,                         -- Step, source, run: never content.
-            create_time   timestamptz NOT NULL DEFAULT now(),
+            organization_id text NOT NULL,
+            thread_id       text NOT NULL,
+            ns              text NOT NULL,
+            checkpoint_id   text NOT NULL,                        -- Of one thread, rises with time.
+            parent_id       text,
+            channels        text[] NOT NULL,                      -- Whose values are blobs, of these versions.
+            versions        text[] NOT NULL,
+            body            bytea NOT NULL,                       -- Sealed.
+            metadata        jsonb NOT NULL,                       -- Step, source, run: never content.
+            create_time     timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (thread_id, ns, checkpoint_id)
         )
     """)
     op.execute("""
         CREATE TABLE checkpoint_blobs (
-            thread_id text NOT NULL,
-            ns        text NOT NULL,
-            channel   text NOT NULL,
-            version   text NOT NULL,
-            kind      text NOT NULL,
-            blob      bytea,                                      -- Sealed.
+            organization_id text NOT NULL,
+            thread_id       text NOT NULL,
+            ns              text NOT NULL,
+            channel         text NOT NULL,
+            version         text NOT NULL,
+            kind            text NOT NULL,
+            blob            bytea NOT NULL,                       -- Sealed.
             PRIMARY KEY (thread_id, ns, channel, version)
         )
     """)
     op.execute("""
         CREATE TABLE checkpoint_writes (
-            thread_id     text NOT NULL,
-            ns            text NOT NULL,
-            checkpoint_id text NOT NULL,
-            task_id       text NOT NULL,
-            index         integer NOT NULL,
-            task_path     text NOT NULL,
-            channel       text NOT NULL,
-            kind          text NOT NULL,
-            blob          bytea NOT NULL,                         -- Sealed.
+            organization_id text NOT NULL,
+            thread_id       text NOT NULL,
+            ns              text NOT NULL,
+            checkpoint_id   text NOT NULL,
+            task_id         text NOT NULL,
+            index           integer NOT NULL,
+            task_path       text NOT NULL,
+            channel         text NOT NULL,
+            kind            text NOT NULL,
+            blob            bytea NOT NULL,                       -- Sealed.
             PRIMARY KEY (thread_id, ns, checkpoint_id, task_id, index)
         )
+    """)
+    # In the database, so that whatever deletes a run, or a thread with its runs, forgets them as well.
+    op.execute("""
+        CREATE FUNCTION forget_checkpoints() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT
+        AS $$ BEGIN
+            DELETE FROM checkpoints WHERE thread_id IN (SELECT run_id::text FROM gone);
+            DELETE FROM checkpoint_blobs WHERE thread_id IN (SELECT run_id::text FROM gone);
+            DELETE FROM checkpoint_writes WHERE thread_id IN (SELECT run_id::text FROM gone);
+            RETURN NULL;
+        END $$
+    """)
+    op.execute("""
+        CREATE TRIGGER forget_checkpoints AFTER DELETE ON runs REFERENCING OLD TABLE AS gone
+        FOR EACH STATEMENT EXECUTE FUNCTION forget_checkpoints()
     """)
 
 
