@@ -95,7 +95,7 @@ class GrantInvalid(MeshError):
     """Nothing says which of it: whoever guesses shall not learn."""
 
     kind, reason = Kind.UNAUTHENTICATED, "GRANT_INVALID"
-    message = "the code or the refresh token is unknown, expired, used before or revoked; log in again"
+    message = "the code, refresh token or mandate is unknown, expired, used before or revoked; log in again"
 
 
 class ClientNotAllowed(MeshError):
@@ -113,6 +113,12 @@ class ExchangeRefused(MeshError):
 class ScopeDenied(MeshError):
     kind, reason = Kind.DENIED, "SCOPE_DENIED"
     message = "the token may name only services that the user's token, and the client, are good for"
+
+
+class TooManyMandates(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_MANDATES"
+    message = "services act for the user as often at a time as they may; wait until work ends"
+    retry_after_s = 60.0
 
 
 class TooManySecrets(MeshError):

@@ -30,7 +30,7 @@ class Exchanges:
             caller = await self._verifier.verify_any(subject_token)
         except (TokenInvalid, TokenExpired):
             raise ExchangeRefused from None
-        identity = exchanged(_subject(caller), actor, scopes)
+        identity = exchanged(subject_of(caller), actor, scopes)
         left_s = caller.expires_at_s - time.time()
         if left_s < 1:  # Still good by the clocks' leeway, but nothing that lives a second can come of it.
             raise ExchangeRefused
@@ -43,7 +43,7 @@ class Exchanges:
         )
 
 
-def _subject(caller: Caller) -> Subject:
+def subject_of(caller: Caller) -> Subject:
     return Subject(
         identity=Identity(
             user_id=caller.user_id,

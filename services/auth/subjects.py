@@ -119,7 +119,7 @@ def serve_all(shared: Shared, server: Server, verifier: Verifier) -> list[Backgr
     api_keys, key_checks = _api_keys(shared), _key_checks(shared)
     oauth = wired(shared, verifier, api_keys)
     subjects = [
-        Subject(methods=[oauth.login, oauth.clients]),
+        Subject(methods=[oauth.login, oauth.clients, oauth.mandates]),
         _keys(shared, verifier, oauth),
         Subject(methods=[ApiKeyMethods(api_keys)], background=[("key checks", key_checks.run)]),
         _quotas(shared, server),

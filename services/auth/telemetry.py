@@ -32,6 +32,21 @@ class AuthMetrics:
         self._issued.labels(grant).inc()
 
 
+class MandateMetrics:
+    """Those that are redeemed are counted as tokens: `AuthMetrics.grant`."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._mandates = Counter(
+            "ollamesh_auth_mandates_total",
+            "Mandates created, and ended by their holder",
+            ("event",),
+            registry=registry,
+        )
+
+    def happened(self, event: str) -> None:
+        self._mandates.labels(event).inc()
+
+
 class KeyMetrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self._checks = Counter(

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from services.auth.changes import changing
 from services.auth.core.client_secret import SecretDigest
 from services.auth.core.clients import BUILT_IN
-from services.auth.core.identity import Role, service_user_id
+from services.auth.core.identity import SCOPES, Role, service_user_id
 from services.auth.core.people import FIRST_PROJECT, Actor, Asked, check_founds, check_grants, new_user_id
 from services.auth.errors import NameTaken, NotFound
 from services.auth.people import Passwords
@@ -118,7 +118,7 @@ class Tenants:
         """
         with changing(self._trail, actor, "created", f"service_account/{wanted.client_id}") as change:
             check_grants(actor, wanted.role)
-            if wanted.client_id in BUILT_IN:
+            if wanted.client_id in BUILT_IN or wanted.client_id in SCOPES:  # `act` of services says so.
                 raise NameTaken(name=wanted.client_id)
             secret = secrets.token_urlsafe(SECRET_BYTES)
             new = NewAccount(

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 from services.auth.adapters.postgres_codes import PostgresCodes, PostgresDevices
 from services.auth.adapters.postgres_federated import PostgresFederatedUsers
+from services.auth.adapters.postgres_mandates import PostgresMandates
 from services.auth.adapters.postgres_oauth import PostgresClients, PostgresSessions
 from services.auth.api_keys import ApiKeys
 from services.auth.by_address import ByAddress
 from services.auth.clients import Clients
 from services.auth.codes import Codes
 from services.auth.core.device import BEGUN_BURST, BEGUN_PER_S
+from services.auth.core.identity import GOES_ON_TO
+from services.auth.core.mandates import MandateDigest
 from services.auth.core.refresh import RefreshDigest
 from services.auth.core.tickets import Tickets
 from services.auth.devices import Devices
@@ -21,13 +24,15 @@ from services.auth.grants import Grants
 from services.auth.issuer import TokenIssuer
 from services.auth.logins import Logins
 from services.auth.lookups import Lookups
+from services.auth.mandates import Mandates
 from services.auth.registering import Registering
 from services.auth.rpc.clients import ClientMethods
 from services.auth.rpc.login import LoginMethods
+from services.auth.rpc.mandates import MandateMethods
 from services.auth.rpc.oauth import OAuthServicer
 from services.auth.rpc.pages import Pages
 from services.auth.shared import Shared
-from services.auth.telemetry import AuthMetrics
+from services.auth.telemetry import AuthMetrics, MandateMetrics
 from services.auth.token_endpoint import TokenEndpoint
 from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
@@ -39,6 +44,7 @@ class OAuth:
     clients: ClientMethods
     logins: Logins
     login: LoginMethods
+    mandates: MandateMethods
     servicer: OAuthServicer
 
 
@@ -66,15 +72,7 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
         attempts=shared.attempts,
     )
     codes = Codes(store=PostgresCodes(shared.database), people=people, logins=logins, digest=digest)
-    devices = Devices(
-        store=PostgresDevices(shared.database),
-        people=people,
-        logins=logins,
-        digest=digest,
-        by_address=ByAddress(
-            per_s=BEGUN_PER_S, burst=BEGUN_BURST, clock=time.monotonic, where=client_network
-        ),
-    )
+    devices = _devices(shared, people, logins, digest)
     tokens = TokenEndpoint(
         clients=clients,
         grants=grants,
@@ -108,8 +106,31 @@ def wired(shared: Shared, verifier: Verifier, api_keys: ApiKeys) -> OAuth:
     login = LoginMethods(grants=grants, logins=logins, tokens=tokens)
     registering = Registering(people, shared.digest, shared.revocations, shared.trail)
     return OAuth(
-        people=people, clients=ClientMethods(registering), logins=logins, login=login, servicer=servicer
+        people=people,
+        clients=ClientMethods(registering),
+        logins=logins,
+        login=login,
+        mandates=_mandates(shared, issuer, metrics),
+        servicer=servicer,
     )
+
+
+def _devices(shared: Shared, people: PostgresClients, logins: Logins, digest: RefreshDigest) -> Devices:
+    by_address = ByAddress(per_s=BEGUN_PER_S, burst=BEGUN_BURST, clock=time.monotonic, where=client_network)
+    store = PostgresDevices(shared.database)
+    return Devices(store=store, people=people, logins=logins, digest=digest, by_address=by_address)
+
+
+def _mandates(shared: Shared, issuer: TokenIssuer, metrics: AuthMetrics) -> MandateMethods:
+    mandates = Mandates(
+        store=PostgresMandates(shared.database),
+        digest=MandateDigest(shared.config.secret_key),
+        issuer=issuer,
+        trail=shared.trail,
+        grants=metrics,
+        metrics=MandateMetrics(shared.registry),
+    )
+    return MandateMethods(mandates, {holder: shared.verifier(holder) for holder in GOES_ON_TO})
 
 
 def _federation(shared: Shared) -> Federation | None:

@@ -29,6 +29,8 @@ class Action(Enum):
     SESSION_ENDED = auto()
     FILE_WRITTEN = auto()
     FILE_READ = auto()
+    MANDATE_CREATED = auto()
+    MANDATE_ENDED = auto()
     EVENTS_LOST = auto()  # By a service that could keep them nowhere.
 
 

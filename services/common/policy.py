@@ -85,6 +85,7 @@ POLICY: dict[str, Row] = {
     **_rows("envoy.service.ratelimit.v3.RateLimitService", Access.SERVICE, "ShouldRateLimit", callers="edge"),
     **_rows(_AUTH, Access.SERVICE, "ReserveQuota SettleQuota", callers="agent inference sandbox"),
     **_rows(_AUTH, Access.SERVICE, "GetSecret", callers="agent inference sandbox"),
+    **_rows(_AUTH, Access.SERVICE, "CreateMandate RedeemMandate EndMandate", callers="agent"),
     **_rows(_AUTH, Access.SERVICE, "RecordAuditEvents", callers="auth agent inference sandbox edge"),
     **_rows(_AUTH, Access.SERVICE, "WatchRevocations", callers="auth agent inference sandbox"),
     **_rows(

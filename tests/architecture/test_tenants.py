@@ -16,6 +16,8 @@ PLACES = {
     "services/auth/adapters/postgres_tenants.py": "create_account create_organization organizations",
     # A key says whose it is only once it is found.
     "services/auth/adapters/postgres_api_keys.py": "find used",
+    # A mandate says whom it is for only once it is found.
+    "services/auth/adapters/postgres_mandates.py": "find end",
     # Every organisation's are sealed anew when the encryption key changes.
     "services/auth/adapters/postgres_secrets.py": "reseal",
     # A reservation's id says whose it is only once it is found.

@@ -13,12 +13,12 @@ from services.common.postgres import Database as Pool
 from tests.stack import Database, run
 
 # Tables without a tenant. The audit trail is one chain, whoever's events are in it, and is appended to by COPY, which
-# knows no row-level security. Codes and refresh tokens are found by the digest of a secret, before a tenant is known.
+# knows no row-level security. Codes, mandates and refresh tokens are found by the digest of a secret, before a tenant is known.
 OPEN = {
     "auth": {
         *("signing_keys", "key_rotations", "revocations"),
         *("audit_events", "audit_heads", "audit_keys"),
-        *("refresh_families", "authorization_codes", "device_codes"),
+        *("refresh_families", "authorization_codes", "device_codes", "mandates"),
     },
     "agent": set[str](),
     "inference": set[str](),

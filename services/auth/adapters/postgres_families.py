@@ -8,7 +8,8 @@ from services.auth.core.identity import Role
 from services.auth.core.refresh import Family
 from services.common.postgres import Connection
 
-FAMILIES_MAX = 500  # For each user. Programs that log in for every call and never log out are why.
+# For each user. Programs that log in for every call and never log out are why. What a service still acts for stays.
+FAMILIES_MAX = 500
 SWEPT_AT_ONCE = 50  # Old rows of others, so that none stays for good.
 # The clock of all replicas. Not now(), which stands still in a transaction.
 NOW = "SELECT extract(epoch FROM clock_timestamp())::double precision"
@@ -22,7 +23,7 @@ _MAKE_ROOM = """
         SELECT session_id FROM refresh_families WHERE user_id = $1
         ORDER BY (revoke_time IS NULL AND expire_time > now()) DESC, (generation > 1) DESC, create_time DESC
         OFFSET $2
-    )
+    ) AND NOT EXISTS (SELECT FROM mandates WHERE mandates.session_id = refresh_families.session_id)
 """
 _SWEEP = """
     DELETE FROM refresh_families WHERE session_id IN (

@@ -31,6 +31,8 @@ _WRITE = f"""
             forget_time = greatest(known.forget_time, excluded.forget_time),
             changed_by = DEFAULT
         RETURNING kind, id, issue_time_max, forget_time
+    ), ended AS (
+        DELETE FROM mandates WHERE ended_by @> ARRAY[$1 || ':' || $2]  -- With the tokens that they came of.
     )
     SELECT written.*, pg_notify('{CHANNEL}', '') FROM written
 """  # noqa: S608 - a constant.

@@ -19,7 +19,7 @@ import zlib
 from dataclasses import dataclass, field, replace
 from itertools import islice
 
-from services.auth.core.identity import SCOPES, Identity, Role, lesser, lowered
+from services.auth.core.identity import GOES_ON_TO, SCOPES, Identity, Role, lesser, lowered
 from services.auth.errors import KeyScopeNotHeld, LoginRequired, NotFound
 from services.common.errors import RoleRequired
 
@@ -33,8 +33,6 @@ LIFETIME_S = 90 * 86_400
 KEYS_MAX = 50  # That work, for each user.
 CLIENT_ID = "api-key"  # Never a service account's own: a key is not what its services know it by.
 
-# Where a service calls others with its caller's own token (decision 0005).
-_GOES_ON_TO = {"agent": frozenset({"inference", "sandbox"})}
 _KEY = re.compile(DETECTOR)
 _WHOLE = re.compile(rf"(?<![0-9A-Za-z]){DETECTOR}(?![0-9A-Za-z])")
 
@@ -191,7 +189,7 @@ def for_service(identity: Identity, service: str) -> Identity | None:
     """The identity at that service and nowhere else; None where its scopes do not lead."""
     if service not in identity.scopes:
         return None
-    return replace(identity, scopes=identity.scopes & (_GOES_ON_TO.get(service, frozenset()) | {service}))
+    return replace(identity, scopes=identity.scopes & (GOES_ON_TO.get(service, frozenset()) | {service}))
 
 
 def _checksum(body: str) -> str:

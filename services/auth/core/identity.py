@@ -23,6 +23,8 @@ class ScopeNotHeld(Exception):
 
 # A scope names a service, and a token is good at exactly the services that its scopes name.
 SCOPES = frozenset({"auth", "agent", "inference", "sandbox"})
+# Where a service calls others for its caller (decision 0005).
+GOES_ON_TO = {"agent": frozenset({"inference", "sandbox"})}
 _RANKS = (Role.USER, Role.ADMIN)
 _USERNAME = re.compile(r"[a-z0-9][a-z0-9._@-]{0,127}")
 _CLIENT_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,119}")  # With `service:` before it, still a name.
