@@ -58,6 +58,13 @@ class ApprovalMismatch(MeshError):
     message = "the approval is for another call than the one that waits"
 
 
+class AccessEnded(Exception):
+    """Nobody is there to act for any more: the user, their login or their key has ended, or never gave the right.
+
+    A run that needs them fails with ACCESS_ENDED.
+    """
+
+
 class LeaseLost(Exception):
     """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
 

@@ -29,7 +29,9 @@ from ollamesh.auth.v1.oauth_service_pb2_grpc import (
 )
 from ollamesh.auth.v1.quota_pb2 import QuotaGrant
 
+from services.auth.errors import GrantInvalid
 from services.common.grpc.around import Context
+from services.common.grpc.errors import CODES, DETAILS_KEY, status_of
 from services.common.grpc.revocations import HEARTBEAT_EVERY_S, to_message
 from services.common.policy import FOUNDING_ORGANIZATION
 from services.common.revoked import Revocation
@@ -46,6 +48,10 @@ class Identity:
         self.revoked: list[Revocation] = []  # Told within a heartbeat.
         self.audited: list[AuditEvent] = []  # What services told its audit trail,
         self.records = True  # as long as it takes it.
+        self.mandates: dict[
+            str, dict[str, object]
+        ] = {}  # Those that work: claims of the tokens that they give.
+        self.answers = True  # Whether it says anything about mandates.
         self._key = ec.generate_private_key(ec.SECP256R1())
 
     def token(
@@ -89,6 +95,18 @@ class Identity:
             headers={"typ": "at+jwt", "kid": self.key_id, **(header or {})},
         )
 
+    def mandated(self, subject_token: str, scopes: Sequence[str]) -> str:
+        """Return a mandate, as the agent gets one for a token."""
+        claims = jwt.decode(subject_token, options={"verify_signature": False})
+        mandate = f"omm_{uuid.uuid4().hex}"
+        kept = ("sub", "user_id", "role", "org", "project", "client_id", "sid", "api_key")
+        self.mandates[mandate] = {name: claims[name] for name in kept if name in claims} | {
+            "aud": sorted(scopes),
+            "scope": " ".join(sorted(scopes)),
+            "act": {"sub": "service:agent"},
+        }
+        return mandate
+
     def jwks(self) -> bytes:
         """Return the public key as a JWK set (RFC 7517)."""
         public = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(self._key.public_key()))
@@ -129,6 +147,38 @@ class AskedOfAuth(AuthServiceServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "the store is away")
         self._identity.audited += request.events
         return pb.RecordAuditEventsResponse(last_sequence=len(self._identity.audited))
+
+    async def CreateMandate(
+        self, request: pb.CreateMandateRequest, context: Context
+    ) -> pb.CreateMandateResponse:
+        await self._answering(context)
+        mandate = self._identity.mandated(request.subject_token, request.scopes)
+        response = pb.CreateMandateResponse(mandate=mandate)
+        response.expire_time.FromSeconds(int(time.time()) + request.lifetime.seconds)
+        return response
+
+    async def RedeemMandate(
+        self, request: pb.RedeemMandateRequest, context: Context
+    ) -> pb.RedeemMandateResponse:
+        await self._answering(context)
+        claims = self._identity.mandates.get(request.mandate)
+        if claims is None:
+            error = GrantInvalid()
+            details = ((DETAILS_KEY, status_of(error, "auth.ollamesh").SerializeToString()),)
+            await context.abort(CODES[error.kind], str(error), details)
+        token = self._identity.token(claims=claims)
+        response = pb.RedeemMandateResponse(access_token=token)
+        response.expire_time.FromSeconds(int(time.time()) + 300)
+        return response
+
+    async def EndMandate(self, request: pb.EndMandateRequest, context: Context) -> pb.EndMandateResponse:
+        await self._answering(context)
+        self._identity.mandates.pop(request.mandate, None)
+        return pb.EndMandateResponse()
+
+    async def _answering(self, context: Context) -> None:
+        if not self._identity.answers:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "the store is away")
 
     async def ReserveQuota(
         self, request: pb.ReserveQuotaRequest, context: Context
