@@ -12,11 +12,14 @@ from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from prometheus_client import CollectorRegistry
 
-from services.agent.adapters import chat_model, run_python
+from services.agent.adapters import chat_model, sandboxes
 from services.agent.adapters.langchain_agent import LangChainAgent
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
 from services.agent.adapters.postgres_threads import PostgresThreads
+from services.agent.adapters.sandbox_session import SandboxSessions
+from services.agent.adapters.toolbox import own_tools
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine
@@ -58,8 +61,9 @@ async def run(
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "agent", registry, inside=config.server.inside)
         )
-        inference, sandbox = await _opened_channels(config, opened)
-        tools = {tool.spec.name: tool for tool in (run_python.RunPython(sandbox),)}
+        inference = await _inference(config, opened)
+        sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
+        tools = own_tools(sessions)
         threads = PostgresThreads(database)
         runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
         events = PostgresEvents(database, holder=holder)
@@ -106,23 +110,29 @@ async def run(
             await engine.stop()
 
 
-async def _opened_channels(
-    config: Config, opened: AsyncExitStack
-) -> tuple[grpc.aio.Channel, grpc.aio.Channel]:
-    """To inference and to the sandbox."""
-    inside = config.server.inside
-    inference = channel(
-        config.inference_target,
-        inside=inside,
-        to="inference",
-        service=chat_model.SERVICE,
-        idempotent=("Chat",),
+async def _inference(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:
+    return await opened.enter_async_context(
+        channel(
+            config.inference_target,
+            inside=config.server.inside,
+            to="inference",
+            service=chat_model.SERVICE,
+            idempotent=("Chat",),
+        )
     )
-    sandbox = channel(
-        config.sandbox_target,
-        inside=inside,
-        to="sandbox",
-        service=run_python.SERVICE,
-        idempotent=("Execute",),
-    )
-    return await opened.enter_async_context(inference), await opened.enter_async_context(sandbox)
+
+
+async def _sandboxes(config: Config, opened: AsyncExitStack) -> sandboxes.Sandboxes:
+    channels = {
+        target: channel(
+            target,
+            inside=config.server.inside,
+            to="sandbox",
+            service=sandboxes.SERVICE,
+            idempotent=sandboxes.IDEMPOTENT,
+        )
+        for target in config.sandbox_targets
+    }
+    for each in channels.values():
+        await opened.enter_async_context(each)
+    return sandboxes.Sandboxes(channels)

@@ -17,7 +17,7 @@ class Config:
     connections_max: int
     encryption_keys: tuple[str, ...] = field(repr=False)  # Seal what is stored: the first seals, each opens.
     inference_target: str
-    sandbox_target: str
+    sandbox_targets: tuple[str, ...]  # Each is one replica.
     default_model: str
     screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
@@ -36,7 +36,7 @@ class Config:
             connections_max=env.integer("OLLAMESH_AGENT_CONNECTIONS_MAX", 10, low=1, high=1000),
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),
-            sandbox_target=env.text("OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
+            sandbox_targets=_targets(env, "OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
             screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
@@ -44,3 +44,13 @@ class Config:
             runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
         )
+
+
+def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:
+    """Separated by commas."""
+    targets = tuple(
+        dict.fromkeys(part.strip() for part in env.text(name, default).split(",") if part.strip())
+    )
+    if not targets:
+        env.reject(name, "names no target")
+    return targets

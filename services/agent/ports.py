@@ -309,6 +309,8 @@ class CallContext:
     thread_id: ThreadId
     key: str  # Of this call, the same when it is made again: "RUN:CALL".
     write: Callable[[Channel, str], Awaitable[None]]
+    # Whether another replica goes on with the run: then what is under way elsewhere is left to it, not ended.
+    is_handed_over: Callable[[], bool] = lambda: False
     token: str = field(repr=False)  # Of the user, with `act`: tools run with the user's rights.
 
 
@@ -318,6 +320,14 @@ class Tool(Protocol):
 
     async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
         """Never raises for what the model did wrong or a service refused: the model is told."""
+        ...
+
+
+class Sessions(Protocol):
+    """What threads have in the sandbox."""
+
+    async def end(self, owner: Owner, thread_id: ThreadId, *, token: str) -> None:
+        """End the thread's session, before the thread is forgotten. One that cannot be reached ends by its idleness."""
         ...
 
 

@@ -21,7 +21,15 @@ from services.common.errors import InvalidRequest, Violation
 from services.common.grpc.around import Context, Interceptor
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
-from services.sandbox.errors import ExecutionNotFound, FileNotFound, RequestIdReused, SessionNotFound
+from services.sandbox.errors import (
+    ExecutionNotFound,
+    FileNotFound,
+    RequestIdReused,
+    SessionBusy,
+    SessionNotFound,
+    SessionsNotSupported,
+    TooManySessions,
+)
 from tests.fakes.fake_execution import Execution, Running
 
 __all__ = ["Execution", "FakeSandbox"]
@@ -36,13 +44,14 @@ class FakeSandbox(SandboxServiceServicer):
     otherwise: Execution = field(default_factory=lambda: Execution(stdout=[b"42\n"]))
     specs: list[pb.ExecutionSpec] = field(default_factory=list)
     authorizations: list[str] = field(default_factory=list)
-    running: int = 0
     remaining_s: dict[str, float] = field(default_factory=dict)  # The deadline of the last call of a stream.
     target: str = ""
     executions: dict[str, Running] = field(default_factory=dict)
     sessions: dict[str, service.Session] = field(default_factory=dict)
     files: dict[str, dict[str, bytes]] = field(default_factory=dict)
     requested: dict[str, tuple[service.CreateSessionRequest, service.Session]] = field(default_factory=dict)
+    session_count: int = 0  # That were made.
+    sessions_max: int | None = None  # 0: this sandbox keeps none.
     capabilities: service.GetCapabilitiesResponse = field(default_factory=service.GetCapabilitiesResponse)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
@@ -59,27 +68,36 @@ class FakeSandbox(SandboxServiceServicer):
         finally:
             await server.stop(None)
 
+    @property
+    def running(self) -> int:
+        """Executions that have not ended."""
+        return sum(not found.ended for found in self.executions.values())
+
+    def forget(self) -> None:
+        """Lose everything, as a replica does that is started anew."""
+        for found in self.executions.values():
+            self._keep(found.kill())
+        for kept in (self.executions, self.sessions, self.files, self.requested):
+            kept.clear()
+
     # ---- Executions --------------------------------------------------------------------------------
 
     async def Execute(
         self, request: service.ExecuteRequest, context: Context
     ) -> AsyncIterator[service.ExecuteResponse]:
-        metadata = dict(context.invocation_metadata() or ())
-        self.authorizations.append(str(metadata.get("authorization", "")))
         self.remaining_s["Execute"] = context.time_remaining() or 0.0
-        found = self._start(f"e{len(self.specs) + 1}", request.spec)
-        self.running += 1
+        found = self._start(f"e{len(self.specs) + 1}", request.spec, context)
         try:
             async for event in found.events(service.WatchExecutionRequest()):
                 yield service.ExecuteResponse(event=event)
         finally:
-            self.running -= 1
             self._keep(found.kill())
 
     async def StartExecution(
         self, request: service.StartExecutionRequest, context: Context
     ) -> service.StartExecutionResponse:
-        found = self.executions.get(request.execution_id) or self._start(request.execution_id, request.spec)
+        found = self.executions.get(request.execution_id)
+        found = found or self._start(request.execution_id, request.spec, context)
         if found.spec != request.spec:
             raise RequestIdReused
         return service.StartExecutionResponse(execution=found.message())
@@ -122,8 +140,13 @@ class FakeSandbox(SandboxServiceServicer):
             if known[0] != request:
                 raise RequestIdReused
             return service.CreateSessionResponse(session=known[1])
+        if self.sessions_max == 0:
+            raise SessionsNotSupported
+        if self.sessions_max is not None and len(self.sessions) >= self.sessions_max:
+            raise TooManySessions
+        self.session_count += 1
         session = service.Session(
-            session_id=f"s{len(self.files) + 1}",
+            session_id=f"s{self.session_count}",
             profile=request.profile or "python",
             engine=request.engine or "fake",
             state=service.SESSION_STATE_IDLE,
@@ -152,6 +175,9 @@ class FakeSandbox(SandboxServiceServicer):
         self, request: service.DeleteSessionRequest, context: Context
     ) -> service.DeleteSessionResponse:
         self.sessions.pop(request.session_id, None)
+        for request_id, (_, session) in list(self.requested.items()):
+            if session.session_id == request.session_id:
+                del self.requested[request_id]
         return service.DeleteSessionResponse()
 
     async def PutFile(
@@ -198,10 +224,15 @@ class FakeSandbox(SandboxServiceServicer):
 
     # ------------------------------------------------------------------------------------------------
 
-    def _start(self, execution_id: str, spec: pb.ExecutionSpec) -> Running:
-        self.specs.append(spec)
+    def _start(self, execution_id: str, spec: pb.ExecutionSpec, context: Context) -> Running:
         if spec.session_id:
             self._session(spec.session_id)
+            others = (found for found in self.executions.values() if found.spec.session_id == spec.session_id)
+            if any(not found.ended for found in others):
+                raise SessionBusy
+        metadata = dict(context.invocation_metadata() or ())
+        self.authorizations.append(str(metadata.get("authorization", "")))
+        self.specs.append(spec)
         script = self.script.pop(0) if self.script else self.otherwise
         found = self.executions[execution_id] = Running(execution_id, spec, script)
         self._keep(found.play())

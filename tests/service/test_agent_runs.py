@@ -211,17 +211,32 @@ async def test_thinking_is_told_and_not_said(app: App) -> None:
     assert [message.content for message in await user.messages(thread_id)][-1] == "42."
 
 
-async def test_tools_of_one_step_run_at_the_same_time(app: App) -> None:
-    hold = asyncio.Event()
+async def test_programs_of_one_step_follow_each_other_in_the_threads_session(app: App) -> None:
     app.inference.script = [Reply(calls=[("run_python", '{"code": "1"}')] * 3), ANSWER]
-    app.sandbox.otherwise = Execution(stdout=[b"x"], hold=hold)
     user = app.user()
     run = await user.start(await user.thread())
-    await until(lambda: app.sandbox.running == 3)
-    hold.set()
     events = await user.watch(run.run_id)
     run_grammar.check(events)
+    assert [event.tool_returned.content for event in events if event.HasField("tool_returned")] == ["42"] * 3
+    assert [spec.session_id for spec in app.sandbox.specs] == ["s1"] * 3
     assert events[-1].finished.usage.tool_call_count == 3
+
+
+async def test_variables_and_files_outlive_a_run(app: App) -> None:
+    app.inference.script = [
+        Reply(calls=[("write_file", '{"path": "a.txt", "content": "h\u00e9"}')]),
+        ANSWER,
+        Reply(calls=[("read_file", '{"path": "a.txt"}'), ("run_python", '{"code": "1"}')]),
+        ANSWER,
+    ]
+    user, config = app.user(), RunConfig(model="tiny", tools=["run_python", "read_file", "write_file"])
+    thread_id = await user.thread()
+    for _ in range(2):
+        events = await user.watch((await user.start(thread_id, config=config)).run_id)
+        run_grammar.check(events)
+    contents = {event.tool_returned.content for event in events if event.HasField("tool_returned")}
+    assert contents == {"hé", "42"}
+    assert app.sandbox.files == {"s1": {"a.txt": "hé".encode()}}
 
 
 class SandboxUnavailable(MeshError):

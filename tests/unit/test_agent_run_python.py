@@ -1,6 +1,7 @@
 """The tool against a scripted sandbox: what is run, what is written, what the model reads."""
 
 import asyncio
+import itertools
 import json
 from collections.abc import AsyncIterator
 from uuid import UUID
@@ -9,12 +10,18 @@ import grpc.aio
 import pytest
 from ollamesh.sandbox.v1 import execution_pb2 as pb
 
-from services.agent.adapters.run_python import CODE_BYTES_MAX, OUTPUT_BYTES_MAX, SPEC, RunPython
+from services.agent.adapters.run_python import OUTPUT_BYTES_MAX, TOO_LONG, RunPython
+from services.agent.adapters.sandbox_session import SandboxSessions
+from services.agent.adapters.sandboxes import Sandboxes
+from services.agent.adapters.tool_specs import CODE_BYTES_MAX, RUN_PYTHON
 from services.agent.core.events import Channel
 from services.agent.core.ids import Owner, ThreadId
 from services.agent.ports import CallContext, ToolResult
 from tests.fakes.fake_sandbox import Execution, FakeSandbox
+from tests.fakes.thread_sessions import FakeThreadSessions
 from tests.service.agent_app import until
+
+COUNT = itertools.count()
 
 
 @pytest.fixture
@@ -26,7 +33,7 @@ async def sandbox() -> AsyncIterator[FakeSandbox]:
 @pytest.fixture
 async def tool(sandbox: FakeSandbox) -> AsyncIterator[RunPython]:
     async with grpc.aio.insecure_channel(sandbox.target) as channel:
-        yield RunPython(channel)
+        yield RunPython(SandboxSessions(Sandboxes({sandbox.target: channel}), FakeThreadSessions()))
 
 
 class Writer:
@@ -51,7 +58,7 @@ async def call(tool: RunPython, writer: Writer, code: object = "print()", *, for
         deadline_s=deadline_s,
         owner=Owner("o", "ann"),
         thread_id=ThreadId(UUID(int=1)),
-        key="run:call",
+        key=f"run:{next(COUNT)}",
         write=writer.write,
         token="t",
     )
@@ -61,7 +68,7 @@ async def call(tool: RunPython, writer: Writer, code: object = "print()", *, for
 async def test_the_program_goes_to_the_sandbox_as_it_is(tool: RunPython, sandbox: FakeSandbox) -> None:
     writer = Writer()
     assert await call(tool, writer, "print('é')\n") == ToolResult(content="42", failed=False)
-    assert (sandbox.specs[0].code, sandbox.specs[0].session_id) == ("print('é')\n", "")
+    assert (sandbox.specs[0].code, sandbox.specs[0].session_id) == ("print('é')\n", "s1")
     assert sandbox.specs[0].limits.output_bytes == OUTPUT_BYTES_MAX
     assert sandbox.authorizations == ["Bearer t"]
     assert writer.written == [(Channel.STDOUT, "42\n")]
@@ -114,9 +121,8 @@ async def test_what_is_no_program_is_not_run(tool: RunPython, sandbox: FakeSandb
 
 async def test_a_deadline_ends_it_and_the_model_is_told(tool: RunPython, sandbox: FakeSandbox) -> None:
     sandbox.script = [Execution(hold=asyncio.Event())]
-    result = await call(tool, Writer(), for_s=0.1)
-    assert result.failed
-    assert "DEADLINE_EXCEEDED" in result.content
+    result = await call(tool, Writer(), for_s=0.3)
+    assert (result.failed, result.content) == (True, TOO_LONG)
     await until(lambda: sandbox.running == 0)
 
 
@@ -128,5 +134,5 @@ async def test_whatever_ends_the_call_ends_the_program(tool: RunPython, sandbox:
 
 
 def test_its_schema_names_what_it_reads() -> None:
-    schema = json.loads(SPEC.parameters_json_schema)
+    schema = json.loads(RUN_PYTHON.parameters_json_schema)
     assert schema["required"] == list(schema["properties"]) == ["code"]

@@ -1,143 +1,196 @@
-"""The tool `run_python`: code that a model wrote, run by SandboxService with the caller's own token."""
+"""The tool `run_python`: code that a model wrote, run in its thread's session of the sandbox with the user's own rights.
+
+The execution bears the call's key as its id. So whoever makes the call again, after the replica that made it was lost,
+finds the execution that is there already, watches it from its first byte, and starts nothing twice. The sandbox
+forgets executions a while after their end. A call whose execution is that old, and whose session still lives, is not
+made again, because nobody knows whether it took effect; without the session, nothing of its effect is left.
+"""
 
 import asyncio
-import codecs
-import json
-from collections.abc import AsyncIterable, Mapping
-from dataclasses import dataclass, field
+import hashlib
+import re
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import TypeGuard
 
 import grpc.aio
-from ollamesh.sandbox.v1 import execution_pb2 as pb
-from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteResponse
-from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
+from google.protobuf.duration_pb2 import Duration
+from ollamesh.sandbox.v1 import execution_pb2
+from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
-from services.agent.adapters.refusals import refusal_of
-from services.agent.core.events import Channel
-from services.agent.core.tool_result import Execution, result_text
-from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
+from services.agent.adapters.execution_heard import Heard
+from services.agent.adapters.sandbox_session import SandboxSessions, Seat
+from services.agent.adapters.sandboxes import Sandbox, refused
+from services.agent.adapters.thread_sessions import Begun
+from services.agent.adapters.tool_specs import CODE_BYTES_MAX, RUN_PYTHON
+from services.agent.errors import ThreadNotFound
+from services.agent.ports import CallContext, ToolResult
 from services.common.grpc.client import bearer, held
 
-DOMAIN = "sandbox.ollamesh"
-SERVICE = "ollamesh.sandbox.v1.SandboxService"
 OUTPUT_BYTES_MAX = 65_536  # Of each channel, shown to watchers; the model reads the end of it.
-CODE_BYTES_MAX = 1_048_576
-TEXTS = ("text/plain", "text/markdown", "application/json")  # The first that a result has is read.
+# A little less than the call has, so that the sandbox ends the program, and keeps its session. What its operator
+# allows may be less again.
+WALL_S = 25
+LIMITS = execution_pb2.Limits(output_bytes=OUTPUT_BYTES_MAX, wall=Duration(seconds=WALL_S))
+KEPT_S = 270.0  # The sandbox keeps what has ended for 300 s at least, unless it is set to less.
+RPC_MARGIN_S = 5.0  # Calls outlast the tool's own deadline, so that it is this that ends them.
+WATCHES_MAX, WATCH_AGAIN_S = 6, 0.25  # Of one execution, while the connection breaks.
+INTERRUPT_S, KILL_S = 0.6, 2.0
 
-SPEC = ToolSpec(
-    name="run_python",
-    description="Runs Python 3 code in a fresh sandbox without network, and returns what it prints.",
-    parameters_json_schema=json.dumps(
-        {
-            "type": "object",
-            "properties": {
-                "code": {
-                    "type": "string",
-                    "description": "Python code that prints its result, such as: print(2 + 3)",
-                }
-            },
-            "required": ["code"],
-        }
-    ),
-    effect=Effect.NONE,  # A fresh jail without network: nothing is left of a call but its result.
-    timeout_s=30.0,
+ID = re.compile(r"[A-Za-z0-9._:-]{1,64}")  # As the sandbox takes them.
+
+NO_PROGRAM = 'Call it with {"code": "..."}: a program as text.'
+TOO_LONG = "It did not finish in time, and was ended."
+UNKNOWN = (
+    "It is not known whether this call took effect: the service was interrupted. Look before doing it again."
 )
-
-
-@dataclass(slots=True)
-class _Heard:
-    """One channel's bytes as text; a character may be split between two events."""
-
-    text: str = ""
-    decoder: codecs.IncrementalDecoder = field(
-        default_factory=lambda: codecs.getincrementaldecoder("utf-8")(errors="replace")
-    )
-
-    def add(self, data: bytes, *, final: bool = False) -> str:
-        new = self.decoder.decode(data, final)
-        self.text += new
-        return new
+LOST = "The sandbox was lost while the program ran: variables and files are gone."
+NO_THREAD = "The conversation was deleted."
 
 
 class RunPython:
     """Implements ports.Tool."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._stub = SandboxServiceStub(channel)
-        self.spec = SPEC
+    def __init__(self, sessions: SandboxSessions) -> None:
+        self._sessions = sessions
+        self.spec = RUN_PYTHON
 
     async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
         code = arguments.get("code")
         if not _is_program(code):
-            return ToolResult(content='Call it with {"code": "..."}: a program as text.', failed=True)
-        remaining_s = context.deadline_s - asyncio.get_running_loop().time()
-        request = ExecuteRequest(
-            spec=pb.ExecutionSpec(code=code, limits=pb.Limits(output_bytes=OUTPUT_BYTES_MAX))
-        )
-        timeout_s = max(0.0, min(remaining_s, SPEC.timeout_s))
+            return ToolResult(content=NO_PROGRAM, failed=True)
+        until_s = min(context.deadline_s, asyncio.get_running_loop().time() + self.spec.timeout_s)
+        call = _Call(self._sessions, code, context, until_s)
         try:
-            # Left early, because this call is being cancelled, the execution is killed.
-            with held(self._stub.Execute(request, timeout=timeout_s, metadata=bearer(context.token))) as call:
-                return await _follow(call, context)
+            async with asyncio.timeout_at(until_s), self._sessions.alone(context.thread_id):
+                return await call.made()
+        except TimeoutError:
+            await call.stop()
+            return call.heard.result(TOO_LONG)
         except grpc.aio.AioRpcError as error:
-            refusal = refusal_of(error, domain=DOMAIN)
-            return ToolResult(content=f"The code was not run to its end: {refusal}.", failed=True)
+            return call.heard.result(f"The code was not run to its end: {refused(error)}.")
+        except ThreadNotFound:
+            return ToolResult(content=NO_THREAD, failed=True)
+        except BaseException:
+            if not context.is_handed_over():
+                await call.stop()
+            raise
 
 
-async def _follow(call: AsyncIterable[ExecuteResponse], context: CallContext) -> ToolResult:
-    heard = {Channel.STDOUT: _Heard(), Channel.STDERR: _Heard()}
-    values: list[str] = []
-    exited: pb.ExecutionEvent.Exited | None = None
+class _Call:
+    """One call, wherever its execution is."""
 
-    async def hear(channel: Channel, data: bytes, *, final: bool = False) -> None:
-        if text := heard[channel].add(data, final=final):
-            await context.write(channel, text)
+    def __init__(self, sessions: SandboxSessions, code: str, context: CallContext, until_s: float) -> None:
+        self.heard = Heard(context.write)
+        self._sessions, self._code, self._context = sessions, code, context
+        self._until_s = until_s
+        self._execution_id = _execution_id(context.key)
+        self._running: Seat | None = None  # Where its execution may be.
 
-    async for response in call:
-        match response.event.WhichOneof("event"):
-            case "stdout":
-                await hear(Channel.STDOUT, response.event.stdout.data)
-            case "stderr":
-                await hear(Channel.STDERR, response.event.stderr.data)
-            case "result":
-                values.append(_text_of(response.event.result.data))
-            case "exited":
-                exited = response.event.exited
-    for channel in heard:
-        await hear(channel, b"", final=True)
-    execution = Execution(
-        stdout=heard[Channel.STDOUT].text,
-        stderr=heard[Channel.STDERR].text,
-        value="\n".join(filter(None, values)),
-        problem=" ".join(filter(None, (_problem(exited), _limits_reached(exited)))),
-    )
-    failed = exited is None or exited.outcome != pb.OUTCOME_OK
-    return ToolResult(content=result_text(execution), failed=failed)
+    async def made(self) -> ToolResult:
+        """Raises AioRpcError and ThreadNotFound."""
+        begun = await self._sessions.begin(self._context)
+        if begun.begun_s_ago is not None and (known := await self._known(begun)) is not None:
+            return known
+        seat, _ = await self._sessions.using(self._context, begun.place, self._start)
+        self.heard.note(seat.note)
+        return await self._watched(seat.sandbox)
+
+    async def stop(self) -> None:
+        """End what runs, without its session if that can be: first ask, then kill."""
+        if self._running is None or self.heard.has_ended:
+            return
+        stub, execution_id = self._running.sandbox.stub, self._execution_id
+        metadata = bearer(self._context.token)
+        with suppress(grpc.aio.AioRpcError):  # It ends at its limit of time, then.
+            if self._running.session_id:
+                interrupt = pb.InterruptExecutionRequest(execution_id=execution_id)
+                await stub.InterruptExecution(interrupt, timeout=INTERRUPT_S, metadata=metadata)
+                if await self._ends(self._running.sandbox):
+                    return
+            kill = pb.KillExecutionRequest(execution_id=execution_id)
+            await stub.KillExecution(kill, timeout=KILL_S, metadata=metadata)
+
+    async def _known(self, begun: Begun) -> ToolResult | None:
+        """What became of the same call before; None if nothing is left of it, and it may be made."""
+        sandbox = self._sessions.sandbox(self._context, begun.place)
+        request = pb.GetExecutionRequest(execution_id=self._execution_id)
+        try:
+            await sandbox.stub.GetExecution(
+                request, timeout=self._left_s, metadata=bearer(self._context.token)
+            )
+        except grpc.aio.AioRpcError as error:
+            if refused(error).reason not in {"EXECUTION_NOT_FOUND", "SANDBOX_UNAVAILABLE"}:
+                raise
+            if begun.place is None or begun.begun_s_ago is None or begun.begun_s_ago < KEPT_S:
+                return None  # It never got there: the sandbox would know it.
+            if not await self._sessions.lives(self._context, begun.place):
+                return None
+            return ToolResult(content=UNKNOWN, failed=True)
+        self._running = Seat(sandbox, begun.place.session_id if begun.place else "")
+        return await self._watched(sandbox)
+
+    async def _start(self, seat: Seat) -> None:
+        spec = execution_pb2.ExecutionSpec(code=self._code, session_id=seat.session_id, limits=LIMITS)
+        request = pb.StartExecutionRequest(execution_id=self._execution_id, spec=spec)
+        self._running = seat
+        try:
+            await seat.sandbox.stub.StartExecution(
+                request, timeout=self._left_s, metadata=bearer(self._context.token)
+            )
+        except grpc.aio.AioRpcError as error:
+            # Begun before in a jail of its own, or in a session that is gone: it is watched all the same.
+            if refused(error).reason != "REQUEST_ID_REUSED":
+                raise
+
+    async def _watched(self, sandbox: Sandbox) -> ToolResult:
+        """To its end, over as many connections as that takes."""
+        for tries_left in reversed(range(WATCHES_MAX)):
+            try:
+                await self._watch(sandbox, timeout_s=self._left_s)
+                return self.heard.result()
+            except grpc.aio.AioRpcError as error:
+                reason = refused(error).reason
+                if reason == "EXECUTION_NOT_FOUND":  # It was there: another process is at its address now.
+                    return self.heard.result(LOST)
+                if reason != "UNAVAILABLE" or not tries_left:
+                    raise
+            await asyncio.sleep(WATCH_AGAIN_S)
+        raise AssertionError("the last try returns or raises")
+
+    async def _watch(self, sandbox: Sandbox, *, timeout_s: float) -> None:
+        request = pb.WatchExecutionRequest(
+            execution_id=self._execution_id,
+            stdout_offset=self.heard.stdout_bytes,
+            stderr_offset=self.heard.stderr_bytes,
+            result_count=self.heard.result_count,
+        )
+        metadata = bearer(self._context.token)
+        with held(sandbox.stub.WatchExecution(request, timeout=timeout_s, metadata=metadata)) as call:
+            async for response in call:
+                await self.heard.hear(response.event)
+
+    async def _ends(self, sandbox: Sandbox) -> bool:
+        """Whether it heeds the interrupt. What it still writes is not told: nobody waits for it."""
+        request = pb.WatchExecutionRequest(execution_id=self._execution_id)
+        metadata = bearer(self._context.token)
+        with (
+            suppress(grpc.aio.AioRpcError),
+            held(sandbox.stub.WatchExecution(request, timeout=INTERRUPT_S, metadata=metadata)) as call,
+        ):
+            async for response in call:
+                if response.event.HasField("exited"):
+                    return True
+        return False
+
+    @property
+    def _left_s(self) -> float:
+        return max(0.0, self._until_s - asyncio.get_running_loop().time()) + RPC_MARGIN_S
 
 
-def _text_of(forms: Mapping[str, bytes]) -> str:
-    """A result as a model can read it; of an image only that there is one, for models look at none here."""
-    text = next((forms[mime] for mime in TEXTS if mime in forms), b"").decode(errors="replace")
-    images = [f"[{mime}, {len(data)} bytes]" for mime, data in forms.items() if mime.startswith("image/")]
-    return " ".join(filter(None, (text, *images)))
-
-
-def _limits_reached(exited: pb.ExecutionEvent.Exited | None) -> str:
-    """Why a program that looks right may have failed: the sandbox refused it something."""
-    reached = exited.limits_reached if exited is not None else ()
-    names = [pb.LimitKind.Name(kind).removeprefix("LIMIT_KIND_").lower() for kind in reached]
-    return f"It reached its limits: {', '.join(names)}." if names else ""
-
-
-def _problem(exited: pb.ExecutionEvent.Exited | None) -> str:
-    if exited is None:
-        return "The sandbox did not say how the program ended."
-    if exited.outcome == pb.OUTCOME_OK:
-        return ""
-    if exited.outcome == pb.OUTCOME_ERROR:
-        return f"The program failed with exit code {exited.exit_code}."
-    outcome = pb.Outcome.Name(exited.outcome).removeprefix("OUTCOME_")
-    return f"The program was ended: {exited.message or outcome}."
+def _execution_id(key: str) -> str:
+    """The key, if an execution may be called that; else what stands for it."""
+    return key if ID.fullmatch(key) else hashlib.sha256(key.encode()).hexdigest()
 
 
 def _is_program(code: object) -> TypeGuard[str]:

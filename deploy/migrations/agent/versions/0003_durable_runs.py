@@ -173,7 +173,8 @@ def _threads() -> None:
     op.execute("""
         CREATE TABLE thread_sessions (
             thread_id  uuid PRIMARY KEY REFERENCES threads ON DELETE CASCADE,
-            session_id text NOT NULL                              -- Of the sandbox.
+            target     text NOT NULL,                             -- The replica of the sandbox that has it.
+            session_id text NOT NULL
         )
     """)
     op.execute("""
