@@ -66,7 +66,10 @@ UNARY = {
         "CancelStream",
         *("CreateBatch", "GetBatch", "ListBatches", "CancelBatch"),
     ),
-    "AgentService": ("CreateThread", "StartRun", "CancelRun"),
+    "AgentService": (
+        *("CreateThread", "StartRun", "StartRuns", "CancelRun", "GetRun", "ListRuns"),
+        *("SubmitApproval", "ListTools"),
+    ),
     "SandboxService": (
         *("StartExecution", "GetExecution", "SendInput", "InterruptExecution", "KillExecution"),
         *("CreateSession", "GetSession", "ListSessions", "DeleteSession"),

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 import pytest
 from google.protobuf.descriptor import EnumDescriptor
-from ollamesh.agent.v1 import run_pb2
+from ollamesh.agent.v1 import agent_service_pb2, run_pb2
 from ollamesh.agent.v1.assistant_pb2 import RunConfig, RunLimits
 from ollamesh.agent.v1.error_reason_pb2 import ErrorReason
 from ollamesh.agent.v1.thread_pb2 import ToolCall
@@ -32,6 +32,8 @@ ENUMS: list[tuple[EnumDescriptor, Mapping[int, str], set[str]]] = [
     (run_pb2.RunStatus.DESCRIPTOR, runs.STATUSES, set()),
     (run_pb2.OutputChannel.DESCRIPTOR, runs.CHANNELS, set()),
     (run_pb2.ApprovalDecision.DESCRIPTOR, runs.DECISIONS, set()),
+    (run_pb2.BusyPolicy.DESCRIPTOR, {value: word for word, value in runs.BUSY_POLICIES.items()}, set()),
+    (agent_service_pb2.ToolEffect.DESCRIPTOR, runs.EFFECTS, set()),
     (execution_pb2.Outcome.DESCRIPTOR, executions.OUTCOMES, set()),
     (execution_pb2.LimitKind.DESCRIPTOR, executions.LIMITS, set()),
     (execution_pb2.ExecutionState.DESCRIPTOR, executions.STATES, set()),
@@ -100,6 +102,38 @@ def test_a_tool_call_arrives_whole() -> None:
         tool_call_id="c1",
         tool_name="run_python",
         arguments_json="{}",
+    )
+
+
+def test_a_call_arrives_in_pieces_too() -> None:
+    message = run_pb2.RunEvent(sequence=3)
+    message.delta.tool_call.index, message.delta.tool_call.tool_name = 1, "run_python"
+    message.delta.tool_call.arguments_json = '{"code'
+    delta = runs_wire.event_of(message)
+    assert isinstance(delta, runs.Delta)
+    assert delta.tool_call == runs.ToolCallPiece(index=1, tool_name="run_python", arguments_json='{"code')
+    message.delta.ClearField("tool_call")
+    assert getattr(runs_wire.event_of(message), "tool_call") is None  # noqa: B009 - It is a Delta.
+
+
+def test_a_run_says_what_it_waits_for() -> None:
+    run = run_pb2.Run(
+        run_id="r", status=run_pb2.RUN_STATUS_INTERRUPTED, assistant_id="a", assistant_version=2
+    )
+    question = run.pending_approvals.add(
+        approval_id="q", tool_call_id="c", call_hash=b"h", reason="it may be wrong"
+    )
+    question.expire_time.FromDatetime(datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    found = runs_wire.run_of(run)
+    assert (found.status, found.assistant_id, found.assistant_version) == ("interrupted", "a", 2)
+    assert found.pending_approvals == (
+        runs.Approval(
+            approval_id="q",
+            tool_call_id="c",
+            call_hash=b"h",
+            reason="it may be wrong",
+            expire_time=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC),
+        ),
     )
 
 

@@ -24,6 +24,7 @@ from ollamesh.client import (
     runs,
     sessions,
 )
+from ollamesh.client.agent import Agent
 from ollamesh.client.client import Client
 from ollamesh.client.credentials import (
     AccessToken,
@@ -42,6 +43,7 @@ from ollamesh.client.sandbox_session import SandboxSession
 
 __all__ = [
     "AccessToken",
+    "Agent",
     "ApiKey",
     "CallError",
     "Client",

@@ -16,7 +16,10 @@ import grpc.aio
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 IDEMPOTENT = {
     "ollamesh.auth.v1.AuthService": ("Login", "ExchangeToken", "GetCaller", "ListApiKeys", "RevokeApiKey"),
-    "ollamesh.agent.v1.AgentService": ("CreateThread", "StartRun", "GetThread", "GetRun", "ListTools"),
+    "ollamesh.agent.v1.AgentService": (
+        *("CreateThread", "StartRun", "StartRuns", "GetThread", "GetRun", "ListRuns", "ListTools"),
+        "SubmitApproval",  # The same decision again is no other one.
+    ),
     "ollamesh.inference.v1.InferenceService": ("Embed", "ListModels", "GetModel", "GetFleet"),
     "ollamesh.sandbox.v1.SandboxService": (
         *("StartExecution", "GetExecution", "SendInput", "KillExecution"),

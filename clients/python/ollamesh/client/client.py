@@ -11,23 +11,16 @@ from typing import Self, TypeVar, Unpack
 
 import grpc
 import grpc.aio
-from ollamesh.agent.v1.agent_service_pb2 import (
-    CreateThreadRequest,
-    StartRunRequest,
-    WatchRunRequest,
-    WatchRunResponse,
-)
-from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from ollamesh.auth.v1.auth_service_pb2 import RevokeApiKeyRequest
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.client import batches, chats, executions, keys, library, runs
+from ollamesh.client.agent import Agent
 from ollamesh.client.answers import Answers
 from ollamesh.client.calls import Calls
 from ollamesh.client.channel import open_channel
 from ollamesh.client.credentials import AccessToken, Credentials, Role, Session
 from ollamesh.client.fleet import Fleet, Model, fleet_of, model_of
 from ollamesh.client.resuming import resumed
-from ollamesh.client.runs_wire import config_of, event_of, run_of
 from ollamesh.client.sandbox import Sandbox
 from ollamesh.client.tokens import Tokens
 from ollamesh.inference.v1.batch_pb2 import (
@@ -85,9 +78,9 @@ class Client:
         self._tokens = Tokens(credentials, self._channel)
         self._calls = Calls(self._tokens)
         self._auth = AuthServiceStub(self._channel)
-        self._agent = AgentServiceStub(self._channel)
         self._inference = InferenceServiceStub(self._channel)
         limits_s = {"deadline_s": deadline_s, "stream_deadline_s": stream_deadline_s}
+        self.agent = Agent(self._calls, self._channel, **limits_s)
         self.sandbox = Sandbox(self._calls, self._channel, **limits_s)
         self._resume = resume
         self._answers = Answers(self._calls, self._channel)
@@ -272,19 +265,12 @@ class Client:
     # ---- Agents ------------------------------------------------------------------------------------
 
     async def create_thread(self, display_name: str = "") -> str:
-        """Start a conversation and return its id."""
-        request = CreateThreadRequest(request_id=str(uuid.uuid4()), display_name=display_name)
-        return (await self.call(self._agent.CreateThread, request)).thread.thread_id
+        """Start a conversation and return its id. What else there is of agents, `self.agent` has."""
+        return await self.agent.create_thread(display_name)
 
     async def start_run(self, thread_id: str, task: str, config: runs.Config | None = None) -> runs.Run:
         """Have an agent work on a thread. The run is stored and goes on, whoever watches."""
-        request = StartRunRequest(
-            request_id=str(uuid.uuid4()),
-            thread_id=thread_id,
-            input=task,
-            config=config_of(config or runs.Config()),
-        )
-        return run_of((await self.call(self._agent.StartRun, request)).run)
+        return await self.agent.start(thread_id, task, config)
 
     async def run(
         self, task: str, config: runs.Config | None = None, *, deadline_s: float | None = None
@@ -295,29 +281,15 @@ class Client:
             async for event in events:
                 yield event
 
-    async def watch(
+    def watch(
         self, run_id: str, *, after_sequence: int = 0, deadline_s: float | None = None
     ) -> AsyncGenerator[runs.Event, None]:
         """Stream a run's events after `after_sequence`, live or finished, each of them once.
 
-        A lost connection is made anew, a few times and ever more patiently, and the stream goes on from
-        the event where it was. Leaving it does nothing to the run.
+        A lost connection is made anew, and the stream goes on from the event where it was. Leaving it does
+        nothing to the run.
         """
-
-        def opened(after: int, left_s: float) -> AsyncGenerator[WatchRunResponse, None]:
-            request = WatchRunRequest(run_id=run_id, after_sequence=after)
-            return self.stream(self._agent.WatchRun, request, deadline_s=left_s)
-
-        responses = resumed(
-            opened,
-            lambda response: response.event.sequence,
-            after_sequence=after_sequence,
-            deadline_s=self._stream_deadline_s if deadline_s is None else deadline_s,
-        )
-        async with aclosing(responses):
-            async for response in responses:
-                if (event := event_of(response.event)) is not None:
-                    yield event
+        return self.agent.watch(run_id, after_sequence=after_sequence, deadline_s=deadline_s)
 
     # ---- The sandbox -------------------------------------------------------------------------------
 

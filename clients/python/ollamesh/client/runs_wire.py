@@ -3,13 +3,15 @@
 from datetime import datetime
 from typing import TypedDict
 
-from ollamesh.agent.v1 import assistant_pb2
+from ollamesh.agent.v1 import agent_service_pb2, assistant_pb2
 from ollamesh.agent.v1 import run_pb2 as pb
 from ollamesh.agent.v1.error_reason_pb2 import ErrorReason
 from ollamesh.client.runs import (
     CHANNELS,
     DECISIONS,
+    EFFECTS,
     STATUSES,
+    Approval,
     ApprovalRequested,
     ApprovalResolved,
     Config,
@@ -21,7 +23,9 @@ from ollamesh.client.runs import (
     StepFinished,
     StepRestarted,
     StepStarted,
+    Tool,
     ToolCalled,
+    ToolCallPiece,
     ToolOutput,
     ToolReturned,
     Usage,
@@ -46,9 +50,15 @@ def config_of(config: Config) -> assistant_pb2.RunConfig:
         seed=config.seed,
         limits=assistant_pb2.RunLimits(
             step_count=config.step_count_max,
+            model_call_count=config.model_call_count_max,
+            tool_call_count=config.tool_call_count_max,
             output_token_count_per_call=config.output_token_count_per_call_max,
+            token_count=config.token_count_max,
             wall=duration(config.wall_max_s),
+            approval_wait=duration(config.approval_wait_max_s),
         ),
+        approval_tools=config.approval_tools,
+        response_json_schema=config.response_json_schema,
     )
 
 
@@ -62,6 +72,33 @@ def run_of(run: pb.Run) -> Run:
         failure_message=run.failure_message,
         usage=_usage(run.usage),
         last_sequence=run.last_sequence,
+        assistant_id=run.assistant_id,
+        assistant_version=run.assistant_version,
+        pending_approvals=tuple(map(_approval_of, run.pending_approvals)),
+        is_batch=run.is_batch,
+    )
+
+
+def _approval_of(requested: pb.RunEvent.ApprovalRequested) -> Approval:
+    return Approval(
+        approval_id=requested.approval_id,
+        tool_call_id=requested.tool_call_id,
+        call_hash=requested.call_hash,
+        reason=requested.reason,
+        expire_time=time(requested.expire_time),
+    )
+
+
+def tool_of(tool: agent_service_pb2.Tool) -> Tool:
+    return Tool(
+        name=tool.name,
+        description=tool.description,
+        parameters_json_schema=tool.parameters_json_schema,
+        effect=EFFECTS.get(tool.effect, "unknown"),
+        needs_approval=tool.needs_approval,
+        timeout_s=seconds(tool.timeout),
+        is_confined=tool.is_confined,
+        returns_untrusted=tool.returns_untrusted,
     )
 
 
@@ -76,10 +113,10 @@ def event_of(message: pb.RunEvent) -> Event | None:  # noqa: PLR0911 - One for e
         case "step_restarted":
             return StepRestarted(**at, step=message.step_restarted.step)
         case "delta":
-            return Delta(**at, text=message.delta.text, thinking=message.delta.thinking)
+            return _delta(message.delta, at)
         case "step_finished":
             step = message.step_finished
-            return StepFinished(**at, step=step.step, usage=_usage(step.usage))
+            return StepFinished(**at, step=step.step, usage=_usage(step.usage), truncated=step.truncated)
         case "finished":
             finished = message.finished
             return Finished(
@@ -94,6 +131,20 @@ def event_of(message: pb.RunEvent) -> Event | None:  # noqa: PLR0911 - One for e
             return _approval_event(message, at)
         case _:
             return _tool_event(message, at)
+
+
+def _delta(delta: pb.RunEvent.Delta, at: _At) -> Delta:
+    piece = delta.tool_call
+    return Delta(
+        **at,
+        text=delta.text,
+        thinking=delta.thinking,
+        tool_call=ToolCallPiece(
+            index=piece.index, tool_name=piece.tool_name, arguments_json=piece.arguments_json
+        )
+        if delta.HasField("tool_call")
+        else None,
+    )
 
 
 def _tool_event(message: pb.RunEvent, at: _At) -> Event | None:
@@ -122,6 +173,7 @@ def _tool_event(message: pb.RunEvent, at: _At) -> Event | None:
                 content=returned.content,
                 failed=returned.failed,
                 duration_s=seconds(returned.duration),
+                remembered=returned.remembered,
             )
         case _:
             return None
@@ -135,6 +187,7 @@ def _approval_event(message: pb.RunEvent, at: _At) -> Event:
             approval_id=resolved.approval_id,
             decision=DECISIONS.get(resolved.decision, "unknown"),
             user_id=resolved.user_id,
+            arguments_json=resolved.arguments_json,
         )
     requested = message.approval_requested
     return ApprovalRequested(
