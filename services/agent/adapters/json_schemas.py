@@ -1,0 +1,164 @@
+"""Whether values keep JSON Schemas, when neither can be trusted: schemas come from users and from others' servers.
+
+`jsonschema` by itself fetches what a schema refers to, follows references without end, and matches patterns that take
+for ever. Here nothing is fetched, a check is given up after so many steps, and a pattern after so long: what was
+given up is not kept.
+"""
+# ruff: noqa: ANN401, ARG001 - The signatures are jsonschema's.
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import regex  # type: ignore[import-untyped]
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
+STEPS_MAX = 20_000  # Keywords that are looked at; a schema of usual size takes some hundred.
+PATTERN_WAIT_S = 0.05
+PROBLEMS_MAX = 4
+PROBLEM_CHARS_MAX = 300
+TOO_MUCH = "it takes too long to check"
+NOTHING_FETCHED: Registry[Any] = Registry()
+
+_Check = Callable[[Any, Any, Any, Any], Iterator[ValidationError] | None]
+
+
+class SchemaInvalidError(Exception):
+    """The text is no JSON Schema, and why."""
+
+
+class _GivenUpError(Exception):
+    """The check takes more than it may."""
+
+
+class JsonSchema:
+    """One schema, ready to check values."""
+
+    def __init__(self, text: str) -> None:
+        """Raises SchemaInvalidError."""
+        try:
+            schema = json.loads(text, parse_constant=_refuse)
+            if not isinstance(schema, dict):
+                raise SchemaInvalidError("is no JSON object")
+            self.schema: Mapping[str, object] = _of_one_draft(schema)
+            Draft202012Validator.check_schema(self.schema)
+        except (ValueError, RecursionError):
+            raise SchemaInvalidError("is not JSON") from None
+        except SchemaError as error:
+            raise SchemaInvalidError(f"is no JSON Schema: {_told(error)}") from None
+
+    def problem(self, value: object) -> str | None:
+        """What of `value` breaks the schema, in words for a model; None if nothing does."""
+        validator = _counting()(self.schema, registry=NOTHING_FETCHED)
+        problems: list[str] = []
+        try:
+            for error in validator.iter_errors(value):
+                problems.append(_told(error))
+                if len(problems) == PROBLEMS_MAX:
+                    break
+        except (_GivenUpError, RecursionError):
+            return TOO_MUCH
+        except Unresolvable:
+            return "it refers to a schema that is not here"
+        return "; ".join(problems) or None
+
+
+def _counting() -> Any:
+    """A validator that is good for so many steps."""
+    steps = 0
+
+    def counted(check: _Check) -> _Check:
+        def step(validator: Any, keyword: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+            nonlocal steps
+            steps += 1
+            if steps > STEPS_MAX:
+                raise _GivenUpError
+            yield from check(validator, keyword, value, schema) or ()
+
+        return step
+
+    checks = {**Draft202012Validator.VALIDATORS, **_OF_PATTERNS}
+    counting = {name: counted(check) for name, check in checks.items()}
+    return extend(Draft202012Validator, counting)  # type: ignore[no-untyped-call]
+
+
+def _pattern(validator: Any, pattern: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(value, str) and not _matches(pattern, value):
+        yield ValidationError(f"it does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(value, dict):
+        return
+    for pattern, inner in patterns.items():
+        for key, each in value.items():
+            if _matches(pattern, key):
+                yield from validator.descend(each, inner, path=key, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, inner: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(value, dict):
+        return
+    known, patterns = schema.get("properties", {}), schema.get("patternProperties", {})
+    for key, each in value.items():
+        if key in known or any(_matches(pattern, key) for pattern in patterns):
+            continue
+        if inner is False:
+            yield ValidationError(f"{key!r} is not a property that it may have")
+        else:
+            yield from validator.descend(each, inner, path=key)
+
+
+# Those that match patterns by themselves.
+_OF_PATTERNS = {
+    "pattern": _pattern,
+    "patternProperties": _pattern_properties,
+    "additionalProperties": _additional_properties,
+}
+
+
+def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema without the draft that it names. Raises SchemaInvalidError where a part names one of its own.
+
+    Such a part would be checked by the library's own validator of that draft, which has no bounds. So would one
+    keyword that looks at patterns by itself.
+    """
+    inner = {key: value for key, value in schema.items() if key != "$schema"}
+    for key, value in _every_key(inner):
+        if key == "$schema" and isinstance(value, str):
+            raise SchemaInvalidError("names a draft in one of its parts")
+        if key == "unevaluatedProperties":
+            raise SchemaInvalidError(
+                "has unevaluatedProperties, which is not served; use additionalProperties"
+            )
+    return inner
+
+
+def _every_key(value: object) -> Iterator[tuple[str, object]]:
+    if isinstance(value, dict):
+        yield from value.items()
+        for each in value.values():
+            yield from _every_key(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _every_key(each)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return regex.search(pattern, text, timeout=PATTERN_WAIT_S) is not None
+    except (TimeoutError, regex.error):
+        raise _GivenUpError from None
+
+
+def _told(error: Any) -> str:
+    text = f"at {error.json_path}: {error.message}"
+    return text if len(text) <= PROBLEM_CHARS_MAX else f"{text[:PROBLEM_CHARS_MAX]}…"
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
