@@ -63,7 +63,7 @@ async def run(
         )
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
-        tools = own_tools(sessions)
+        tools = own_tools(sessions, config.egress)
         threads = PostgresThreads(database)
         runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
         events = PostgresEvents(database, holder=holder)
