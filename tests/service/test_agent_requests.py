@@ -234,7 +234,9 @@ async def test_a_page_token_that_nobody_gave_is_refused(app: App, token: str) ->
 
 async def test_tools_are_listed_with_what_they_do(app: App) -> None:
     user = app.user()
-    (tool,) = (await user.stub.ListTools(pb.ListToolsRequest(), **user.options)).tools
-    assert (tool.name, tool.effect, tool.needs_approval) == ("run_python", pb.TOOL_EFFECT_NONE, False)
+    listed = (await user.stub.ListTools(pb.ListToolsRequest(), **user.options)).tools
+    tool = next(tool for tool in listed if tool.name == "run_python")
+    assert (tool.effect, tool.needs_approval) == (pb.TOOL_EFFECT_STATE_CHANGING, False)
+    assert (tool.is_confined, tool.returns_untrusted) == (True, False)
     assert '"code"' in tool.parameters_json_schema
     assert tool.timeout.seconds > 0

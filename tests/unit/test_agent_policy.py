@@ -100,6 +100,16 @@ def test_an_operator_may_refuse_a_tool_to_a_role(
     assert isinstance(verdict({}, situation=situation), Deny) is is_denied
 
 
+def test_an_operators_rules_are_read_or_refused_whole() -> None:
+    assert Rules.read(asked=" mail, mcp.* ,", refused="http_fetch:user,run_*") == Rules(
+        asked=("mail", "mcp.*"), refused=(("http_fetch", "user"), ("run_*", ANY_ROLE))
+    )
+    assert Rules.read(asked="", refused="") == Rules(asked=(), refused=())
+    for asked, refused in (("mail:user", ""), ("a b", ""), ("", "mail:root"), ("", "mail:"), ("", ":user")):
+        with pytest.raises(ValueError, match="pattern"):
+            Rules.read(asked=asked, refused=refused)
+
+
 @pytest.mark.parametrize("effect", Effect)
 @pytest.mark.parametrize("is_confined", [True, False])
 def test_only_what_reaches_out_is_asked_about_after_others_words(
@@ -251,19 +261,21 @@ def _fetched(call_id: str, tool: str) -> list[Event]:
 
 
 def _taint(*history: Message, is_cut: bool = False) -> Taint:
-    return Taint(history, trusted_tools=("run_python",), is_cut=is_cut)
+    taint = Taint(run_tools=("run_python", "http_fetch"), trusted_tools=("run_python",))
+    taint.add_history(history, is_cut=is_cut)
+    return taint
 
 
 def test_what_a_tool_brings_taints_from_the_next_step_on_and_for_ever() -> None:
     taint = _taint()
     seen = []
-    for step, tool in enumerate(["run_python", "http_fetch", "run_python", "run_python"], 1):
+    for step, tool in enumerate(["run_python", "made_up", "http_fetch", "run_python", "run_python"], 1):
         taint.add(StepStarted(step))
         for event in _fetched(f"c{step}", tool):
             taint.add(event)
             seen.append(taint.is_there)
         taint.add(StepFinished(step, Usage()))
-    assert seen == [False] * 4 + [True] * 4
+    assert seen == [False] * 6 + [True] * 4
 
 
 def test_earlier_runs_taint_the_later_ones_of_their_thread() -> None:
