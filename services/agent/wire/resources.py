@@ -3,6 +3,7 @@
 from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
 from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
 
+from services.agent.assistants import AssistantRecord
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
 from services.agent.core.pii import PiiAction, PiiKind, PiiRule
@@ -134,6 +135,17 @@ def _limits(limits: assistant_pb2.RunLimits) -> Limits:
     )
 
 
+def assistant_to_proto(assistant: AssistantRecord) -> assistant_pb2.Assistant:
+    return assistant_pb2.Assistant(
+        assistant_id=str(assistant.assistant_id),
+        version=assistant.version,
+        display_name=assistant.display_name,
+        config=assistant_pb2.RunConfig.FromString(assistant.config),
+        create_time=timestamp(assistant.create_time),
+        update_time=timestamp(assistant.update_time),
+    )
+
+
 def tool_to_proto(spec: ToolSpec) -> ToolPb:
     return ToolPb(
         name=spec.name,
@@ -141,4 +153,6 @@ def tool_to_proto(spec: ToolSpec) -> ToolPb:
         parameters_json_schema=spec.parameters_json_schema,
         effect=f"TOOL_EFFECT_{spec.effect.value}",
         timeout=duration(spec.timeout_s),
+        is_confined=spec.is_confined,
+        returns_untrusted=spec.returns_untrusted,
     )
