@@ -26,6 +26,7 @@ COMMANDS = {
     "token": ("clients.cli.login", "Print an access token, and nothing else, on standard output."),
     "chat": ("clients.cli.chat", "Talk to a model."),
     "run": ("clients.cli.run", "Have an agent do TASK, and watch it."),
+    "approvals": ("clients.cli.approvals", "Show and decide the calls of a run that wait for a person."),
     "exec": (
         "clients.cli.execute",
         "Run the program FILE in the sandbox; - reads it from standard input.",

@@ -104,7 +104,7 @@ async def run(
             AssistantMethods(assistants, configs, trail),
             ThreadMethods(engine, threads, trail),
             RunMethods(engine, runs, configs, Screen(config.screening, registry)),
-            ToolMethods(specs),
+            ToolMethods(specs, config.rules),
         )
         add_AgentServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))

@@ -19,7 +19,8 @@ from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import InvalidRequest, Violation
 
 EDITED_FIELD = "edit.arguments_json"
-Flaws = Callable[[str, Mapping[str, object]], Sequence[str]]
+NO_TOOL = "the tool is there no more"
+Problem = Callable[[str, Mapping[str, object]], str | None]
 
 
 class Approving:
@@ -32,13 +33,13 @@ class Approving:
         tools: Mapping[str, ToolSpec],
         trail: Trail,
         clock: Callable[[], float],
-        flaws: Flaws,
+        problem: Problem,
         go_on: Callable[[RunId], Awaitable[None]],
     ) -> None:
-        """`flaws` says where arguments break a JSON Schema; `go_on` has a run that waits gone on with."""
+        """`problem` says how arguments break a JSON Schema; `go_on` has a run that waits gone on with."""
         self._runs, self._events, self._approvals = runs, events, approvals
         self._tools, self._trail, self._clock = tools, trail, clock
-        self._flaws, self._go_on = flaws, go_on
+        self._problem, self._go_on = problem, go_on
 
     async def submit(
         self, owner: Owner, run_id: RunId, approval_id: UUID, *, call_hash: bytes, decided: Decided
@@ -81,13 +82,9 @@ class Approving:
         if not isinstance(arguments, dict):
             raise InvalidRequest([Violation(EDITED_FIELD, "is no JSON object")])
         spec = self._tools.get(call.name)
-        flaws = (
-            self._flaws(spec.parameters_json_schema, arguments)
-            if spec
-            else [f"there is no tool {call.name} any more"]
-        )
-        if flaws:
-            raise InvalidRequest([Violation(EDITED_FIELD, flaw) for flaw in flaws])
+        problem = self._problem(spec.parameters_json_schema, arguments) if spec else NO_TOOL
+        if problem is not None:
+            raise InvalidRequest([Violation(EDITED_FIELD, problem)])
         return Decided(
             decision=decided.decision, user_id=decided.user_id, arguments_json=json.dumps(arguments)
         )

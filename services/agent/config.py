@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from services.agent.core.policy import Rules
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
@@ -25,6 +26,7 @@ class Config:
     runs_per_user_max: int
     assistants_per_user_max: int
     lease_s: float  # How long a replica may be silent before its runs are ended for it.
+    rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
@@ -45,7 +47,18 @@ class Config:
             runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
             assistants_per_user_max=env.integer("OLLAMESH_AGENT_ASSISTANTS_PER_USER_MAX", 100, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
+            rules=_rules(env),
         )
+
+
+def _rules(env: Environment) -> Rules:
+    names = "OLLAMESH_AGENT_TOOLS_ASKED", "OLLAMESH_AGENT_TOOLS_REFUSED"
+    asked, refused = (env.optional(name) or "" for name in names)
+    try:
+        return Rules.read(asked=asked, refused=refused)
+    except ValueError as error:
+        env.reject(" or ".join(names), f"cannot be read: {error}")
+        return Rules()
 
 
 def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:

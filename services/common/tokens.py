@@ -106,6 +106,16 @@ def key_id_of(token: str) -> str:
         raise TokenInvalid from None
 
 
+def role_of(token: str) -> str:
+    """The role that a token says, of one that was verified, or had from the auth service itself. Empty if none."""
+    try:
+        claims = members(parse(token, bytes_max=TOKEN_BYTES_MAX).payload)
+    except Malformed:
+        return ""
+    role = claims.get("role")
+    return role if isinstance(role, str) else ""
+
+
 def _key_id(header: Mapping[str, Any]) -> str:
     """A header has these members and no other: nothing in it may be about another key, or be left unread."""
     key_id = header.get("kid")

@@ -1,7 +1,7 @@
 """Decisions about calls on real PostgreSQL, from two replicas: each is given once, and for one call."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field, replace
 from uuid import uuid4
 
@@ -52,7 +52,7 @@ class Desk:
             tools={"send": SEND},
             trail=self.trail,
             clock=lambda: self.now_s,
-            flaws=_flaws,
+            problem=_problem,
             go_on=self._go_on,
         )
 
@@ -78,8 +78,8 @@ class Desk:
         await self.approving.submit(owner, run_id, question.approval_id, call_hash=call_hash, decided=decided)
 
 
-def _flaws(schema: str, arguments: Mapping[str, object]) -> Sequence[str]:
-    return [] if "to" in arguments else ["to is missing"]
+def _problem(schema: str, arguments: Mapping[str, object]) -> str | None:
+    return None if "to" in arguments else "to is missing"
 
 
 @pytest.fixture

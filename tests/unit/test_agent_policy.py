@@ -100,6 +100,16 @@ def test_an_operator_may_refuse_a_tool_to_a_role(
     assert isinstance(verdict({}, situation=situation), Deny) is is_denied
 
 
+def test_an_operators_rules_are_read_or_refused_whole() -> None:
+    assert Rules.read(asked=" mail, mcp.* ,", refused="http_fetch:user,run_*") == Rules(
+        asked=("mail", "mcp.*"), refused=(("http_fetch", "user"), ("run_*", ANY_ROLE))
+    )
+    assert Rules.read(asked="", refused="") == Rules(asked=(), refused=())
+    for asked, refused in (("mail:user", ""), ("a b", ""), ("", "mail:root"), ("", "mail:"), ("", ":user")):
+        with pytest.raises(ValueError, match="pattern"):
+            Rules.read(asked=asked, refused=refused)
+
+
 @pytest.mark.parametrize("effect", Effect)
 @pytest.mark.parametrize("is_confined", [True, False])
 def test_only_what_reaches_out_is_asked_about_after_others_words(

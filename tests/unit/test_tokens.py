@@ -16,7 +16,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import TokenExpired, TokenInvalid
-from services.common.tokens import CLOCK_SKEW_S, LIFETIME_MAX_S, TOKEN_BYTES_MAX, Caller, Role, verify
+from services.common.tokens import (
+    CLOCK_SKEW_S,
+    LIFETIME_MAX_S,
+    TOKEN_BYTES_MAX,
+    Caller,
+    Role,
+    role_of,
+    verify,
+)
 
 NOW_S = 1_800_000_000
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # Of P-256.
@@ -334,3 +342,9 @@ def test_no_right_is_gained_by_losing_a_claim(name: str) -> None:
     except TokenInvalid:
         return
     assert (name, less.scopes) == ("scope", frozenset())
+
+
+def test_the_role_of_a_token_that_is_believed_already_is_read_or_empty() -> None:
+    assert role_of(signed(HEADER, CLAIMS)) == "user"
+    for other in ("", "opaque", signed(HEADER, {}), signed(HEADER, {"role": 1}), signed(HEADER, b"[]")):
+        assert role_of(other) == ""

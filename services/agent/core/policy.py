@@ -12,6 +12,7 @@ to be fine is not.
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -21,6 +22,7 @@ from typing import Protocol
 from services.agent.core.trusted_values import UserWords, values_of
 
 ANY_ROLE = "*"
+PATTERN = re.compile(r"(?P<tool>[A-Za-z0-9_.*-]+)(?::(?P<role>user|admin))?")
 OF_CONFIG = "this run asks about every call of the tool"
 OF_OPERATOR = "the mesh's operator has every call of the tool approved"
 AFTER_UNTRUSTED = "the model has read what others may have written, and this call reaches beyond the sandbox with more than you wrote"
@@ -49,6 +51,18 @@ class Rules:
 
     asked: Collection[str] = ()  # Every call waits for a person.
     refused: Collection[tuple[str, str]] = ()  # Tool, and the role that may not use it or ANY_ROLE.
+
+    @classmethod
+    def read(cls, *, asked: str, refused: str) -> "Rules":
+        """Of lists with commas: patterns of tools, of the refused also `PATTERN:ROLE`. Raises ValueError."""
+        found = [PATTERN.fullmatch(part) for part in _parts(refused)]
+        wanted = [PATTERN.fullmatch(part) for part in _parts(asked)]
+        if None in found or any(match is None or match["role"] for match in wanted):
+            raise ValueError("a rule is the pattern of a tool's name, of a refused one also with a role")
+        return cls(
+            asked=tuple(match["tool"] for match in wanted if match),
+            refused=tuple((match["tool"], match["role"] or ANY_ROLE) for match in found if match),
+        )
 
     def refuse(self, tool: str, role: str) -> bool:
         """Whether the tool is not for callers of that role. An empty role is one that is not known."""
@@ -110,6 +124,10 @@ def decide(name: str, arguments: object, *, tool: ToolNature | None, situation: 
     if not (tool.reaches_out and situation.is_tainted):
         return Allow()
     return _after_untrusted(arguments, tool, UserWords(situation.user_texts))
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _after_untrusted(arguments: Mapping[str, object], tool: ToolNature, words: UserWords) -> Verdict:

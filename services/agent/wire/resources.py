@@ -1,15 +1,18 @@
 """Threads, messages, runs and their configuration."""
 
+from collections.abc import Iterable
+
 from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
 from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
 
 from services.agent.assistants import AssistantRecord
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
+from services.agent.core.events import ApprovalRequested
 from services.agent.core.pii import PiiAction, PiiKind, PiiRule
 from services.agent.core.run_config import RunConfig
 from services.agent.ports import MessageRecord, RunRecord, ThreadRecord, ToolSpec
-from services.agent.wire.events import call_from_proto, call_to_proto, usage_to_proto
+from services.agent.wire.events import call_from_proto, call_to_proto, requested_to_proto, usage_to_proto
 from services.agent.wire.values import duration, reason_to_proto, seconds, status_to_proto, timestamp
 
 DEFAULTS = Limits()
@@ -57,7 +60,8 @@ def message_record_to_proto(record: MessageRecord) -> thread_pb2.Message:
     return message
 
 
-def run_to_proto(run: RunRecord) -> run_pb2.Run:
+def run_to_proto(run: RunRecord, *, pending: Iterable[ApprovalRequested] = ()) -> run_pb2.Run:
+    """`pending`: what it waits for."""
     outcome = run.outcome
     return run_pb2.Run(
         run_id=str(run.run_id),
@@ -71,6 +75,7 @@ def run_to_proto(run: RunRecord) -> run_pb2.Run:
         start_time=timestamp(run.start_time),
         end_time=timestamp(run.end_time),
         last_sequence=run.last_sequence,
+        pending_approvals=map(requested_to_proto, pending),
     )
 
 
@@ -146,12 +151,13 @@ def assistant_to_proto(assistant: AssistantRecord) -> assistant_pb2.Assistant:
     )
 
 
-def tool_to_proto(spec: ToolSpec) -> ToolPb:
+def tool_to_proto(spec: ToolSpec, *, needs_approval: bool = False) -> ToolPb:
     return ToolPb(
         name=spec.name,
         description=spec.description,
         parameters_json_schema=spec.parameters_json_schema,
         effect=f"TOOL_EFFECT_{spec.effect.value}",
+        needs_approval=needs_approval,
         timeout=duration(spec.timeout_s),
         is_confined=spec.is_confined,
         returns_untrusted=spec.returns_untrusted,
