@@ -12,8 +12,9 @@ from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from prometheus_client import CollectorRegistry
 
-from services.agent.adapters import chat_model, sandboxes
+from services.agent.adapters import chat_model, json_schemas, sandboxes
 from services.agent.adapters.langchain_agent import LangChainAgent
+from services.agent.adapters.postgres_assistants import PostgresAssistants
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_runs import PostgresRuns
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
@@ -23,6 +24,7 @@ from services.agent.adapters.toolbox import own_tools
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine
+from services.agent.rpc.assistants import AssistantMethods
 from services.agent.rpc.configs import Configs
 from services.agent.rpc.runs import RunMethods
 from services.agent.rpc.threads import ThreadMethods
@@ -94,8 +96,12 @@ async def run(
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         specs = {name: tool.spec for name, tool in tools.items()}
-        configs = Configs(specs, default_model=config.default_model)
+        assistants = PostgresAssistants(database, count_max=config.assistants_per_user_max)
+        configs = Configs(
+            specs, assistants, default_model=config.default_model, schema_flaw=json_schemas.flaw_of
+        )
         servicer = AgentServicer(
+            AssistantMethods(assistants, configs, trail),
             ThreadMethods(engine, threads, trail),
             RunMethods(engine, runs, configs, Screen(config.screening, registry)),
             ToolMethods(specs, config.rules),

@@ -29,6 +29,7 @@ class Config:
     workers_max: int  # Runs that work at the same time.
     runs_max: int  # Runs that wait or work.
     runs_per_user_max: int
+    assistants_per_user_max: int
     lease_s: float  # How long a replica may be silent before its runs are ended for it.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     audit: AuditConfig = field(default_factory=AuditConfig)
@@ -50,6 +51,7 @@ class Config:
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
             runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
+            assistants_per_user_max=env.integer("OLLAMESH_AGENT_ASSISTANTS_PER_USER_MAX", 100, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
             rules=_rules(env),
         )

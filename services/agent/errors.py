@@ -18,6 +18,11 @@ class AssistantNotFound(MeshError):
     message = "there is no such assistant"
 
 
+class TooManyObjects(MeshError):
+    kind, reason = Kind.EXHAUSTED, "TOO_MANY_OBJECTS"
+    message = "there are as many of them as there may be; delete some first"
+
+
 class ToolNotFound(MeshError):
     kind, reason = Kind.MISSING, "TOOL_NOT_FOUND"
     message = "there is no such tool"

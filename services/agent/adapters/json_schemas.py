@@ -67,6 +67,15 @@ class JsonSchema:
         return "; ".join(problems) or None
 
 
+def flaw_of(text: str) -> str | None:
+    """What is wrong with a schema, given as text."""
+    try:
+        JsonSchema(text)
+    except SchemaInvalidError as error:
+        return str(error)
+    return None
+
+
 def _counting() -> Any:
     """A validator that is good for so many steps."""
     steps = 0

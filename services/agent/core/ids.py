@@ -6,6 +6,7 @@ from uuid import UUID
 
 ThreadId = NewType("ThreadId", UUID)
 RunId = NewType("RunId", UUID)
+AssistantId = NewType("AssistantId", UUID)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,26 +1,57 @@
 """What a caller's configuration means, and whether it can hold."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from ollamesh.agent.v1 import assistant_pb2
 
+from services.agent.assistants import Assistants
+from services.agent.core.config_rules import SchemaFlaw, broken_rules
+from services.agent.core.ids import AssistantId, Owner
 from services.agent.core.run_config import RunConfig
-from services.agent.errors import ToolNotFound
 from services.agent.ports import ToolSpec
-from services.agent.wire import resources
-from services.common.errors import InvalidRequest, Violation
+from services.agent.wire import resources, values
+from services.agent.wire.merging import merged
+from services.common.errors import InvalidRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How a run is made, and whose configuration that began with."""
+
+    config: RunConfig
+    assistant_id: AssistantId | None = None
+    assistant_version: int = 0
 
 
 class Configs:
-    def __init__(self, tools: Mapping[str, ToolSpec], *, default_model: str) -> None:
-        self._tools, self._default_model = tools, default_model
+    def __init__(
+        self,
+        tools: Mapping[str, ToolSpec],
+        assistants: Assistants,
+        *,
+        default_model: str,
+        schema_flaw: SchemaFlaw,
+    ) -> None:
+        self._tools, self._assistants = tools, assistants
+        self._default_model, self._schema_flaw = default_model, schema_flaw
 
-    def of(self, config: assistant_pb2.RunConfig) -> RunConfig:
+    def checked(self, config: assistant_pb2.RunConfig) -> RunConfig:
         """Defaults filled in. Raises ToolNotFound, InvalidRequest."""
         filled = resources.config_from_proto(config, model=self._default_model)
-        for name in filled.tools:
-            if name not in self._tools:
-                raise ToolNotFound(tool=name)
-        if filled.first_tool and filled.first_tool not in filled.tools:
-            raise InvalidRequest([Violation("config.first_tool", "must be one of config.tools")])
+        if broken := broken_rules(filled, tools=self._tools, schema_flaw=self._schema_flaw):
+            raise InvalidRequest(broken)
         return filled
+
+    async def chosen(self, owner: Owner, assistant_id: str, own: assistant_pb2.RunConfig) -> Chosen:
+        """For a run that may name an assistant, which is taken as it is now.
+
+        Raises AssistantNotFound, ToolNotFound, InvalidRequest, StoreFailure.
+        """
+        if not assistant_id:
+            return Chosen(config=self.checked(own))
+        found = await self._assistants.find(owner, values.assistant_id(assistant_id))
+        config = merged(assistant_pb2.RunConfig.FromString(found.config), own)
+        return Chosen(
+            config=self.checked(config), assistant_id=found.assistant_id, assistant_version=found.version
+        )

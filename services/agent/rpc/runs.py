@@ -16,7 +16,6 @@ from services.agent.core import prompt
 from services.agent.core.ids import RunId
 from services.agent.core.run_config import RunConfig
 from services.agent.engine import Engine
-from services.agent.errors import AssistantNotFound
 from services.agent.ports import NewRun, Runs
 from services.agent.rpc.asking import asked_as, next_page_token, owner, page
 from services.agent.rpc.configs import Configs
@@ -40,7 +39,7 @@ class RunMethods:
             run_id=RunId(uuid4()),
             thread_id=values.thread_id(request.thread_id),
             question=question,
-            config=self._config(request),
+            config=await self._config(request),
             reject_if_busy=request.busy_policy == BUSY_POLICY_REJECT,
         )
         run = await self._engine.start(
@@ -73,17 +72,15 @@ class RunMethods:
         async for event in self._engine.watch(run.run_id, after_sequence=request.after_sequence):
             yield pb.WatchRunResponse(event=RunEvent.FromString(event.payload))
 
-    def _config(self, request: pb.StartRunRequest) -> RunConfig:
+    async def _config(self, request: pb.StartRunRequest) -> RunConfig:
         """The run's configuration, if this version serves it."""
-        if request.assistant_id:
-            raise AssistantNotFound
         if (
             request.busy_policy in {BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK}
             or request.disconnect_policy == DISCONNECT_POLICY_CANCEL
             or request.config.response_json_schema
         ):
             raise NotServed
-        return self._configs.of(request.config)
+        return (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
 
 
 further(pb.StartRunRequest, lambda request: prompt.broken_rules(request.input))

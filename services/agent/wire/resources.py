@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
 from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
 
+from services.agent.assistants import AssistantRecord
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
 from services.agent.core.events import ApprovalRequested
@@ -136,6 +137,17 @@ def _limits(limits: assistant_pb2.RunLimits) -> Limits:
         output_token_count_per_call=limits.output_token_count_per_call
         or DEFAULTS.output_token_count_per_call,
         token_count=limits.token_count or DEFAULTS.token_count,
+    )
+
+
+def assistant_to_proto(assistant: AssistantRecord) -> assistant_pb2.Assistant:
+    return assistant_pb2.Assistant(
+        assistant_id=str(assistant.assistant_id),
+        version=assistant.version,
+        display_name=assistant.display_name,
+        config=assistant_pb2.RunConfig.FromString(assistant.config),
+        create_time=timestamp(assistant.create_time),
+        update_time=timestamp(assistant.update_time),
     )
 
 

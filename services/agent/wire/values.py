@@ -8,8 +8,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from ollamesh.agent.v1 import error_reason_pb2, run_pb2
 
 from services.agent.core.events import Status
-from services.agent.core.ids import RunId, ThreadId
-from services.agent.errors import RunNotFound, ThreadNotFound
+from services.agent.core.ids import AssistantId, RunId, ThreadId
+from services.agent.errors import AssistantNotFound, RunNotFound, ThreadNotFound
 
 
 def thread_id(text: str) -> ThreadId:
@@ -24,6 +24,13 @@ def run_id(text: str) -> RunId:
     if (value := _uuid(text)) is None:
         raise RunNotFound
     return RunId(value)
+
+
+def assistant_id(text: str) -> AssistantId:
+    """Raises AssistantNotFound for what cannot name an assistant."""
+    if (value := _uuid(text)) is None:
+        raise AssistantNotFound
+    return AssistantId(value)
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:

@@ -47,6 +47,7 @@ def _assistants() -> None:
         CREATE TABLE assistant_versions (
             assistant_id uuid NOT NULL REFERENCES assistants ON DELETE CASCADE,
             version      integer NOT NULL,
+            version_id   uuid NOT NULL UNIQUE,                    -- What the request made that named itself.
             config       bytea NOT NULL,                          -- agent.v1.RunConfig, as its user gave it.
             create_time  timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (assistant_id, version)
