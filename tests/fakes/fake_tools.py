@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from services.agent import app
+from services.agent.adapters.toolbox import own_tools
 from services.agent.ports import CallContext, Effect, Tool, ToolResult, ToolSpec
 
 
@@ -44,7 +45,6 @@ def tool(name: str, effect: Effect, *names: str, **more: Any) -> FakeTool:
 
 def give(monkeypatch: pytest.MonkeyPatch, tools: Iterable[FakeTool]) -> None:
     """Have every replica that starts from now on serve these tools too."""
-    own_tools = app.own_tools
 
     def with_these(*arguments: Any, **options: Any) -> Mapping[str, Tool]:
         return {**own_tools(*arguments, **options), **{each.spec.name: each for each in tools}}
