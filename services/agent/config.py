@@ -77,16 +77,16 @@ def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:
 def _egress(env: Environment) -> Egress:
     hosts = _listed(env.optional(FETCH_HOSTS) or "")
     private = _listed(env.optional(FETCH_PRIVATE_NETWORKS) or "")
-    for name, values, why in (
-        (FETCH_HOSTS, (hosts, ()), "is no list of hosts, such as example.com,*.example.org:8443"),
-        (FETCH_PRIVATE_NETWORKS, ((), private), "is no list of networks, such as 10.1.2.0/24"),
-    ):
-        try:
-            Egress.of(*values)
-        except ValueError:
-            env.reject(name, why)
-            return Egress.of(())
-    return Egress.of(hosts, private)
+    try:
+        Egress.of(hosts)
+    except ValueError:
+        env.reject(FETCH_HOSTS, "is no list of hosts, such as example.com,*.example.org:8443")
+        hosts = []
+    try:
+        return Egress.of(hosts, private)
+    except ValueError:
+        env.reject(FETCH_PRIVATE_NETWORKS, "is no list of networks, such as 10.1.2.0/24")
+        return Egress.of(())
 
 
 def _listed(text: str) -> list[str]:

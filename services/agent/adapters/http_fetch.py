@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import httpx
 
+from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.tool_specs import FETCH_CHARS_MAX, http_fetch
 from services.agent.core.egress import PORTS, Egress
 from services.agent.core.html_text import text_of
@@ -92,9 +93,9 @@ class HttpFetch:
 
     async def call(self, arguments: Mapping[str, object], context: CallContext) -> ToolResult:
         url = arguments.get("url")
-        until_s = min(context.deadline_s, asyncio.get_running_loop().time() + self.spec.timeout_s)
+        ends_s = until_s(self.spec, context)
         try:
-            async with asyncio.timeout_at(until_s), self._places:
+            async with asyncio.timeout_at(ends_s), self._places:
                 return await self._fetched(_parsed(url))
         except _Refused as refused:
             return _failed(str(refused))

@@ -18,6 +18,7 @@ from google.protobuf.duration_pb2 import Duration
 from ollamesh.sandbox.v1 import execution_pb2
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
+from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.execution_heard import Heard
 from services.agent.adapters.sandbox_session import SandboxSessions, Seat
 from services.agent.adapters.sandboxes import Sandbox, refused
@@ -59,10 +60,10 @@ class RunPython:
         code = arguments.get("code")
         if not _is_program(code):
             return ToolResult(content=NO_PROGRAM, failed=True)
-        until_s = min(context.deadline_s, asyncio.get_running_loop().time() + self.spec.timeout_s)
-        call = _Call(self._sessions, code, context, until_s)
+        ends_s = until_s(self.spec, context)
+        call = _Call(self._sessions, code, context, ends_s)
         try:
-            async with asyncio.timeout_at(until_s), self._sessions.alone(context.thread_id):
+            async with asyncio.timeout_at(ends_s), self._sessions.alone(context.thread_id):
                 return await call.made()
         except TimeoutError:
             await call.stop()

@@ -9,6 +9,7 @@ from typing import TypeGuard
 import grpc.aio
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
+from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.sandbox_session import SandboxSessions, Seat
 from services.agent.adapters.sandboxes import refused
 from services.agent.adapters.tool_specs import READ_CHARS_MAX, READ_FILE, WRITE_BYTES_MAX, WRITE_FILE
@@ -99,9 +100,9 @@ async def _in_session(
                 raise
             return _failed(f"{refusal}.")
 
-    until_s = min(context.deadline_s, asyncio.get_running_loop().time() + spec.timeout_s)
+    ends_s = until_s(spec, context)
     try:
-        async with asyncio.timeout_at(until_s), sessions.alone(context.thread_id):
+        async with asyncio.timeout_at(ends_s), sessions.alone(context.thread_id):
             seat, result = await sessions.using(context, await sessions.find(context), told)
     except TimeoutError:
         return _failed(TOO_LONG)
