@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from services.agent import app
 from services.agent.adapters.toolbox import own_tools
 from services.agent.ports import CallContext, Effect, Tool, ToolResult, ToolSpec
 
@@ -49,4 +48,4 @@ def give(monkeypatch: pytest.MonkeyPatch, tools: Iterable[FakeTool]) -> None:
     def with_these(*arguments: Any, **options: Any) -> Mapping[str, Tool]:
         return {**own_tools(*arguments, **options), **{each.spec.name: each for each in tools}}
 
-    monkeypatch.setattr(app, "own_tools", with_these)
+    monkeypatch.setattr("services.agent.app.own_tools", with_these)

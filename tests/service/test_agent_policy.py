@@ -78,12 +78,12 @@ async def app(around: Mesh) -> AsyncIterator[App]:
         yield running
 
 
-def config(*approval_tools: str, tool_call_count: int = 60) -> RunConfig:
+def config(*approval_tools: str) -> RunConfig:
     return RunConfig(
         model="tiny",
         tools=["read_page", "mail", "note"],
         approval_tools=approval_tools,
-        limits=RunLimits(step_count=20, model_call_count=20, tool_call_count=tool_call_count),
+        limits=RunLimits(step_count=20, model_call_count=20, tool_call_count=60),
     )
 
 
