@@ -129,7 +129,7 @@ bench: setup ## all benchmarks; tables here, JSON in .ollamesh/bench/
 	@for name in $(BENCHES); do $(MAKE) bench-$$name; done
 
 .PHONY: bench-smoke
-bench-smoke: setup ## the data plane in a minute: fails if a ratio is off by more than twice
+bench-smoke: setup ## the data plane and checkpoints in a minute: fails if a ratio is off by more than twice
 	@$(PY) -m tests.bench.smoke
 
 .PHONY: profile
@@ -143,7 +143,7 @@ bench-peers: setup ## install what benchmarks compare with, each in its own envi
 
 .PHONY: bench-peers-lock
 bench-peers-lock: .tools/.ready ## resolve the locks of the peers anew
-	@cd tests/bench/peers && for name in litellm vllm_router; do \
+	@cd tests/bench/peers && for name in litellm vllm_router published_saver; do \
 	  $(CURDIR)/$(UV) pip compile $$name.in --universal --python-version 3.11 --only-binary :all: \
 	    --generate-hashes --no-annotate --no-header -q -o $$name.lock; done
 

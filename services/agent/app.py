@@ -61,7 +61,7 @@ async def run(
         )
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
-        tools = own_tools(sessions)
+        tools = own_tools(sessions, config.egress)
         threads = PostgresThreads(database, count_max=config.threads_per_user_max)
         runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
         events = PostgresEvents(database, holder=holder)

@@ -2,12 +2,16 @@
 
 from dataclasses import dataclass, field
 
+from services.agent.core.egress import Egress
 from services.agent.core.policy import Rules
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
 from services.common.screening import ScreeningConfig
+
+FETCH_HOSTS = "OLLAMESH_AGENT_FETCH_HOSTS"
+FETCH_PRIVATE_NETWORKS = "OLLAMESH_AGENT_FETCH_PRIVATE_NETWORKS"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -19,6 +23,7 @@ class Config:
     encryption_keys: tuple[str, ...] = field(repr=False)  # Seal what is stored: the first seals, each opens.
     inference_target: str
     sandbox_targets: tuple[str, ...]  # Each is one replica.
+    egress: Egress  # What tools may fetch.
     default_model: str
     screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
@@ -42,6 +47,7 @@ class Config:
             encryption_keys=env.fernet_keys("ENCRYPTION_KEY"),
             inference_target=env.text("OLLAMESH_INFERENCE_TARGET", "127.0.0.1:50053"),
             sandbox_targets=_targets(env, "OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
+            egress=_egress(env),
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
             screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
@@ -66,10 +72,27 @@ def _rules(env: Environment) -> Rules:
 
 
 def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:
-    """Separated by commas."""
-    targets = tuple(
-        dict.fromkeys(part.strip() for part in env.text(name, default).split(",") if part.strip())
-    )
+    targets = tuple(dict.fromkeys(_listed(env.text(name, default))))
     if not targets:
         env.reject(name, "names no target")
     return targets
+
+
+def _egress(env: Environment) -> Egress:
+    hosts = _listed(env.optional(FETCH_HOSTS) or "")
+    private = _listed(env.optional(FETCH_PRIVATE_NETWORKS) or "")
+    for name, values, why in (
+        (FETCH_HOSTS, (hosts, ()), "is no list of hosts, such as example.com,*.example.org:8443"),
+        (FETCH_PRIVATE_NETWORKS, ((), private), "is no list of networks, such as 10.1.2.0/24"),
+    ):
+        try:
+            Egress.of(*values)
+        except ValueError:
+            env.reject(name, why)
+            return Egress.of(())
+    return Egress.of(hosts, private)
+
+
+def _listed(text: str) -> list[str]:
+    """Separated by commas."""
+    return [part.strip() for part in text.split(",") if part.strip()]

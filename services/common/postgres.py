@@ -14,7 +14,7 @@ The word is given for one transaction and ends with it, so that no pool, ours or
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Self, TypeAlias
 
 import asyncpg
@@ -31,9 +31,13 @@ COMMAND_S_MAX = 5.0
 Connection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 
-# For the rest of the transaction. The names are those of the policies.
-_SEES_ONE = "SELECT set_config('ollamesh.organization', $1, true)"
-_SEES_ALL = "SELECT set_config('ollamesh.system', 'on', true)"
+# Said with BEGIN, in one round trip, for the rest of the transaction. The names are those of the policies. What takes no
+# parameters must be built: an organisation is written as hexadecimal digits, which end no literal, whatever they mean.
+_BEGIN = "BEGIN"
+_SEES_ONE = (
+    "BEGIN; SELECT set_config('ollamesh.organization', convert_from(decode('{}', 'hex'), 'UTF8'), true)"
+)
+_SEES_ALL = "BEGIN; SELECT set_config('ollamesh.system', 'on', true)"
 
 # What a caller may try again. Any other failure of PostgreSQL is a bug of ours.
 AWAY = (
@@ -77,6 +81,7 @@ class Database:
             max_size=connections_max,
             timeout=connect_s_max,
             command_timeout=command_s_max,
+            reset=_left_as_it_was,
         )
         try:
             await pool
@@ -104,12 +109,18 @@ class Database:
         self, *, organization_id: str | None = None, system: bool = False
     ) -> AsyncIterator[Connection]:
         """Likewise; what is done in the block is done whole or not at all."""
-        async with self._connection() as connection, connection.transaction():
-            if system:
-                await connection.execute(_SEES_ALL)
-            elif organization_id is not None:
-                await connection.execute(_SEES_ONE, organization_id)
-            yield connection
+        begin = _SEES_ALL if system else _BEGIN
+        if organization_id is not None and not system:
+            begin = _SEES_ONE.format(organization_id.encode().hex())
+        async with self._connection() as connection:
+            try:
+                await connection.execute(begin)
+                yield connection
+            except BaseException:
+                with suppress(*AWAY):  # It has ended with its connection.
+                    await connection.execute("ROLLBACK")
+                raise
+            await connection.execute("COMMIT")
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
@@ -142,6 +153,13 @@ class Database:
             yield
         finally:
             self._places.release()
+
+
+async def _left_as_it_was(_: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """In place of asyncpg's own, which would ask the server each time to forget what was said of the session.
+
+    We say nothing but for the rest of a transaction, and an open one has been rolled back by now.
+    """
 
 
 @contextmanager

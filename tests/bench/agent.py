@@ -29,6 +29,8 @@ from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
 from services.common.grpc.around import Context
 from services.common.grpc.client import bearer, channel
+from tests.bench.peers.install import installed
+from tests.bench.support.checkpointers import PEER, checkpointer_figures
 from tests.bench.support.report import Figure, percentile, report
 from tests.fakes.fake_inference import FakeInference, Reply
 from tests.fakes.fake_sandbox import FakeSandbox
@@ -272,7 +274,10 @@ async def measured(database: Database) -> list[Figure]:
 
 def main() -> None:
     with running_postgres() as server, server.fresh() as database:
-        report("agent", rounds=ROUNDS, figures=asyncio.run(measured(database)))
+        figures = asyncio.run(measured(database))
+    figures += checkpointer_figures(rounds=ROUNDS)
+    remarks = [] if installed(PEER) else [f"Without {PEER}: make bench-peers PEERS={PEER}."]
+    report("agent", rounds=ROUNDS, figures=figures, remarks=remarks)
 
 
 if __name__ == "__main__":

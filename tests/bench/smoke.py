@@ -1,4 +1,4 @@
-"""`make bench-smoke`: the data plane in a minute, judged by ratios with twice the slack. CI runs it.
+"""`make bench-smoke`: the data plane and the checkpointer in a minute, judged by ratios with twice the slack. CI runs it.
 
 No peers but grpc.aio itself, so nothing has to be installed; no absolute times, so a slow machine passes too. What does
 not hold is measured once more, because neighbours come and go. The exit status is 1 if something still does not hold.
@@ -12,6 +12,7 @@ from statistics import median
 
 from tests.bench.plane import costs, figures, memory, relay
 from tests.bench.plane.target import MeshTargets, Target, peer_target, stub_target
+from tests.bench.support.checkpointers import checkpointer_figures
 from tests.bench.support.load import run
 from tests.bench.support.peers import bare_aio
 from tests.bench.support.report import Figure, report
@@ -95,6 +96,7 @@ def main() -> int:
                 {"gateway": asyncio.run(memory.weigh(mesh.gateway, streams=IDLE_STREAMS))}, slack=SLACK
             ),
             cost_figures,
+            lambda: checkpointer_figures(rounds=1, seconds=2.0, slack=SLACK),
         ]
         found = [figure for part in parts for figure in judged(part)]
     report("smoke", rounds=ROUNDS, figures=found, remarks=[f"Limit of {upstream.limit}."])

@@ -18,6 +18,10 @@ from tests.stack import Database as Migrated
 
 CONNECTIONS_MAX = 5
 REFUSED_WITHIN_S = 1.0
+MADE = """
+    INSERT INTO files (file_id, organization_id, user_id, filename, size_bytes, expire_time)
+    VALUES (gen_random_uuid(), 'o', 'u', '', 1, now())
+"""
 TIMEOUT_S = 30.0  # Nothing here may take longer, whatever the machine does: else it hangs.
 
 
@@ -165,3 +169,41 @@ async def test_a_database_without_its_tables_is_away(pool: Database) -> None:
     with pytest.raises(StoreUnavailable):
         async with pool.connection() as connection:
             await connection.execute("SELECT * FROM nothing_of_the_kind")
+
+
+async def test_a_block_that_is_left_leaves_nothing_and_its_connection_clean(pool: Database) -> None:
+    """Whatever it was doing: a statement that is cancelled, or one that waits for nothing."""
+    for doing in ("SELECT pg_sleep(60)", None):
+        begun = asyncio.Event()
+
+        async def work(doing: str | None = doing, begun: asyncio.Event = begun) -> None:
+            async with pool.transaction(system=True) as connection:
+                await connection.execute(MADE)
+                begun.set()
+                await (connection.execute(doing) if doing else asyncio.Event().wait())
+
+        task = asyncio.create_task(work())
+        async with asyncio.timeout(TIMEOUT_S):
+            await begun.wait()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+        assert task.cancelled()
+    async with pool.connection() as connection:
+        assert not connection.is_in_transaction()
+        assert not await connection.fetchval("SELECT current_setting('ollamesh.system', true)")
+    async with pool.connection(system=True) as connection:
+        assert await connection.fetchval("SELECT count(*) FROM files") == 0
+
+
+async def test_a_block_whose_connection_breaks_fails_as_it_failed(pool: Database) -> None:
+    async def breaks(error: Exception | None) -> None:
+        async with pool.transaction() as connection:
+            connection.terminate()
+            if error:
+                raise error
+
+    with pytest.raises(KeyError):
+        await breaks(KeyError())
+    with pytest.raises(StoreUnavailable):
+        await breaks(None)
+    assert await pool.answers()

@@ -1,14 +1,40 @@
-"""The edge and all behind it in a thread of its own, for tests that block: LangChain's have no loop to share."""
+"""Servers in a thread of their own, for tests that block: LangChain's have no loop to share."""
 
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import Protocol
 
+from tests.service import inference_app
 from tests.service.rest_app import Rest, edge_before
 
 START_WITHIN_S = 60.0
+
+
+class Server(Protocol):
+    """What is served."""
+
+    @property
+    def url(self) -> str: ...
+
+    def token(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Direct:
+    """The inference service, without an edge."""
+
+    service: inference_app.Service
+
+    @property
+    def url(self) -> str:
+        """Where gRPC is to go."""
+        return self.service.target
+
+    def token(self) -> str:
+        return self.service.identity.token(org="org-1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,15 +51,15 @@ class Edge:
 
 
 @contextmanager
-def in_thread(opened: Callable[[], AbstractAsyncContextManager[Rest]]) -> Iterator[Edge]:
+def in_thread(opened: Callable[[], AbstractAsyncContextManager[Server]]) -> Iterator[Edge]:
     """Run what `opened` opens until the block ends."""
     ready, found = threading.Event(), []
     loop = asyncio.new_event_loop()
     over: asyncio.Event = asyncio.Event()
 
     async def serve() -> None:
-        async with opened() as rest:
-            found.append(Edge(url=rest.url, token=rest.token()))
+        async with opened() as server:
+            found.append(Edge(url=server.url, token=server.token()))
             ready.set()
             await over.wait()
 
@@ -61,3 +87,10 @@ async def before(url: str) -> AsyncIterator[Rest]:
     """The edge before one instance in another process."""
     async with edge_before(url, instance_slots=2) as rest:
         yield rest
+
+
+@asynccontextmanager
+async def direct(url: str) -> AsyncIterator[Direct]:
+    """The inference service before one instance in another process."""
+    async with inference_app.serving(url, instance_slots=2) as service:
+        yield Direct(service=service)

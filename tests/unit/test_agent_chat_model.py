@@ -142,6 +142,54 @@ async def test_what_is_asked_carries_token_deadline_and_options(
     assert not second.request.options.stop
 
 
+async def test_what_a_run_needs_besides_is_asked_for(inference: FakeInference, model: MeshChatModel) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}}
+    more = model.model_copy(update={"context_token_count": 4096, "is_batch": True})
+    await more.ainvoke("why?", format=schema)
+    await model.ainvoke("why?", format="json")
+    await model.ainvoke("why?")
+    first, second, third = (asked.request for asked in inference.asked)
+    assert json.loads(first.format.json_schema) == schema
+    assert (first.options.context_token_count, first.priority) == (4096, pb.PRIORITY_BATCH)
+    assert second.format.json
+    assert not third.HasField("format")
+    assert (third.options.HasField("context_token_count"), third.priority) == (False, pb.PRIORITY_UNSPECIFIED)
+
+
+async def test_calls_are_heard_one_by_one_as_they_come(
+    inference: FakeInference, model: MeshChatModel
+) -> None:
+    inference.script = [Reply(texts=["See: "], calls=[("add", '{"a": 1, "b": 2}'), ("add", "{}")])]
+    chunks = [chunk async for chunk in model.bind_tools([add]).astream("?")]
+    pieces = [
+        piece for chunk in chunks if isinstance(chunk, AIMessageChunk) for piece in chunk.tool_call_chunks
+    ]
+    assert [(piece["index"], piece["name"], piece["args"]) for piece in pieces] == [
+        (0, "add", '{"a": 1, "b": 2}'),
+        (1, "add", "{}"),
+    ]
+
+
+async def test_calls_of_small_models_are_read_as_they_were_meant(
+    inference: FakeInference, model: MeshChatModel
+) -> None:
+    inference.script = [
+        Reply(calls=[("functions.Add", """{'a': '1', "b": 2,}""")]),
+        Reply(
+            texts=[
+                "Let me see.\n<tool",
+                '_call>{"name": "add", "arguments": {"a": 1, "b": 2}}',
+                "</tool_call>",
+            ]
+        ),
+    ]
+    for text in ("", "Let me see.\n"):
+        answer = await model.bind_tools([add]).ainvoke("?")
+        assert [(call["name"], call["args"]) for call in answer.tool_calls] == [("add", {"a": 1, "b": 2})]
+        assert answer.content == text
+        assert answer.response_metadata["finish_reason"] == "tool_calls"
+
+
 async def test_unset_options_stay_unset(inference: FakeInference, model: MeshChatModel) -> None:
     plain = MeshChatModel(model="tiny", deadline_s=model.deadline_s, token=SecretStr("t"), stub=model.stub)
     await plain.ainvoke("why?")
@@ -197,9 +245,17 @@ async def test_the_token_is_in_nothing_that_is_shown(model: MeshChatModel) -> No
         assert SECRET not in shown
 
 
-async def test_a_choice_of_tools_is_refused(model: MeshChatModel) -> None:
-    with pytest.raises(ValueError, match="choice"):
-        model.bind_tools([add], tool_choice="any")
+async def test_the_tool_that_is_chosen_is_offered_alone(
+    inference: FakeInference, model: MeshChatModel
+) -> None:
+    other = {"type": "function", "function": {"name": "other"}}
+    await model.bind_tools([add, other], tool_choice="add").ainvoke("?")
+    await model.bind_tools([add, other], tool_choice="any").ainvoke("?")
+    await model.bind_tools([add, other], tool_choice="auto").ainvoke("?")
+    offered = [[tool.name for tool in asked.request.tools] for asked in inference.asked]
+    assert offered == [["add"], ["add", "other"], ["add", "other"]]
+    with pytest.raises(ValueError, match="to choose"):
+        model.bind_tools([add], tool_choice="other")
 
 
 async def test_it_is_asynchronous_only(model: MeshChatModel) -> None:

@@ -261,19 +261,21 @@ def _fetched(call_id: str, tool: str) -> list[Event]:
 
 
 def _taint(*history: Message, is_cut: bool = False) -> Taint:
-    return Taint(history, trusted_tools=("run_python",), is_cut=is_cut)
+    taint = Taint(run_tools=("run_python", "http_fetch"), trusted_tools=("run_python",))
+    taint.add_history(history, is_cut=is_cut)
+    return taint
 
 
 def test_what_a_tool_brings_taints_from_the_next_step_on_and_for_ever() -> None:
     taint = _taint()
     seen = []
-    for step, tool in enumerate(["run_python", "http_fetch", "run_python", "run_python"], 1):
+    for step, tool in enumerate(["run_python", "made_up", "http_fetch", "run_python", "run_python"], 1):
         taint.add(StepStarted(step))
         for event in _fetched(f"c{step}", tool):
             taint.add(event)
             seen.append(taint.is_there)
         taint.add(StepFinished(step, Usage()))
-    assert seen == [False] * 4 + [True] * 4
+    assert seen == [False] * 6 + [True] * 4
 
 
 def test_earlier_runs_taint_the_later_ones_of_their_thread() -> None:

@@ -3,9 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
-from itertools import count
+from contextlib import AsyncExitStack
 from uuid import UUID
 
 import grpc.aio
@@ -15,63 +13,18 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as service
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import SandboxServiceStub
 
 from services.agent.adapters.execution_heard import ANEW, FILES_LOST
-from services.agent.adapters.run_python import KEPT_S, LOST, UNKNOWN, RunPython
-from services.agent.adapters.sandbox_session import ALONE, GONE, SandboxSessions
-from services.agent.adapters.sandboxes import Sandboxes
+from services.agent.adapters.run_python import KEPT_S, LOST, UNKNOWN
+from services.agent.adapters.sandbox_session import ALONE, GONE
 from services.agent.adapters.thread_sessions import Place
-from services.agent.core.events import Channel
 from services.agent.core.ids import Owner, ThreadId
-from services.agent.ports import CallContext, ToolResult
+from services.agent.ports import ToolResult
 from services.sandbox.errors import SessionsNotSupported, TooManySessions
 from tests.fakes.fake_sandbox import Execution, FakeSandbox
 from tests.fakes.severable import Severable
-from tests.fakes.thread_sessions import FakeThreadSessions
 from tests.service.agent_app import until
+from tests.unit.agent_sandbox_rig import ANN, FIRST, SECOND, Replica, replica
 
-ANN = Owner("o", "ann")
-FIRST, SECOND = ThreadId(UUID(int=1)), ThreadId(UUID(int=2))
 OK = ToolResult(content="42", failed=False)
-
-
-@dataclass
-class Replica:
-    """One process of the agent."""
-
-    sandboxes: Sandboxes
-    store: FakeThreadSessions
-    count: "count[int]" = field(default_factory=count)
-    written: list[str] = field(default_factory=list)
-    is_handed_over: bool = False
-
-    def __post_init__(self) -> None:
-        self.sessions = SandboxSessions(self.sandboxes, self.store)
-        self.tool = RunPython(self.sessions)
-
-    async def call(
-        self, code: str = "print()", *, thread_id: ThreadId = FIRST, key: str = "", for_s: float = 30
-    ) -> ToolResult:
-        async def write(channel: Channel, text: str) -> None:
-            self.written.append(text)
-
-        context = CallContext(
-            deadline_s=asyncio.get_running_loop().time() + for_s,
-            owner=ANN,
-            thread_id=thread_id,
-            key=key or f"run:{next(self.count)}",
-            write=write,
-            is_handed_over=lambda: self.is_handed_over,
-            token="t",
-        )
-        return await self.tool.call({"code": code}, context)
-
-
-@asynccontextmanager
-async def replica(*targets: str, store: FakeThreadSessions | None = None) -> AsyncIterator[Replica]:
-    async with AsyncExitStack() as opened:
-        channels = {
-            target: await opened.enter_async_context(grpc.aio.insecure_channel(target)) for target in targets
-        }
-        yield Replica(Sandboxes(channels), store or FakeThreadSessions())
 
 
 @pytest.fixture

@@ -45,6 +45,6 @@ async def copy_thread(
         _WRITES, source
     ):
         names = ns, checkpoint_id, task_id, task_path
-        place = *names, str(index), channel
-        moved = codec.moved(Sealed(kind, blob), ("write", source, *place), ("write", target, *place))
+        written = *names, str(index), channel
+        moved = codec.moved(Sealed(kind, blob), ("write", source, *written), ("write", target, *written))
         await connection.execute(_PUT_WRITE, *to, *names, index, channel, kind, moved)

@@ -20,7 +20,7 @@ class Refusal:
         return f"{self.message} ({self.reason})"
 
 
-def refusal_of(error: grpc.aio.AioRpcError, *, domain: str) -> Refusal:
+def refusal_of(error: grpc.aio.AioRpcError | grpc.Call, *, domain: str) -> Refusal:
     """Texts are repeated only from `domain`, whose messages are constants; any other may say too much."""
     for key, value in error.trailing_metadata() or ():
         if key == DETAILS_KEY and isinstance(value, bytes):

@@ -14,6 +14,7 @@ CODE_BYTES_MAX = 1_048_576
 READ_CHARS_MAX = 8_000  # A few thousand tokens: a model that needs more reads on, or computes.
 WRITE_BYTES_MAX = 1_048_576
 FETCH_CHARS_MAX = 12_000
+HOSTS_SHOWN_MAX = 20
 
 
 def _schema(required: Sequence[str], properties: Mapping[str, object]) -> str:
@@ -81,3 +82,18 @@ WRITE_FILE = ToolSpec(
     is_confined=True,
     timeout_s=15.0,
 )
+
+
+def http_fetch(hosts: Sequence[str]) -> ToolSpec:
+    """A request can tell its host what the model knows, by its address alone: so it is external, and not free."""
+    named = ", ".join(hosts[:HOSTS_SHOWN_MAX]) + (", ..." if len(hosts) > HOSTS_SHOWN_MAX else "")
+    return ToolSpec(
+        name="http_fetch",
+        description=f"Reads a page or another text from the web, of one of these hosts: {named}.",
+        parameters_json_schema=_schema(
+            ["url"], {"url": {"type": "string", "description": "Begins with https:// or http://"}}
+        ),
+        effect=Effect.EXTERNAL,
+        returns_untrusted=True,
+        timeout_s=20.0,
+    )

@@ -67,7 +67,7 @@ class Reader:
     def _object(self, depth: int) -> dict[str, object]:
         result: dict[str, object] = {}
         self.place += 1
-        while not self._closed("}"):
+        while not self._closed("}", is_empty=not result):
             key = self._key()
             self._expect(":")
             result[key] = self.value(depth + 1)
@@ -77,14 +77,14 @@ class Reader:
     def _array(self, depth: int) -> list[object]:
         result: list[object] = []
         self.place += 1
-        while not self._closed("]"):
+        while not self._closed("]", is_empty=not result):
             result.append(self.value(depth + 1))
             self._separator("]")
         return result
 
-    def _closed(self, bracket: str) -> bool:
+    def _closed(self, bracket: str, *, is_empty: bool) -> bool:
         self.skip_space()
-        if self.place == len(self._text) and self._closes:
+        if self.place == len(self._text) and self._closes and not is_empty:
             return True
         if self._text.startswith(bracket, self.place):
             self.place += 1

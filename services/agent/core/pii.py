@@ -109,6 +109,19 @@ class Redactor:
         return joined
 
 
+def redacted(value: object, redact: Callable[[str], str]) -> object:
+    """A JSON value with every text in it redacted, the names of its properties too."""
+    match value:
+        case str():
+            return redact(value)
+        case list():
+            return [redacted(each, redact) for each in value]
+        case dict():
+            return {redact(key): redacted(each, redact) for key, each in value.items()}
+        case _:
+            return value
+
+
 def _sure(text: str) -> int:
     """Up to where no entity can reach into what is still to come: the last word is never sure.
 

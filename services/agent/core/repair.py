@@ -100,6 +100,7 @@ class CallsInText:
     def __init__(self, tools: Schemas, *, read: Sequence[str] = ()) -> None:
         self.calls: Sequence[Call] = ()
         self.whole = True  # Set to False where the text was cut off.
+        self.called = False  # Set to True where calls were made as they should be: then none is looked for.
         self._tools, self._read = tools, read
         self._held = ""
         self._is_start = True  # Of the text: nothing but space was let through.
@@ -117,8 +118,9 @@ class CallsInText:
         return shown + self._take(len(self._held) - _begun_chars(self._held))
 
     def end(self) -> str:
-        text, self.calls = calls_in(self._held, self._tools, read=self._read, whole=self.whole)
-        self._held = ""
+        text, self._held = self._held, ""
+        if not self.called:
+            text, self.calls = calls_in(text, self._tools, read=self._read, whole=self.whole)
         return text
 
     def _candidate(self) -> int | None:

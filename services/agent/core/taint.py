@@ -13,17 +13,24 @@ from services.agent.core.events import Event, StepStarted, ToolCalled, ToolRetur
 class Taint:
     """Goes along with the events of one run."""
 
-    def __init__(self, history: Iterable[Message], *, trusted_tools: Collection[str], is_cut: bool) -> None:
-        """`trusted_tools` return nobody's words but the mesh's and the model's. Any other tool may, the unknown too.
+    def __init__(self, *, run_tools: Collection[str], trusted_tools: Collection[str]) -> None:
+        """`run_tools`: of the run; others are never called, and what the model reads of such a call is the mesh's.
 
-        `is_cut`: there was more in the thread than `history` holds, and nobody knows what.
+        `trusted_tools` return nobody's words but the mesh's and the model's. Any other tool may.
         """
         self._trusted_tools = frozenset(trusted_tools)
-        self._tools: dict[str, str] = {}  # By call.
-        self._read = is_cut or any(
-            message.role is Role.TOOL and message.tool_name not in self._trusted_tools for message in history
+        self._foreign_tools = frozenset(run_tools) - self._trusted_tools
+        self._foreign_calls: dict[str, bool] = {}
+        self._read = False  # So far;
+        self._read_before = False  # and when the open step began.
+
+    def add_history(self, messages: Iterable[Message], *, is_cut: bool) -> None:
+        """What was said in the thread before. `is_cut`: there was more, and nobody knows what."""
+        foreign = any(
+            message.role is Role.TOOL and message.tool_name not in self._trusted_tools for message in messages
         )
-        self._read_before = self._read  # The step that is open now.
+        self._read = self._read or is_cut or foreign
+        self._read_before = self._read_before or is_cut or foreign
 
     def add(self, event: Event) -> None:
         """The run goes on."""
@@ -31,9 +38,9 @@ class Taint:
             case StepStarted():
                 self._read_before = self._read
             case ToolCalled(call):
-                self._tools[call.call_id] = call.name
+                self._foreign_calls[call.call_id] = call.name in self._foreign_tools
             case ToolReturned(call_id=call_id):
-                self._read = self._read or self._tools.get(call_id) not in self._trusted_tools
+                self._read = self._read or self._foreign_calls.get(call_id, True)
             case _:
                 pass
 

@@ -18,7 +18,7 @@ from tests.bench.support.report import RESULTS, ROOT
 
 LOCKS = Path(__file__).parent
 PEERS = RESULTS / "peers"
-NAMES = ("litellm", "vllm_router")
+NAMES = ("litellm", "vllm_router", "published_saver")
 STAMP = "lock.sha256"  # Written last.
 
 
