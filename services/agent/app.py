@@ -12,9 +12,9 @@ from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from prometheus_client import CollectorRegistry
 
-from services.agent.adapters import chat_model, json_schemas, sandboxes
+from services.agent.adapters import chat_model, sandboxes
+from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
 from services.agent.adapters.langchain_agent import LangChainAgent
-from services.agent.adapters.postgres_assistants import PostgresAssistants
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_runs import PostgresRuns
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
@@ -24,12 +24,7 @@ from services.agent.adapters.toolbox import own_tools
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine
-from services.agent.rpc.assistants import AssistantMethods
-from services.agent.rpc.configs import Configs
-from services.agent.rpc.runs import RunMethods
-from services.agent.rpc.threads import ThreadMethods
-from services.agent.rpc.tools import ToolMethods
-from services.agent.servicer import AgentServicer
+from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
 from services.common.certificates import expiry_watched
@@ -42,6 +37,7 @@ from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
 from services.common.postgres import Database
 from services.common.screening import Screen
+from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
@@ -66,7 +62,7 @@ async def run(
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
         tools = own_tools(sessions, config.egress)
-        threads = PostgresThreads(database)
+        threads = PostgresThreads(database, count_max=config.threads_per_user_max)
         runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
         events = PostgresEvents(database, holder=holder)
         worker = Worker(
@@ -95,18 +91,19 @@ async def run(
             [telemetry(RpcMetrics(registry)), errors("agent.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
-        specs = {name: tool.spec for name, tool in tools.items()}
-        assistants = PostgresAssistants(database, count_max=config.assistants_per_user_max)
-        configs = Configs(
-            specs, assistants, default_model=config.default_model, schema_flaw=json_schemas.flaw_of
+        parts = Parts(
+            config=config,
+            database=database,
+            engine=engine,
+            threads=threads,
+            runs=runs,
+            sessions=sessions,
+            checkpoints=Checkpoints(database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE)),
+            tools={name: tool.spec for name, tool in tools.items()},
+            screen=Screen(config.screening, registry),
+            trail=trail,
         )
-        servicer = AgentServicer(
-            AssistantMethods(assistants, configs, trail),
-            ThreadMethods(engine, threads, trail),
-            RunMethods(engine, runs, configs, Screen(config.screening, registry)),
-            ToolMethods(specs, config.rules),
-        )
-        add_AgentServiceServicer_to_server(servicer, server.grpc)
+        add_AgentServiceServicer_to_server(servicer_of(parts), server.grpc)
         opened.enter_context(loop_watched(registry))
         expiry_watched(registry, config.server.inside.files)
         serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)

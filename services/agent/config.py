@@ -30,6 +30,8 @@ class Config:
     runs_max: int  # Runs that wait or work.
     runs_per_user_max: int
     assistants_per_user_max: int
+    threads_per_user_max: int
+    runs_per_thread_max: int
     lease_s: float  # How long a replica may be silent before its runs are ended for it.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     audit: AuditConfig = field(default_factory=AuditConfig)
@@ -52,6 +54,8 @@ class Config:
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
             runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
             assistants_per_user_max=env.integer("OLLAMESH_AGENT_ASSISTANTS_PER_USER_MAX", 100, low=1),
+            threads_per_user_max=env.integer("OLLAMESH_AGENT_THREADS_PER_USER_MAX", 10_000, low=1),
+            runs_per_thread_max=env.integer("OLLAMESH_AGENT_RUNS_PER_THREAD_MAX", 1_000, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
             rules=_rules(env),
         )

@@ -45,6 +45,7 @@ class ThreadRecord:
     labels: Mapping[str, str]
     active_run_id: RunId | None  # The one that works on it or will next.
     failed: bool  # Whether its last run to end did.
+    is_interrupted: bool  # Whether the one that works on it waits for a person.
     message_count: int
     create_time: datetime
     update_time: datetime
@@ -121,7 +122,10 @@ class Threads(Protocol):
     async def create(
         self, owner: Owner, thread_id: ThreadId, name: str, labels: Mapping[str, str], retry: Retry | None
     ) -> ThreadRecord:
-        """Store a thread. A repeated request finds the first one's; RequestIdReused if it differs."""
+        """Store a thread. A repeated request finds the first one's; RequestIdReused if it differs.
+
+        Raises TooManyObjects.
+        """
         ...
 
     async def find(self, owner: Owner, thread_id: ThreadId) -> ThreadRecord:
@@ -133,7 +137,7 @@ class Threads(Protocol):
         ...
 
     async def delete(self, owner: Owner, thread_id: ThreadId) -> None:
-        """Forget the thread and everything in it. Idempotent."""
+        """Forget the thread, everything in it, and the requests that made any of that. Idempotent."""
         ...
 
     async def messages(self, owner: Owner, thread_id: ThreadId, request: PageRequest) -> Page[MessageRecord]:

@@ -152,7 +152,7 @@ async def test_deleting_a_thread_leaves_nothing(replica: Replica, database: Migr
     await replica.threads.delete(ANN, thread_id)
     with pytest.raises(LeaseLost):
         await replica.tell(run.run_id, finished(), after=1)
-    with pytest.raises(RunNotFound):
+    with pytest.raises(ThreadNotFound):  # The request that made the run is forgotten as well.
         await replica.accept(thread_id, retry=retry())
     connection = await asyncpg.connect(database.system("agent"))
     for table in ("threads", "runs", "run_events", "messages"):

@@ -1,6 +1,7 @@
 """What the service refuses, what it remembers, and what it lists."""
 
 import asyncio
+import json
 import math
 from collections.abc import AsyncIterator
 
@@ -10,9 +11,10 @@ from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
 from ollamesh.agent.v1.run_pb2 import RUN_STATUS_SUCCEEDED
 
+from services.agent.core.policy import Rules
 from services.agent.core.prompt import INPUT_CODE_POINTS_MAX
 from services.common.screening import FLAG_HEADER
-from tests.service.agent_app import App, User, broken_fields, mesh, refusal
+from tests.service.agent_app import App, Mesh, User, broken_fields, mesh, refusal
 from tests.stack import Database
 
 UNKNOWN = [
@@ -27,8 +29,14 @@ TWO_IN_ONE = "e\N{COMBINING ACUTE ACCENT}"
 
 
 @pytest.fixture
-async def app(module_database: Database) -> AsyncIterator[App]:
-    async with mesh(module_database("agent")) as around, around.replica() as running:
+async def around(module_database: Database) -> AsyncIterator[Mesh]:
+    async with mesh(module_database("agent")) as made:
+        yield made
+
+
+@pytest.fixture
+async def app(around: Mesh) -> AsyncIterator[App]:
+    async with around.replica() as running:
         yield running
 
 
@@ -235,8 +243,36 @@ async def test_a_page_token_that_nobody_gave_is_refused(app: App, token: str) ->
 async def test_tools_are_listed_with_what_they_do(app: App) -> None:
     user = app.user()
     listed = (await user.stub.ListTools(pb.ListToolsRequest(), **user.options)).tools
-    tool = next(tool for tool in listed if tool.name == "run_python")
-    assert (tool.effect, tool.needs_approval) == (pb.TOOL_EFFECT_STATE_CHANGING, False)
-    assert (tool.is_confined, tool.returns_untrusted) == (True, False)
-    assert '"code"' in tool.parameters_json_schema
-    assert tool.timeout.seconds > 0
+    tools = {tool.name: tool for tool in listed}
+    assert {"run_python", "read_file", "write_file"} <= tools.keys()
+    for tool in listed:
+        assert json.loads(tool.parameters_json_schema)["type"] == "object"
+        assert tool.timeout.seconds > 0
+        assert tool.effect != pb.TOOL_EFFECT_UNSPECIFIED
+    python, read = tools["run_python"], tools["read_file"]
+    assert (python.effect, python.is_confined) == (pb.TOOL_EFFECT_STATE_CHANGING, True)
+    assert (read.effect, read.needs_approval) == (pb.TOOL_EFFECT_NONE, False)
+
+
+async def test_what_the_operator_says_of_tools_is_listed_and_holds(around: Mesh) -> None:
+    rules = Rules.read(asked="write_*", refused="run_python:user")
+    async with around.replica(rules=rules) as app:
+        user = app.user()
+        listed = (await user.stub.ListTools(pb.ListToolsRequest(), **user.options)).tools
+        tools = {tool.name: tool.needs_approval for tool in listed}
+        assert (tools["write_file"], tools["read_file"], "run_python" in tools) == (True, False, False)
+        code, reason, facts = await refusal(user.start(await user.thread()))
+        assert (code, reason) == (grpc.StatusCode.NOT_FOUND, "TOOL_NOT_FOUND")
+        assert facts == {"tool": "run_python"}
+
+
+async def test_a_user_has_so_many_threads(around: Mesh) -> None:
+    async with around.replica(threads_per_user_max=3) as app:
+        user = app.user("collector")
+        made = [await user.thread() for _ in range(3)]
+        code, reason, facts = await refusal(user.thread())
+        assert (code, reason) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_OBJECTS")
+        assert facts == {"limit": "threads", "max": "3"}
+        assert await app.user("another").thread()
+        await user.stub.DeleteThread(pb.DeleteThreadRequest(thread_id=made[0]), **user.options)
+        assert await user.thread()

@@ -8,11 +8,13 @@ from ollamesh.agent.v1 import assistant_pb2
 from services.agent.assistants import Assistants
 from services.agent.core.config_rules import SchemaFlaw, broken_rules
 from services.agent.core.ids import AssistantId, Owner
+from services.agent.core.policy import Rules
 from services.agent.core.run_config import RunConfig
 from services.agent.ports import ToolSpec
 from services.agent.wire import resources, values
 from services.agent.wire.merging import merged
 from services.common.errors import InvalidRequest
+from services.common.grpc.caller import caller
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +31,20 @@ class Configs:
         self,
         tools: Mapping[str, ToolSpec],
         assistants: Assistants,
+        rules: Rules,
         *,
         default_model: str,
         schema_flaw: SchemaFlaw,
     ) -> None:
-        self._tools, self._assistants = tools, assistants
+        self._tools, self._assistants, self._rules = tools, assistants, rules
         self._default_model, self._schema_flaw = default_model, schema_flaw
 
     def checked(self, config: assistant_pb2.RunConfig) -> RunConfig:
-        """Defaults filled in. Raises ToolNotFound, InvalidRequest."""
+        """Defaults filled in, if the caller may have it so. Raises ToolNotFound, InvalidRequest."""
         filled = resources.config_from_proto(config, model=self._default_model)
-        if broken := broken_rules(filled, tools=self._tools, schema_flaw=self._schema_flaw):
+        role = caller().role.value
+        tools = {name for name in self._tools if not self._rules.refuse(name, role)}
+        if broken := broken_rules(filled, tools=tools, schema_flaw=self._schema_flaw):
             raise InvalidRequest(broken)
         return filled
 

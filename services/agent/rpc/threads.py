@@ -7,16 +7,18 @@ from ollamesh.agent.v1 import agent_service_pb2 as pb
 from services.agent.core.ids import ThreadId
 from services.agent.engine import Engine
 from services.agent.errors import ThreadNotFound
-from services.agent.ports import Threads
+from services.agent.ports import Sessions, Threads
 from services.agent.rpc.asking import asked_as, next_page_token, owner, page
 from services.agent.wire import resources, values
 from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.grpc.around import Context
+from services.common.grpc.caller import caller
 
 
 class ThreadMethods:
-    def __init__(self, engine: Engine, threads: Threads, trail: Trail) -> None:
-        self._engine, self._threads, self._trail = engine, threads, trail
+    def __init__(self, engine: Engine, threads: Threads, sessions: Sessions, trail: Trail) -> None:
+        self._engine, self._threads, self._sessions = engine, threads, sessions
+        self._trail = trail
 
     async def CreateThread(
         self, request: pb.CreateThreadRequest, context: Context
@@ -50,6 +52,7 @@ class ThreadMethods:
             return pb.DeleteThreadResponse()  # It is as gone as can be.
         whose = owner()
         await self._engine.clear(whose, thread_id)
+        await self._sessions.end(whose, thread_id, token=caller().token)
         await self._threads.delete(whose, thread_id)
         self._trail.note(
             Happened(

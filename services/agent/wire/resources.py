@@ -1,8 +1,10 @@
 """Threads, messages, runs and their configuration."""
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
+from ollamesh.agent.v1.agent_service_pb2 import Checkpoint as CheckpointPb
 from ollamesh.agent.v1.agent_service_pb2 import Tool as ToolPb
 
 from services.agent.assistants import AssistantRecord
@@ -15,16 +17,24 @@ from services.agent.ports import MessageRecord, RunRecord, ThreadRecord, ToolSpe
 from services.agent.wire.events import call_from_proto, call_to_proto, requested_to_proto, usage_to_proto
 from services.agent.wire.values import duration, reason_to_proto, seconds, status_to_proto, timestamp
 
+if TYPE_CHECKING:
+    from services.agent.adapters.checkpoints import CheckpointRecord
+
 DEFAULTS = Limits()
 
 
 def thread_to_proto(thread: ThreadRecord) -> thread_pb2.Thread:
-    state = thread_pb2.THREAD_STATE_ERROR if thread.failed else thread_pb2.THREAD_STATE_IDLE
+    if thread.is_interrupted:
+        state = thread_pb2.THREAD_STATE_INTERRUPTED
+    elif thread.active_run_id:
+        state = thread_pb2.THREAD_STATE_BUSY
+    else:
+        state = thread_pb2.THREAD_STATE_ERROR if thread.failed else thread_pb2.THREAD_STATE_IDLE
     return thread_pb2.Thread(
         thread_id=str(thread.thread_id),
         display_name=thread.display_name,
         labels=thread.labels,
-        state=thread_pb2.THREAD_STATE_BUSY if thread.active_run_id else state,
+        state=state,
         active_run_id=str(thread.active_run_id or ""),
         message_count=thread.message_count,
         create_time=timestamp(thread.create_time),
@@ -148,6 +158,15 @@ def assistant_to_proto(assistant: AssistantRecord) -> assistant_pb2.Assistant:
         config=assistant_pb2.RunConfig.FromString(assistant.config),
         create_time=timestamp(assistant.create_time),
         update_time=timestamp(assistant.update_time),
+    )
+
+
+def checkpoint_to_proto(checkpoint: "CheckpointRecord") -> CheckpointPb:
+    return CheckpointPb(
+        checkpoint_id=checkpoint.checkpoint_id,
+        run_id=str(checkpoint.run_id),
+        step_count=checkpoint.step_count,
+        create_time=timestamp(checkpoint.create_time),
     )
 
 
