@@ -1,12 +1,16 @@
 """Every test may ask for a real PostgreSQL, Redis or whole stack by naming its fixture."""
 
 import gc
+import os
+import random
 import signal
 from collections.abc import Iterator
+from itertools import cycle
 
 import hypothesis
 import pytest
 
+from deploy.local import ports
 from tests.stack import database, mesh, module_database, postgres_server, redis_server, redis_url
 
 __all__ = ["database", "mesh", "module_database", "postgres_server", "redis_server", "redis_url"]
@@ -16,6 +20,12 @@ hypothesis.settings.register_profile(
     "suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
 )
 hypothesis.settings.load_profile("suite")
+
+# Processes that test at the same time take their ports from different ranges.
+WORKERS_MAX = 8
+_worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % WORKERS_MAX
+_own = ports.FREE_PORTS[_worker::WORKERS_MAX]
+ports._candidates = cycle(random.sample(_own, len(_own)))
 
 # A shell starts its background jobs with Ctrl-C ignored, and what they start inherits that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -3,6 +3,7 @@
 import random
 import socket
 from collections.abc import Mapping
+from itertools import cycle
 
 import psutil
 
@@ -12,6 +13,8 @@ from deploy.local.settings import port_variable
 # Below Linux's default range for outgoing connections (from 32768), so that no client of ours can be given
 # a port between our choosing it and the server's binding it.
 FREE_PORTS = range(20000, 32000)
+# One after the other: who was given a port need not bind it at once.
+_candidates = cycle(random.sample(FREE_PORTS, len(FREE_PORTS)))
 
 
 def resolve(wanted: Mapping[str, int], *, host: str) -> dict[str, int]:
@@ -31,11 +34,12 @@ def resolve(wanted: Mapping[str, int], *, host: str) -> dict[str, int]:
 
 
 def free_ports(count: int, *, host: str = "127.0.0.1", but: Mapping[int, object] | None = None) -> list[int]:
-    """Distinct ports that nobody listens on."""
+    """Distinct ports that nobody listens on, none of which was given out lately."""
     found: list[int] = []
-    for port in random.sample(FREE_PORTS, len(FREE_PORTS)):
+    for _ in FREE_PORTS:
         if len(found) == count:
             break
+        port = next(_candidates)
         if port not in (but or {}) and is_free(port, host=host):
             found.append(port)
     return found

@@ -79,11 +79,16 @@ async def keep_asking(client_: Client, unary: Unary, stop: asyncio.Event, *, cha
         await asyncio.sleep(chance.uniform(0, 0.02))
 
 
-async def read_again(client_: Client, stream_id: str) -> list[chats.Event]:
-    """Return a whole stream, as it is kept."""
+async def read_again(client_: Client, stream_id: str) -> list[chats.Event] | None:
+    """Return a whole stream, as it is kept; None if it is not."""
     stub = client_.stub(InferenceServiceStub)
     responses = client_.stream(stub.ResumeStream, ResumeStreamRequest(stream_id=stream_id))
-    return [event async for response in responses if (event := event_of(response.event)) is not None]
+    try:
+        return [event async for response in responses if (event := event_of(response.event)) is not None]
+    except CallError as error:
+        if error.reason != "STREAM_EXPIRED":
+            raise
+        return None
 
 
 async def ledger(dsn: str) -> list[Row]:

@@ -80,7 +80,8 @@ class Written:
     """What the service wrote down."""
 
     ledger: Sequence[Row] = ()
-    resumed: Mapping[str, Sequence[chats.Event]] = field(default_factory=dict)  # By stream.
+    # By stream; None: it was not kept.
+    resumed: Mapping[str, Sequence[chats.Event] | None] = field(default_factory=dict)
     batch_results: Mapping[UUID, Sequence[tuple[int, int]]] = field(
         default_factory=dict
     )  # Sequence and index.
@@ -180,14 +181,19 @@ def _untimed(event: chats.Event) -> chats.Event:
 
 
 def _resumed(
-    history: History, resumed: Mapping[str, Sequence[chats.Event]], *, lost_s: float
+    history: History, resumed: Mapping[str, Sequence[chats.Event] | None], *, lost_s: float
 ) -> Iterator[str]:
     """It takes another time if its end was told and not kept, and who takes it over makes that anew."""
     for seen in history.chats:
-        chat, again = seen, resumed.get(seen.stream_id)
-        if again is None or chat.finished is None:
+        if seen.stream_id not in resumed or seen.finished is None:
             continue
-        if _may_be_lost(chat, history.killed_at_s, lost_s):
+        chat, again = seen, resumed[seen.stream_id]
+        may_be_lost = _may_be_lost(chat, history.killed_at_s, lost_s)
+        if again is None:
+            if not may_be_lost:
+                yield f"{chat.caller}: {chat.stream_id} is finished and was not kept"
+            continue
+        if may_be_lost:
             again = [_untimed(event) for event in again]
             chat = replace(chat, events=[_untimed(event) for event in chat.events])
         if list(again) != chat.events:

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -62,8 +62,9 @@ class Replica:
 
     async def end(self) -> None:
         if self.process is not None:
-            self.go_on()
-            self.process.kill()
+            with suppress(ProcessLookupError):  # It ended by itself: what a test finds of that is said there.
+                self.go_on()
+                self.process.kill()
             await self.process.wait()
 
 

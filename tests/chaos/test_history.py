@@ -154,9 +154,13 @@ def _not_charged(case: Case) -> None:
 
 
 def _told_otherwise(case: Case) -> None:
-    told = list(case.written.resumed["ann-0"])
+    told = list(case.written.resumed["ann-0"] or ())
     del told[3]
     case.written = replace(case.written, resumed={**case.written.resumed, "ann-0": told})
+
+
+def _not_kept(case: Case) -> None:
+    case.written = replace(case.written, resumed={**case.written.resumed, "ann-0": None})
 
 
 def _lost_item(case: Case) -> None:
@@ -205,6 +209,7 @@ PLANTED: list[Callable[[Case], None]] = [
     _charged_as_cancelled,
     _not_charged,
     _told_otherwise,
+    _not_kept,
     _lost_item,
     _item_done_twice,
     _result_of_nobody,
@@ -225,6 +230,7 @@ def test_a_planted_error_is_found(plant: Callable[[Case], None]) -> None:
 def test_what_the_service_may_lose_when_it_is_killed_is_no_fault() -> None:
     case = right()
     case.drop_row(0)
+    _not_kept(case)
     case.history.killed_at_s.append(1.0)  # Half a second after that one had ended.
     assert found(case) == []
 

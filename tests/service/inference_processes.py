@@ -88,6 +88,7 @@ async def program(*urls: str, processes: int = 2, **settings: object) -> AsyncIt
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "20",
             "OLLAMESH_POLL_EVERY_S": "0.05",
+            "OLLAMESH_REDIS_TIMEOUT_S": "0.5",
             **{
                 name if name.isupper() else f"OLLAMESH_{name.upper()}": str(value)
                 for name, value in settings.items()
