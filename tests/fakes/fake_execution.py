@@ -29,6 +29,7 @@ class Execution:
     failure: Exception | None = None
     echoes: bool = False  # Writes what it reads, to the end of its input.
     hold: asyncio.Event | None = None  # Waits for it after its output, or for a signal.
+    pause_s: float = 0.0  # Before each piece of output.
     heeds_interrupts: bool = True
 
 
@@ -163,6 +164,7 @@ class Running:
 
     async def _write(self, script: Execution) -> None:
         for data in script.stdout:
+            await asyncio.sleep(script.pause_s)
             await self._output("stdout", data)
         for data in script.stderr:
             await self._output("stderr", data)

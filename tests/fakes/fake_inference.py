@@ -1,11 +1,12 @@
 """An InferenceService that says what a test scripts, over a real socket and through the real call path.
 
-Replies are taken from `script`, one for each Chat; when it is empty, `otherwise` answers. What was asked,
+Replies are taken from `script`, one for each Chat; when it is empty, `brain` answers by what it is asked, the same to the
+same, as the gateway does; without one, `otherwise` answers. What was asked,
 by whom and until when is kept in `asked`. `running` counts generations that somebody still listens to.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Reply:
     prompt_token_count: int = 10
     output_token_count: int = 5
     hold: asyncio.Event | None = None  # Waits for it before the last piece of text, or before the end.
+    pause_s: float = 0.0  # Before each piece of text.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +49,7 @@ class Asked:
 class FakeInference(InferenceServiceServicer):
     script: list[Reply] = field(default_factory=list)
     otherwise: Reply = field(default_factory=lambda: Reply(texts=["ok"]))
+    brain: Callable[[pb.ChatRequest], Reply] | None = None
     asked: list[Asked] = field(default_factory=list)
     running: int = 0
     target: str = ""
@@ -73,13 +76,18 @@ class FakeInference(InferenceServiceServicer):
                 remaining_s=context.time_remaining() or 0.0,
             )
         )
-        reply = self.script.pop(0) if self.script else self.otherwise
+        reply = self._reply(request)
         self.running += 1
         try:
             async for response in _numbered(reply, request.model):
                 yield response
         finally:
             self.running -= 1
+
+    def _reply(self, request: pb.ChatRequest) -> Reply:
+        if self.script:
+            return self.script.pop(0)
+        return self.otherwise if self.brain is None else self.brain(request)
 
 
 async def _numbered(reply: Reply, model: str) -> AsyncIterator[pb.ChatResponse]:
@@ -101,6 +109,7 @@ async def _events(reply: Reply, model: str) -> AsyncIterator[pb.CompletionEvent]
     for place, text in enumerate(reply.texts, 1):
         if reply.hold and place == len(reply.texts):
             await reply.hold.wait()
+        await asyncio.sleep(reply.pause_s)
         yield pb.CompletionEvent(delta=pb.CompletionEvent.Delta(text=text, token_count=1))
     if reply.hold:
         await reply.hold.wait()

@@ -43,6 +43,7 @@ class FakeSandbox(SandboxServiceServicer):
     script: list[Execution] = field(default_factory=list)
     otherwise: Execution = field(default_factory=lambda: Execution(stdout=[b"42\n"]))
     specs: list[pb.ExecutionSpec] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)  # The id of each.
     authorizations: list[str] = field(default_factory=list)
     remaining_s: dict[str, float] = field(default_factory=dict)  # The deadline of the last call of a stream.
     target: str = ""
@@ -233,6 +234,7 @@ class FakeSandbox(SandboxServiceServicer):
         metadata = dict(context.invocation_metadata() or ())
         self.authorizations.append(str(metadata.get("authorization", "")))
         self.specs.append(spec)
+        self.begun.append(execution_id)
         script = self.script.pop(0) if self.script else self.otherwise
         found = self.executions[execution_id] = Running(execution_id, spec, script)
         self._keep(found.play())
