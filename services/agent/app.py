@@ -12,18 +12,23 @@ from ollamesh.agent.v1.agent_service_pb2_grpc import add_AgentServiceServicer_to
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from prometheus_client import CollectorRegistry
 
-from services.agent.adapters import chat_model, sandboxes
+from services.agent.adapters import auth_mandates, chat_model, mandate_seals, sandboxes
+from services.agent.adapters.auth_mandates import AuthMandates
 from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
-from services.agent.adapters.langchain_agent import LangChainAgent
+from services.agent.adapters.langchain_agent import LangChainAgent, Saver
+from services.agent.adapters.postgres_approvals import PostgresApprovals
 from services.agent.adapters.postgres_events import PostgresEvents
+from services.agent.adapters.postgres_leases import PostgresLeases
 from services.agent.adapters.postgres_runs import PostgresRuns
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
 from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.adapters.sandbox_session import SandboxSessions
 from services.agent.adapters.toolbox import own_tools
+from services.agent.agents import Agent
 from services.agent.config import Config
 from services.agent.core.turns import Turns
-from services.agent.engine import Engine
+from services.agent.engine import Engine, Pace
+from services.agent.ports import Mandates
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
@@ -41,13 +46,14 @@ from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
-RENEWALS_PER_LEASE = 4  # Three may be lost before somebody else ends the run.
+RENEWALS_PER_LEASE = 4  # Three may be lost before somebody else goes on with the run.
+LOOK_EVERY_S = 1.0  # At the latest: for runs that nobody works on.
 
 
 async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
-    registry, holder = CollectorRegistry(), uuid4()
+    registry = CollectorRegistry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         database = await opened.enter_async_context(
@@ -63,28 +69,15 @@ async def run(
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
         tools = own_tools(sessions, config.egress)
         threads = PostgresThreads(database, count_max=config.threads_per_user_max)
-        runs = PostgresRuns(database, holder=holder, lease_s=config.lease_s)
-        events = PostgresEvents(database, holder=holder)
-        worker = Worker(
-            runs=runs,
-            events=events,
-            agent=LangChainAgent(InferenceServiceStub(inference), tools),
-            metrics=metrics,
-            clock=time.time,
-            patience_s=config.lease_s,
+        checkpoints = Checkpoints(
+            database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
         )
-        engine = Engine(
-            turns=Turns(
-                workers_max=config.workers_max,
-                runs_max=config.runs_max,
-                runs_per_owner_max=config.runs_per_user_max,
-            ),
-            worker=worker,
-            runs=runs,
-            events=events,
-            metrics=metrics,
-            clock=time.time,
-            renew_every_s=config.lease_s / RENEWALS_PER_LEASE,
+        engine, runs = _engine(
+            config,
+            database,
+            LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints)),
+            AuthMandates(await _auth(config, opened)),
+            metrics,
         )
         server = Server(
             config.server,
@@ -98,7 +91,7 @@ async def run(
             threads=threads,
             runs=runs,
             sessions=sessions,
-            checkpoints=Checkpoints(database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE)),
+            checkpoints=checkpoints,
             tools={name: tool.spec for name, tool in tools.items()},
             screen=Screen(config.screening, registry),
             trail=trail,
@@ -111,6 +104,58 @@ async def run(
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
+
+
+def _engine(
+    config: Config, database: Database, agent: Agent, mandates: Mandates, metrics: AgentMetrics
+) -> tuple[Engine, PostgresRuns]:
+    """What works on runs, and where they are."""
+    holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
+    runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s)
+    leases = PostgresLeases(database, seals, holder=holder, lease_s=config.lease_s)
+    events = PostgresEvents(database)
+    worker = Worker(
+        leases=leases,
+        events=events,
+        approvals=PostgresApprovals(database),
+        agent=agent,
+        metrics=metrics,
+        clock=time.time,
+        patience_s=config.lease_s,
+    )
+    renew_s = config.lease_s / RENEWALS_PER_LEASE
+    engine = Engine(
+        turns=Turns(
+            workers_max=config.workers_max,
+            runs_max=config.runs_max,
+            runs_per_owner_max=config.runs_per_user_max,
+        ),
+        worker=worker,
+        runs=runs,
+        leases=leases,
+        events=events,
+        mandates=mandates,
+        metrics=metrics,
+        clock=time.time,
+        pace=Pace(renew_s=renew_s, look_s=min(LOOK_EVERY_S, renew_s), watched_for_s=config.watched_for_s),
+    )
+    return engine, runs
+
+
+def _saver(checkpoints: Checkpoints) -> Saver:
+    return lambda run, step_count: checkpoints.of(run.owner.organization_id, run.lease, step_count=step_count)
+
+
+async def _auth(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:
+    return await opened.enter_async_context(
+        channel(
+            config.trust.auth_target,
+            inside=config.server.inside,
+            to="auth",
+            service=auth_mandates.SERVICE,
+            idempotent=auth_mandates.IDEMPOTENT,
+        )
+    )
 
 
 async def _inference(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:

@@ -32,8 +32,9 @@ class Config:
     assistants_per_user_max: int
     threads_per_user_max: int
     runs_per_thread_max: int
-    lease_s: float  # How long a replica may be silent before its runs are ended for it.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
+    lease_s: float  # How long a replica may be silent before others go on with its runs.
+    watched_for_s: float  # How long a run that ends unwatched may go without a watcher.
     audit: AuditConfig = field(default_factory=AuditConfig)
 
     @classmethod
@@ -58,6 +59,7 @@ class Config:
             runs_per_thread_max=env.integer("OLLAMESH_AGENT_RUNS_PER_THREAD_MAX", 1_000, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
             rules=_rules(env),
+            watched_for_s=env.seconds("OLLAMESH_AGENT_WATCH_GRACE_S", 30, low=0.5, high=3600),
         )
 
 

@@ -70,6 +70,11 @@ class AccessEnded(Exception):
     """
 
 
+class RunBuiltUpon(MeshError):
+    kind, reason = Kind.PRECONDITION, "RUN_BUILT_UPON"
+    message = "later runs have gone on from the run"
+
+
 class LeaseLost(Exception):
     """Somebody else answers for the run now, or nobody can: whatever this worker does is void."""
 
@@ -88,3 +93,7 @@ class ModelFailed(Exception):
 
 class CheckpointUnreadable(Exception):
     """A checkpoint is not what was stored there, or no key opens it: nobody can go on from it."""
+
+
+class Waits(Exception):
+    """A run can only go on once people have answered its questions."""

@@ -27,10 +27,11 @@ class Signal:
 class Feed:
     """One run's. The writer never waits: whoever falls behind finds the rest in the store."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, last_sequence: int = 0) -> None:
+        """`last_sequence` is of what others told of the run: that is found in the store."""
         self.changed = Signal()
         self._events: deque[StoredEvent] = deque(maxlen=KEPT_MAX)
-        self._last_sequence = 0
+        self._last_sequence = last_sequence
         self._ended = False
 
     def publish(self, events: Sequence[StoredEvent], *, ended: bool) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterable
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message
 from services.agent.core.events import Delta, Finished, ToolOutput, joined
-from services.agent.core.ids import RunId
 from services.agent.core.run import Entries, Entry
 from services.agent.feed import Feed, Signal
+from services.agent.leases import Lease
 from services.agent.patience import patiently
 from services.agent.ports import Batch, Events
 
@@ -36,20 +36,30 @@ class Journal:
     """The writer of one run. `run` must be running while others write."""
 
     def __init__(
-        self, run_id: RunId, events: Events, feed: Feed, *, clock: Callable[[], float], patience_s: float
+        self,
+        lease: Lease,
+        events: Events,
+        feed: Feed,
+        *,
+        clock: Callable[[], float],
+        patience_s: float,
+        last_sequence: int = 0,
     ) -> None:
-        self._run_id, self._events, self._feed = run_id, events, feed
+        """`last_sequence` is of what others told of the run."""
+        self._lease, self._events, self._feed = lease, events, feed
         self._clock, self._patience_s = clock, patience_s
         self._entries: list[Entry] = []
         self._usage = Usage()
         self._chars = 0
-        self._sequence = 0
+        self._sequence = last_sequence
         self._written, self._committed = 0, 0
         self._closed = False
         self._changed, self._progress = asyncio.Event(), Signal()
 
     def write(self, entries: Entries, *, usage: Usage) -> None:
         """Entries of one call are committed together. Never waits."""
+        if not entries:
+            return
         self._entries += entries
         self._usage = usage
         self._chars += sum(len(e.text) for e in entries if isinstance(e, Delta | ToolOutput))
@@ -83,7 +93,7 @@ class Journal:
     async def _commit(self) -> None:
         entries, self._entries, self._chars, mark = self._entries, [], 0, self._written
         batch = batch_of(entries, first_sequence=self._sequence + 1, time_s=self._clock(), usage=self._usage)
-        stored = await patiently(lambda: self._events.append(self._run_id, batch), for_s=self._patience_s)
+        stored = await patiently(lambda: self._events.append(self._lease, batch), for_s=self._patience_s)
         self._sequence += len(stored)
         self._committed = mark
         self._feed.publish(stored, ended=isinstance(batch.events[-1], Finished))

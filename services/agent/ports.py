@@ -1,6 +1,6 @@
 """What the engine needs from the outside world, and what the outside world is told of a run."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -10,10 +10,16 @@ from uuid import UUID
 from services.agent.core.approvals import Decided
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message
-from services.agent.core.events import ApprovalRequested, Channel, Delta, Event, Finished, Status
+from services.agent.core.events import (
+    ApprovalRequested,
+    Channel,
+    Event,
+    Finished,
+    Status,
+)
 from services.agent.core.ids import Owner, RunId, ThreadId
-from services.agent.core.run import Answer
 from services.agent.core.run_config import RunConfig
+from services.agent.leases import Lease
 
 Item = TypeVar("Item")
 
@@ -72,6 +78,24 @@ class RunRecord:
     start_time: datetime | None
     end_time: datetime | None
     last_sequence: int
+    is_batch: bool = False
+    is_watched: bool = False  # Ends when nobody watches it.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted:
+    record: RunRecord
+    lease: Lease | None  # None: it was accepted before.
+    displaced: Sequence[RunId] = ()  # Runs that are to end for it.
+
+
+class Busy(Enum):
+    """What becomes of the unfinished runs of a thread that is given another; names as in the proto's BusyPolicy."""
+
+    ENQUEUE = "ENQUEUE"
+    REJECT = "REJECT"
+    INTERRUPT = "INTERRUPT"
+    ROLLBACK = "ROLLBACK"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,16 +104,8 @@ class NewRun:
     thread_id: ThreadId
     question: str
     config: RunConfig
-    reject_if_busy: bool
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Orphan:
-    """An unfinished run whose holder has stopped renewing its lease."""
-
-    run_id: RunId
-    config: RunConfig
-    cancel_requested: bool
+    busy: Busy = Busy.ENQUEUE
+    watched_for_s: float | None = None  # Ends unless somebody watches it at least so often.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,12 +164,20 @@ class Threads(Protocol):
 class Runs(Protocol):
     """Work on threads. Every method raises StoreFailure when the store does not answer.
 
-    One Runs speaks for one replica: `accept` leases the run to it, `keep` renews, and what it no longer
-    holds it cannot change.
+    One Runs speaks for one replica: `accept` leases the run to it.
     """
 
-    async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> tuple[RunRecord, bool]:
-        """The run, committed, and whether it is new. Raises ThreadNotFound, ThreadBusy, RequestIdReused."""
+    async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> Accepted:
+        """The run, committed. Raises ThreadNotFound, ThreadBusy, RequestIdReused."""
+        ...
+
+    async def accept_batch(
+        self, owner: Owner, new: Sequence[NewRun], mandate: str, retry: Retry | None
+    ) -> Sequence[RunRecord]:
+        """The runs, each in a thread that is new, committed, and held by nobody.
+
+        They share the mandate, which therefore outlasts each of them. Raises RequestIdReused.
+        """
         ...
 
     async def repeated(self, owner: Owner, retry: Retry) -> RunRecord | None:
@@ -172,34 +196,30 @@ class Runs(Protocol):
         """The thread's runs that wait or work; none if there is no such thread."""
         ...
 
-    async def request_cancel(self, run_id: RunId) -> None:
-        """Have whoever holds the run told when it next renews."""
-        ...
+    async def request_cancel(self, run_id: RunId, *, rollback: bool) -> None:
+        """Have whoever holds the run told when it next renews, or whoever looks next end it.
 
-    async def begin(self, run_id: RunId) -> bool:
-        """Make the run RUNNING, unless an earlier one of its thread has not ended yet.
-
-        Raises LeaseLost.
+        With `rollback` what it says goes with its end. Raises RunBuiltUpon.
         """
         ...
 
-    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
-        """The newest messages of the run's thread, oldest first."""
+    async def roll_back(self, run_id: RunId) -> None:
+        """Take the thread back to where it was before a run that has ended. Idempotent. Raises RunBuiltUpon."""
         ...
 
-    async def keep(self, run_ids: Sequence[RunId]) -> Mapping[RunId, bool]:
-        """Renew leases. Of each run that is still held: whether its cancellation was requested."""
+    async def watched(self, run_ids: Collection[RunId], *, for_s: float) -> None:
+        """Somebody watches these runs, and will be heard of again in so long."""
         ...
 
-    async def adopt(self) -> Sequence[Orphan]:
-        """Take over runs whose leases have run out; some now, the others when asked again."""
+    async def tidy(self) -> None:
+        """Forget requests that are too old to come again."""
         ...
 
 
 class Events(Protocol):
     """What is told of runs. Every method raises StoreFailure when the store does not answer."""
 
-    async def append(self, run_id: RunId, batch: Batch) -> Sequence[StoredEvent]:
+    async def append(self, lease: Lease, batch: Batch) -> Sequence[StoredEvent]:
         """Commit a batch and return its events as they are stored. Idempotent. Raises LeaseLost."""
         ...
 
@@ -221,49 +241,6 @@ class Approvals(Protocol):
 
     async def settled(self, run_id: RunId) -> Mapping[UUID, Decided]:
         """Every decision about the run's questions, by approval."""
-        ...
-
-
-class Recorder(Protocol):
-    """Where an agent tells what it does, in the order of the grammar of RunEvent."""
-
-    def ask(self) -> int:
-        """A step begins. Return its number, or raise LimitReached."""
-        ...
-
-    async def hear(self, delta: Delta) -> None:
-        """The model writes. Waits only if the store is far behind."""
-        ...
-
-    async def answer(self, answer: Answer) -> None:
-        """The model has written. Returns when its calls are committed; raises LimitReached."""
-        ...
-
-    async def tool_wrote(self, call_id: str, channel: Channel, text: str) -> None:
-        """A tool writes. Waits only if the store is far behind."""
-        ...
-
-    def tool_returned(self, call_id: str, result: "ToolResult", *, duration_s: float) -> None:
-        """A tool has answered."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
-    """All that an agent needs to know of a run."""
-
-    run_id: RunId
-    thread_id: ThreadId
-    owner: Owner
-    config: RunConfig
-    messages: Sequence[Message]  # The question is the last.
-    deadline_s: float  # Of the event loop's clock; the engine ends the run by then.
-    token: str = field(repr=False)  # The caller's own.
-
-
-class Agent(Protocol):
-    async def work(self, assignment: Assignment, recorder: Recorder) -> str:
-        """Return the answer. Raises LimitReached or ModelFailed; cancelling it stops model and tools."""
         ...
 
 
@@ -302,6 +279,7 @@ class ToolSpec:
 class ToolResult:
     content: str  # What the model reads.
     failed: bool
+    may_pass: bool = False  # It failed in a way that another try may not.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

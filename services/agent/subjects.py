@@ -46,6 +46,6 @@ def servicer_of(parts: Parts) -> AgentServicer:
         AssistantMethods(assistants, configs, trail),
         ThreadMethods(parts.engine, parts.threads, parts.sessions, trail),
         CheckpointMethods(parts.threads, parts.checkpoints),
-        RunMethods(parts.engine, parts.runs, configs, parts.screen),
+        RunMethods(parts.engine, parts.runs, configs, parts.screen, watched_for_s=config.watched_for_s),
         ToolMethods(parts.tools, config.rules),
     )

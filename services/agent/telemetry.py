@@ -24,7 +24,12 @@ class AgentMetrics:
         )
         self._active = Gauge("agent_active_requests", "Runs that wait or work", registry=registry)
         self._lost = Counter(
-            "ollamesh_agent_runs_lost_total", "Runs ended for a replica that died", registry=registry
+            "ollamesh_agent_runs_lost_total", "Runs that nobody could go on with", registry=registry
+        )
+        self._resumed = Counter(
+            "ollamesh_agent_runs_resumed_total",
+            "Runs gone on with after their replica was lost",
+            registry=registry,
         )
         self._models: set[str] = set()
 
@@ -36,8 +41,12 @@ class AgentMetrics:
         self._active.dec()
 
     def buried(self) -> None:
-        """A run of a dead replica was ended here."""
+        """A run of a dead replica was ended here: nobody could go on with it."""
         self._lost.inc()
+
+    def resumed(self) -> None:
+        """A run of a dead replica is gone on with here."""
+        self._resumed.inc()
 
     def ended(self, status: Status, *, model: str, answers: bool, duration_s: float) -> None:
         if answers and len(self._models) < MODELS_MAX:

@@ -6,7 +6,8 @@ commits queue behind one lock of the whole database, and every token would be su
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
 
 from services.agent.core.ids import RunId
 from services.agent.feed import Feed
@@ -22,6 +23,7 @@ class Watches:
     def __init__(self, events: Events) -> None:
         self._events = events
         self._feeds: dict[RunId, Feed] = {}  # Bounded by the runs that have places.
+        self._watchers: Counter[RunId] = Counter()  # Of runs that end unwatched; bounded by the calls.
 
     def add(self, run_id: RunId, feed: Feed) -> None:
         """The run is held here from now on."""
@@ -30,6 +32,21 @@ class Watches:
     def remove(self, run_id: RunId) -> None:
         """The run has left this replica, ended or not: whoever still waits reads on from the store."""
         self._feeds.pop(run_id).changed.fire()
+
+    def count(self, run_id: RunId) -> Callable[[], None]:
+        """Somebody watches a run that ends unwatched, until what is returned is called."""
+        self._watchers[run_id] += 1
+
+        def leave() -> None:
+            self._watchers[run_id] -= 1
+            if not self._watchers[run_id]:
+                del self._watchers[run_id]
+
+        return leave
+
+    def counted(self) -> Collection[RunId]:
+        """The runs that are watched here, of those that end unwatched."""
+        return list(self._watchers)
 
     async def watch(self, run_id: RunId, *, after_sequence: int) -> AsyncIterator[StoredEvent]:
         """Every event after the given one, until the run has ended. Raises RunNotFound."""

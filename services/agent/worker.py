@@ -1,63 +1,61 @@
-"""Works on one run: from its turn on the thread to its last event."""
+"""Works on one run: from its turn on the thread, or from where others left it, to its last event or to whoever is next."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from uuid import UUID
 
 import structlog
 
+from services.agent.agents import Agent, Assignment
+from services.agent.core.approvals import EXPIRED, Decided, is_too_late
 from services.agent.core.conversation import Message, Role, from_a_question
 from services.agent.core.events import Status
-from services.agent.core.ids import Owner
-from services.agent.core.run import Ending, Run
-from services.agent.errors import LeaseLost, LimitReached, ModelFailed
-from services.agent.feed import Feed
+from services.agent.core.record import Record
+from services.agent.core.run import LOST, Ending, Run
+from services.agent.errors import AccessEnded, LeaseLost, LimitReached, ModelFailed, Waits
+from services.agent.job import Job
 from services.agent.journal import Journal
+from services.agent.leases import Lease, Leases
 from services.agent.patience import patiently
-from services.agent.ports import Agent, Assignment, Events, NewRun, Runs
+from services.agent.ports import Approvals, Events
 from services.agent.recorder import RunRecorder
 from services.agent.telemetry import AgentMetrics
 
 log = structlog.get_logger(__name__)
 
 HISTORY_COUNT_MAX = 200  # Messages of the thread that the model is given; the inference API takes 1,024.
+ATTEMPTS_MAX = 5  # Replicas that may be lost with a run: one that kills each of them must end.
+HAND_OVER_S_MAX = 5.0  # For a mandate that is still being made.
 BROKEN = Ending.failed("INTERNAL", "something went wrong that should not have")
+NO_ACCESS = Ending.failed("ACCESS_ENDED", "the user's access has ended")
 
 
-@dataclass(slots=True, eq=False)
-class Job:
-    """A run of this replica. Its token lives here and nowhere else."""
+@dataclass(slots=True)
+class _Tale:
+    """What is told of the run, so far and from now on."""
 
-    owner: Owner
-    new: NewRun
-    token: str = field(repr=False)
-    position: int = 0  # As the store gives it.
-    feed: Feed = field(default_factory=Feed)
-    verdict: Ending | None = None
-    task: asyncio.Task[Ending] | None = None
-    left: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def end(self, ending: Ending) -> None:
-        """Whatever the agent is at, it stops; the first verdict holds."""
-        self.verdict = self.verdict or ending
-        if self.task is not None:
-            self.task.cancel()
+    run: Run
+    recorder: RunRecorder
+    journal: Journal
 
 
 class Worker:
     """`patience_s` is how long a run can do without the store: as long as its lease."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
         *,
-        runs: Runs,
+        leases: Leases,
         events: Events,
+        approvals: Approvals,
         agent: Agent,
         metrics: AgentMetrics,
         clock: Callable[[], float],
         patience_s: float,
     ) -> None:
-        self._runs, self._events, self._agent = runs, events, agent
+        self._leases, self._events, self._approvals, self._agent = leases, events, approvals, agent
         self._metrics, self._clock, self._patience_s = metrics, clock, patience_s
 
     async def work(self, job: Job) -> bool:
@@ -65,74 +63,154 @@ class Worker:
 
         False means that nothing was done: an earlier run of the thread has not ended yet.
         """
-        config, began_s = job.new.config, asyncio.get_running_loop().time()
-        journal = Journal(
-            job.new.run_id, self._events, job.feed, clock=self._clock, patience_s=self._patience_s
-        )
-        recorder = RunRecorder(Run(model=config.model, limits=config.limits), journal, clock=self._clock)
-        status = Status.FAILED
+        began_s = asyncio.get_running_loop().time()
         try:
-            if job.verdict is None and not await self._begins(job):
+            if not (job.called_off.is_set() or await self._begins(job)):
                 return False
+            tale = await self._tale(job)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(journal.run())
-                ending = job.verdict or await self._ending(job, recorder, tasks)
-                status = ending.status
-                recorder.end(ending)
-                journal.close()
+                tasks.create_task(tale.journal.run())
+                ending = await self._ending(job, tale, tasks)
+                if ending is not None:
+                    tale.recorder.end(ending)
+                tale.journal.close()
+            if ending is None:
+                await self._let_go(job, tale.run)
+            else:
+                job.has_ended = True
+                if ending is LOST:
+                    self._metrics.buried()
+                duration_s = asyncio.get_running_loop().time() - began_s
+                self._count(job, ending.status, answers=tale.recorder.model_answers, duration_s=duration_s)
         except* LeaseLost:
-            status = Status.FAILED
-            log.warning("run_given_up", run_id=str(job.new.run_id))
-        self._metrics.ended(
-            status,
-            model=config.model,
-            answers=recorder.model_answers,
-            duration_s=asyncio.get_running_loop().time() - began_s,
-        )
+            log.warning("run_given_up", run_id=str(job.run_id))
         return True
 
-    async def _ending(self, job: Job, recorder: RunRecorder, tasks: asyncio.TaskGroup) -> Ending:
-        messages = await self._messages(job)
-        recorder.begin(job.new.question)
-        wall_s = job.new.config.limits.wall_s
-        assignment = Assignment(
-            run_id=job.new.run_id,
-            thread_id=job.new.thread_id,
-            owner=job.owner,
-            config=job.new.config,
-            messages=messages,
-            deadline_s=asyncio.get_running_loop().time() + wall_s,
-            token=job.token,
+    async def _tale(self, job: Job) -> _Tale:
+        held = job.held
+        config = held.config
+        told = (
+            await patiently(lambda: self._events.told(job.run_id), for_s=self._patience_s)
+            if job.is_taken
+            else ()
         )
-        if job.verdict is not None:
+        run = Run.replayed(told, model=config.model, limits=config.limits, used=held.usage)
+        journal = Journal(
+            held.lease,
+            self._events,
+            job.feed,
+            clock=self._clock,
+            patience_s=self._patience_s,
+            last_sequence=held.last_sequence,
+        )
+        recorder = RunRecorder(
+            run,
+            journal,
+            record=Record(event for _, event in told),
+            claim=partial(self._claimed, held.lease),
+            approval_wait_s=config.limits.approval_wait_s,
+            clock=self._clock,
+        )
+        return _Tale(run, recorder, journal)
+
+    async def _ending(self, job: Job, tale: _Tale, tasks: asyncio.TaskGroup) -> Ending | None:
+        """How the run ends; None: somebody else goes on with it."""
+        held = job.held
+        if (
+            job.verdict is None
+            and job.is_taken
+            and (held.mandate is None or held.attempt_count > ATTEMPTS_MAX)
+        ):
+            return LOST
+        if job.called_off.is_set():
             return job.verdict
-        job.task = tasks.create_task(self._attempt(assignment, recorder))
-        await asyncio.wait({job.task}, timeout=wall_s)
+        messages = await self._messages(job)
+        tale.recorder.resolve(await self._decided(job, tale.run))
+        if not tale.run.has_begun:
+            tale.recorder.begin(held.question)
+        if job.called_off.is_set():
+            return job.verdict
+        wall_s = tale.run.wall_left_s(now_s=self._clock())
+        assignment = self._assignment(job, messages, wall_s=wall_s)
+        job.task = tasks.create_task(self._attempt(assignment, tale.recorder))
+        await asyncio.wait({job.task}, timeout=max(0.0, wall_s))
         if not job.task.done():
             job.end(Ending.limited("wall"))
             await asyncio.wait({job.task})
         result = BROKEN if job.task.cancelled() else job.task.result()
+        if result is not None and result.status is Status.SUCCEEDED:
+            return result
         # A library may make an error of its own of the cancellation that carries out a verdict.
-        return result if result.status is Status.SUCCEEDED else job.verdict or result
+        return job.verdict or (None if job.is_handed_over else result)
+
+    def _assignment(self, job: Job, messages: Sequence[Message], *, wall_s: float) -> Assignment:
+        held = job.held
+        return Assignment(
+            run_id=job.run_id,
+            thread_id=held.thread_id,
+            owner=held.owner,
+            config=held.config,
+            messages=messages,
+            deadline_s=asyncio.get_running_loop().time() + wall_s,
+            lease=held.lease,
+            is_batch=held.is_batch,
+            is_resumed=job.is_taken,
+            is_handed_over=lambda: job.is_handed_over,
+            token=job.authority.token,
+        )
+
+    async def _claimed(self, lease: Lease, call_id: str) -> bool:
+        return await patiently(lambda: self._leases.claim(lease, call_id), for_s=self._patience_s)
 
     async def _begins(self, job: Job) -> bool:
-        return await patiently(lambda: self._runs.begin(job.new.run_id), for_s=self._patience_s)
+        return await patiently(lambda: self._leases.begin(job.held.lease), for_s=self._patience_s)
 
     async def _messages(self, job: Job) -> Sequence[Message]:
         history = await patiently(
-            lambda: self._runs.history(job.new.run_id, count_max=HISTORY_COUNT_MAX), for_s=self._patience_s
+            lambda: self._leases.history(job.run_id, count_max=HISTORY_COUNT_MAX), for_s=self._patience_s
         )
-        return [*from_a_question(history), Message(role=Role.USER, content=job.new.question)]
+        return [*from_a_question(history), Message(role=Role.USER, content=job.held.question)]
 
-    async def _attempt(self, assignment: Assignment, recorder: RunRecorder) -> Ending:
+    async def _decided(self, job: Job, run: Run) -> Mapping[UUID, Decided]:
+        """What became of the run's questions. Those whose time is over lapse, unless a decision was quicker."""
+        if not job.is_taken:
+            return {}
+        decided = dict(await patiently(lambda: self._approvals.settled(job.run_id), for_s=self._patience_s))
+        now_s = self._clock()
+        for question in run.questions:
+            if question.approval_id not in decided and is_too_late(question, now_s=now_s):
+                lapse = partial(self._approvals.settle, job.run_id, question, EXPIRED)
+                decided[question.approval_id] = await patiently(lapse, for_s=self._patience_s)
+        return decided
+
+    async def _attempt(self, assignment: Assignment, recorder: RunRecorder) -> Ending | None:
         """What the agent made of it. Its failures are how the run ends, and nobody else's business."""
         try:
             answer = await self._agent.work(assignment, recorder)
+        except Waits:
+            return None
         except LimitReached as reached:
             return Ending.limited(reached.limit)
         except ModelFailed as failure:
             return Ending.failed("MODEL_FAILED", str(failure))
+        except AccessEnded:
+            return NO_ACCESS
+        except LeaseLost:
+            raise
         except Exception:
             log.exception("run_failed", run_id=str(assignment.run_id))
             return BROKEN
         return Ending(status=Status.SUCCEEDED, answer=answer)
+
+    async def _let_go(self, job: Job, run: Run) -> None:
+        """Have whoever comes next go on: at once, or when people have answered."""
+        lease, waits = job.held.lease, {asked.approval_id: asked.expire_time_s for asked in run.questions}
+        if job.is_handed_over or not waits:
+            await job.authority.settled(for_s=HAND_OVER_S_MAX)
+            await patiently(lambda: self._leases.give_back(lease), for_s=self._patience_s)
+        else:
+            await job.authority.settled()
+            await patiently(lambda: self._leases.suspend(lease, waits), for_s=self._patience_s)
+
+    def _count(self, job: Job, status: Status, *, answers: bool, duration_s: float) -> None:
+        self._metrics.ended(status, model=job.held.config.model, answers=answers, duration_s=duration_s)

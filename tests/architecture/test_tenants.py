@@ -23,7 +23,10 @@ PLACES = {
     # A reservation's id says whose it is only once it is found.
     "services/auth/adapters/postgres_quotas.py": "reserve settle sweep",
     # Workers hold runs by lease, whoever's they are; watchers were let in by whoever found the run for them.
-    "services/agent/adapters/postgres_runs.py": "request_cancel begin history keep adopt",
+    "services/agent/adapters/postgres_runs.py": "request_cancel roll_back watched tidy",
+    "services/agent/adapters/postgres_leases.py": (
+        "begin history keep adopt take wake suspend give_back claim keep_mandate"
+    ),
     "services/agent/adapters/postgres_events.py": "append read told",
     # Whoever decides has found the run; time decides without an owner.
     "services/agent/adapters/postgres_approvals.py": "settle settled",

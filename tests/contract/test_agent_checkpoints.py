@@ -12,9 +12,10 @@ from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_metadata
 
-from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints, Lease
+from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
 from services.agent.core.ids import RunId
 from services.agent.errors import LeaseLost
+from services.agent.leases import Lease
 from services.common.errors import StoreUnavailable
 from services.common.postgres import Database
 from services.common.seals import Seals
@@ -59,7 +60,7 @@ async def test_the_suite_of_langgraphs_makers_whole(saver: Checkpoints) -> None:
 async def lease_of(replica: Replica) -> tuple[str, Lease]:
     """A run that the replica holds, as the thread of its checkpoints."""
     run_id = RunId((await replica.accept(await replica.thread())).run_id)
-    return str(run_id), Lease(run_id=run_id, holder=replica.holder, fence=0)
+    return str(run_id), replica.lease(run_id)
 
 
 async def changed(database: Migrated, run_id: UUID, change: str) -> None:
@@ -201,7 +202,7 @@ async def test_a_threads_checkpoints_are_paged_newest_first_for_their_owner_alon
     made = []
     for number in range(3):
         run_id = RunId((await replica.accept(thread_id)).run_id)
-        lease = Lease(run_id=run_id, holder=replica.holder, fence=0)
+        lease = replica.lease(run_id)
         view = every.of(ANN.organization_id, lease, step_count=lambda number=number: number)  # type: ignore[misc]
         made.append((checkpoint_id(await put(view, str(run_id), messages=MESSAGES)), run_id, number))
     first = await every.page(ANN, thread_id, size=2, before=None)

@@ -17,7 +17,7 @@ from services.agent.errors import (
     ThreadBusy,
     ThreadNotFound,
 )
-from services.agent.ports import PageRequest, ThreadRecord
+from services.agent.ports import Busy, PageRequest, ThreadRecord
 from services.common.errors import StoreBusy, StoreUnavailable
 from services.common.postgres import Database
 from tests.contract.agent_replica import (
@@ -125,10 +125,10 @@ async def test_a_refused_request_may_come_again(replica: Replica) -> None:
     thread_id = await replica.thread()
     busy = await replica.accept(thread_id)
     with pytest.raises(ThreadBusy) as refusal:
-        await replica.accept(thread_id, retry=retry(), reject=True)
+        await replica.accept(thread_id, retry=retry(), busy=Busy.REJECT)
     assert refusal.value.facts == {"run_id": str(busy.run_id)}
     await replica.tell(busy.run_id, finished())
-    assert (await replica.accept(thread_id, retry=retry(), reject=True)).status is Status.PENDING
+    assert (await replica.accept(thread_id, retry=retry(), busy=Busy.REJECT)).status is Status.PENDING
 
 
 async def test_a_request_is_forgotten_after_a_day(replica: Replica, database: Migrated) -> None:
@@ -138,7 +138,7 @@ async def test_a_request_is_forgotten_after_a_day(replica: Replica, database: Mi
     assert await replica.runs.repeated(ANN, retry()) is None
     assert await replica.accept(thread_id, retry=retry(body=b"2")) != first
     await execute(database, f"UPDATE requests SET create_time = {LONG_AGO}")
-    await replica.runs.adopt()
+    await replica.runs.tidy()
     connection = await asyncpg.connect(database.system("agent"))
     assert await connection.fetchval("SELECT count(*) FROM requests") == 0
     await connection.close()

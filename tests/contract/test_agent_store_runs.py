@@ -9,7 +9,7 @@ import pytest
 from ollamesh.agent.v1.run_pb2 import RunEvent
 
 from services.agent.adapters.postgres_events import PAGE_SIZE
-from services.agent.adapters.postgres_runs import ADOPT
+from services.agent.adapters.postgres_leases import ADOPT
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message, Role, ToolCall
 from services.agent.core.events import Delta, Started, Status
@@ -19,7 +19,7 @@ from services.agent.errors import (
     RunNotFound,
     ThreadBusy,
 )
-from services.agent.ports import Batch, PageRequest, RunRecord
+from services.agent.ports import Batch, Busy, PageRequest, RunRecord
 from services.common.postgres import Database
 from tests.contract.agent_replica import (
     ANN,
@@ -48,13 +48,13 @@ async def test_runs_of_a_thread_work_one_after_the_other(replica: Replica, other
     thread_id = await replica.thread()
     first, second = await replica.accept(thread_id), await other.accept(thread_id)
     elsewhere = await other.accept(await replica.thread())
-    assert not await other.runs.begin(second.run_id)
-    assert await replica.runs.begin(first.run_id)
-    assert await replica.runs.begin(first.run_id), "whoever lost the reply asks again"
-    assert not await other.runs.begin(second.run_id)
-    assert await other.runs.begin(elsewhere.run_id), "other threads go on"
+    assert not await other.begin(second.run_id)
+    assert await replica.begin(first.run_id)
+    assert await replica.begin(first.run_id), "whoever lost the reply asks again"
+    assert not await other.begin(second.run_id)
+    assert await other.begin(elsewhere.run_id), "other threads go on"
     await replica.tell(first.run_id, finished())
-    assert await other.runs.begin(second.run_id)
+    assert await other.begin(second.run_id)
     found = await replica.runs.find(ANN, second.run_id)
     assert found.status is Status.RUNNING
     assert found.start_time is not None
@@ -73,7 +73,7 @@ async def test_fifty_racing_acceptances_begin_in_the_order_of_their_positions(
 
 async def _begins(side: Replica, run_id: RunId) -> bool:
     try:
-        return await side.runs.begin(run_id)
+        return await side.begin(run_id)
     except LeaseLost:  # The other side's.
         return False
 
@@ -83,7 +83,7 @@ async def test_of_racing_runs_that_want_the_thread_idle_one_gets_it(replica: Rep
         thread_id = await replica.thread()
         sides = [side for side in (replica, other) for _ in range(4)]
         results = await asyncio.gather(
-            *(side.accept(thread_id, reject=True) for side in sides), return_exceptions=True
+            *(side.accept(thread_id, busy=Busy.REJECT) for side in sides), return_exceptions=True
         )
         accepted = [result for result in results if isinstance(result, RunRecord)]
         refused = [result for result in results if isinstance(result, ThreadBusy)]
@@ -104,19 +104,20 @@ async def test_a_batch_is_events_messages_and_end_at_once(replica: Replica) -> N
         Message(role=Role.TOOL, content="1", call_id="c", tool_name="run_python"),
     ]
     await replica.tell(run.run_id, Started("tiny"), Delta("a"), messages=said[:1])
+    later = await replica.accept(thread_id)
     end = finished(Status.FAILED, reason="MODEL_FAILED", message="no \0")
     await replica.tell(run.run_id, Delta("b"), end, after=2, messages=said[1:])
     found = await replica.runs.find(ANN, run.run_id)
     assert (found.status, found.outcome, found.last_sequence) == (Status.FAILED, end, 4)
     assert found.end_time is not None
-    assert await replica.runs.history(run.run_id, count_max=9) == said
-    assert await replica.runs.history(run.run_id, count_max=2) == said[1:]
+    assert await replica.leases.history(later.run_id, count_max=9) == said
+    assert await replica.leases.history(later.run_id, count_max=2) == said[1:]
     page = await replica.threads.messages(ANN, thread_id, PageRequest(size=2, after=None))
     rest = await replica.threads.messages(ANN, thread_id, PageRequest(size=2, after=page.next_after))
     assert [record.message for record in [*page.items, *rest.items]] == said
     assert rest.next_after is None
     thread = await replica.threads.find(ANN, thread_id)
-    assert (thread.message_count, thread.failed, thread.active_run_id) == (3, True, None)
+    assert (thread.message_count, thread.failed, thread.active_run_id) == (3, True, later.run_id)
     assert [event for _, event in await replica.events.told(run.run_id)] == [
         Started("tiny"),
         Delta("a"),
@@ -129,7 +130,7 @@ async def test_events_are_read_from_anywhere_in_pages(replica: Replica) -> None:
     run = await replica.accept(await replica.thread())
     count = PAGE_SIZE + 5
     stored = await replica.events.append(
-        run.run_id,
+        replica.lease(run.run_id),
         Batch(
             first_sequence=1,
             time_s=2.0,
@@ -170,7 +171,7 @@ async def test_nothing_follows_the_end(replica: Replica) -> None:
     with pytest.raises(LeaseLost):
         await replica.tell(run.run_id, finished(), after=1)
     with pytest.raises(LeaseLost):
-        await replica.runs.begin(run.run_id)
+        await replica.begin(run.run_id)
 
 
 async def test_a_run_whose_lease_ran_out_is_taken_over_once(
@@ -179,18 +180,21 @@ async def test_a_run_whose_lease_ran_out_is_taken_over_once(
     thread_id = await replica.thread()
     runs, ended = [await replica.accept(thread_id) for _ in range(20)], await replica.accept(thread_id)
     await replica.tell(ended.run_id, finished())
-    assert await other.runs.adopt() == [], "its holder is well"
+    assert await other.adopt() == [], "its holder is well"
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
-    adopted = await asyncio.gather(*(other.runs.adopt() for _ in range(8)))
+    adopted = await asyncio.gather(*(other.adopt() for _ in range(8)))
     orphans = [orphan for part in adopted for orphan in part]
-    assert sorted(orphan.run_id for orphan in orphans) == sorted(run.run_id for run in runs)
-    assert {orphan.config for orphan in orphans} == {CONFIG}
+    assert sorted(orphan.lease.run_id for orphan in orphans) == sorted(run.run_id for run in runs)
+    assert {(orphan.config, orphan.question, orphan.owner) for orphan in orphans} == {(CONFIG, "why?", ANN)}
+    assert {(orphan.lease.fence, orphan.attempt_count) for orphan in orphans} == {(2, 1)}
     run = runs[0]
-    assert await replica.runs.keep([run.run_id]) == {}
-    for void in (replica.tell(run.run_id, Started("tiny")), replica.runs.begin(run.run_id)):
+    assert await replica.leases.keep([replica.lease(run.run_id)]) == {}
+    for void in (replica.tell(run.run_id, Started("tiny")), replica.begin(run.run_id)):
         with pytest.raises(LeaseLost):
             await void
-    await other.tell(run.run_id, finished(Status.FAILED, reason="RUN_LOST"))
+    with pytest.raises(LeaseLost):
+        await other.tell(run.run_id, Started("tiny"))  # As by a worker of before, in the same process.
+    await other.tell(run.run_id, finished(Status.FAILED, reason="RUN_LOST"), fence=2)
 
 
 async def test_a_run_that_is_being_taken_over_is_left_alone(
@@ -198,10 +202,11 @@ async def test_a_run_that_is_being_taken_over_is_left_alone(
 ) -> None:
     await replica.accept(await replica.thread())
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
+    of_batches = False
     async with replica.database.transaction(system=True) as connection, asyncio.timeout(2):
-        assert len(await connection.fetch(ADOPT, replica.holder, LEASE_S, 9)) == 1
-        assert await other.runs.adopt() == []
-    assert await other.runs.adopt() == []
+        assert len(await connection.fetch(ADOPT, replica.holder, LEASE_S, 9, of_batches)) == 1
+        assert await other.adopt() == []
+    assert await other.adopt() == []
 
 
 async def test_a_renewed_lease_holds_and_tells_of_cancellation(
@@ -209,10 +214,11 @@ async def test_a_renewed_lease_holds_and_tells_of_cancellation(
 ) -> None:
     run = await replica.accept(await replica.thread())
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
-    assert await replica.runs.keep([run.run_id, RunId(uuid4())]) == {run.run_id: False}
-    assert await other.runs.adopt() == []
-    await other.runs.request_cancel(run.run_id)
-    assert await replica.runs.keep([run.run_id]) == {run.run_id: True}
+    leases = [replica.lease(run.run_id), replica.lease(RunId(uuid4()))]
+    assert await replica.leases.keep(leases) == {run.run_id: False}
+    assert await other.adopt() == []
+    await other.runs.request_cancel(run.run_id, rollback=False)
+    assert await replica.leases.keep(leases) == {run.run_id: True}
 
 
 async def test_the_database_itself_refuses_two_at_work(database: Migrated, replica: Replica) -> None:

@@ -1,7 +1,7 @@
 """Ending runs from outside: in every phase, from every replica; and threads that are busy."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 import grpc
 import pytest
@@ -184,20 +184,86 @@ async def test_a_busy_thread_can_be_refused(app: App) -> None:
     await user.start(thread_id, busy_policy=BUSY_POLICY_REJECT)
 
 
-@pytest.mark.parametrize("policy", [BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK])
-async def test_policies_of_later_versions_are_refused(app: App, policy: BusyPolicy) -> None:
+@pytest.mark.parametrize(
+    ("policy", "kept"), [(BUSY_POLICY_INTERRUPT, ["first", "It is"]), (BUSY_POLICY_ROLLBACK, [])]
+)
+async def test_a_new_run_may_end_the_one_before(app: App, policy: BusyPolicy, kept: list[str]) -> None:
+    app.inference.script = [Reply(texts=["It is", " 42."], hold=NEVER())]
     user = app.user()
-    assert (await refusal(user.start(await user.thread(), busy_policy=policy)))[1] == "NOT_IMPLEMENTED"
+    thread_id = await user.thread()
+    before = await user.start(thread_id, "first")
+    await until(lambda: app.inference.running == 1)
+    async for response in user.stub.WatchRun(pb.WatchRunRequest(run_id=before.run_id), **user.options):
+        if response.event.delta.text:
+            break
+    waiting = await user.start(thread_id, "second")
+    after = await user.start(thread_id, "third", busy_policy=policy)
+    assert (await user.watch(after.run_id))[-1].finished.status == RUN_STATUS_SUCCEEDED
+    for ended in (before, waiting):
+        run_grammar.check(await user.watch(ended.run_id))
+        assert (await user.run(ended.run_id)).status == RUN_STATUS_CANCELLED
+    said = await user.messages(thread_id)
+    assert [message.content for message in said] == [*kept, "third", "ok"]
+    assert (await user.find_thread(thread_id)).message_count == len(said)
 
 
-async def test_so_are_rollback_and_ends_by_disconnection(app: App) -> None:
+async def test_what_is_rolled_back_was_never_said(app: App) -> None:
+    user = app.user()
+    thread_id = await user.thread()
+    runs = [await user.start(thread_id, text) for text in ("first", "second")]
+    for run in runs:
+        await user.watch(run.run_id)
+
+    async def back(run_id: str) -> None:
+        request = pb.CancelRunRequest(run_id=run_id, rollback=True)
+        run = (await user.stub.CancelRun(request, **user.options)).run
+        assert run.status == RUN_STATUS_SUCCEEDED, "it ended before"
+
+    assert (await refusal(back(runs[0].run_id)))[:2] == (
+        grpc.StatusCode.FAILED_PRECONDITION,
+        "RUN_BUILT_UPON",
+    )
+    for _ in range(2):
+        await back(runs[1].run_id)
+    assert [message.content for message in await user.messages(thread_id)] == ["first", "ok"]
+    await back(runs[0].run_id)
+    assert list(await user.messages(thread_id)) == []
+
+
+async def test_a_run_that_works_can_be_rolled_back(app: App) -> None:
+    app.inference.script = [Reply(texts=["It is", " 42."], hold=NEVER())]
     user = app.user()
     thread_id = await user.thread()
     run = await user.start(thread_id)
-    back = pb.CancelRunRequest(run_id=run.run_id, rollback=True)
-    assert (await refusal(user.stub.CancelRun(back, **user.options)))[1] == "NOT_IMPLEMENTED"
-    left = pb.StartRunRequest(thread_id=thread_id, input="?", disconnect_policy=DISCONNECT_POLICY_CANCEL)
-    assert (await refusal(user.stub.StartRun(left, **user.options)))[1] == "NOT_IMPLEMENTED"
+    await until(lambda: app.inference.running == 1)
+    request = pb.CancelRunRequest(run_id=run.run_id, rollback=True)
+    assert (await user.stub.CancelRun(request, **user.options)).run.status == RUN_STATUS_CANCELLED
+    assert list(await user.messages(thread_id)) == []
+    run_grammar.check(await user.watch(run.run_id))
+
+
+async def test_a_run_that_nobody_watches_may_end(around: Mesh) -> None:
+    around.inference.script = [Reply(texts=["It is", " 42."], hold=NEVER())]
+    async with around.replica(watched_for_s=1.0, lease_s=0.5) as app:
+        user = app.user()
+        request = pb.StartRunRequest(
+            thread_id=await user.thread(), input="?", disconnect_policy=DISCONNECT_POLICY_CANCEL
+        )
+        run = (await user.stub.StartRun(request, **user.options)).run
+        watching = user.stub.WatchRun(pb.WatchRunRequest(run_id=run.run_id), **user.options)
+        watched = asyncio.create_task(_events_of(watching))
+        await asyncio.sleep(2.5)  # Longer than it may go without a watcher.
+        assert (await user.run(run.run_id)).status == RUN_STATUS_RUNNING
+        watching.cancel()
+        await asyncio.wait({watched})
+        async with asyncio.timeout(20):
+            while (await user.run(run.run_id)).status == RUN_STATUS_RUNNING:
+                await asyncio.sleep(0.05)
+        assert (await user.run(run.run_id)).status == RUN_STATUS_CANCELLED
+
+
+async def _events_of(stream: AsyncIterable[pb.WatchRunResponse]) -> list[pb.WatchRunResponse]:
+    return [response async for response in stream]
 
 
 async def test_what_waits_and_works_is_bounded(around: Mesh) -> None:

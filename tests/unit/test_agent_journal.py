@@ -20,16 +20,19 @@ from services.agent.core.events import (
     ToolOutput,
 )
 from services.agent.core.ids import RunId
+from services.agent.core.record import Record
 from services.agent.core.run import CANCELLED, Answer, Run
 from services.agent.errors import LeaseLost
 from services.agent.feed import KEPT_MAX, Feed
 from services.agent.journal import GATHERED_CHARS_MAX, Journal
+from services.agent.leases import Lease
 from services.agent.ports import Batch, EventPage, StoredEvent
 from services.agent.recorder import RunRecorder
 from services.agent.watch import Watches
 from services.common.errors import StoreUnavailable
 
 RUN = RunId(UUID(int=1))
+LEASE = Lease(run_id=RUN, holder=UUID(int=2), fence=1)
 END = Finished(status=Status.SUCCEEDED, usage=Usage())
 
 
@@ -48,7 +51,7 @@ class Store:
     def events(self) -> list[Event]:
         return [event for batch in self.batches for event in batch.events]
 
-    async def append(self, run_id: RunId, batch: Batch) -> Sequence[StoredEvent]:
+    async def append(self, lease: Lease, batch: Batch) -> Sequence[StoredEvent]:
         await self.open.wait()
         if self.failures:
             raise self.failures.pop(0)
@@ -70,7 +73,7 @@ class Store:
 
 @asynccontextmanager
 async def journal(store: Store, feed: Feed | None = None, *, patience_s: float = 5) -> AsyncIterator[Journal]:
-    made = Journal(RUN, store, feed or Feed(), clock=lambda: 0.0, patience_s=patience_s)
+    made = Journal(LEASE, store, feed or Feed(), clock=lambda: 0.0, patience_s=patience_s)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(made.run())
         yield made
@@ -118,10 +121,21 @@ async def test_the_writer_waits_only_once_the_store_is_far_behind() -> None:
         assert len(store.events) == 2
 
 
+async def never(call_id: str) -> bool:
+    raise NotImplementedError
+
+
 async def test_no_tool_is_called_before_its_call_is_committed() -> None:
     store = Store()
     async with journal(store) as made:
-        recorder = RunRecorder(Run(model="tiny", limits=Limits()), made, clock=lambda: 0.0)
+        recorder = RunRecorder(
+            Run(model="tiny", limits=Limits()),
+            made,
+            record=Record(),
+            claim=never,
+            approval_wait_s=1.0,
+            clock=lambda: 0.0,
+        )
         recorder.begin("?")
         recorder.ask()
         store.open.clear()
@@ -210,6 +224,6 @@ async def test_watchers_of_a_run_that_leaves_this_replica_go_on_with_the_store()
     watching = asyncio.create_task(watched(watches, 0))
     await asyncio.sleep(0)
     watches.remove(RUN)
-    await store.append(RUN, Batch(first_sequence=1, time_s=0, events=[END], messages=[], usage=Usage()))
+    await store.append(LEASE, Batch(first_sequence=1, time_s=0, events=[END], messages=[], usage=Usage()))
     async with asyncio.timeout(5):
         assert await watching == [1]

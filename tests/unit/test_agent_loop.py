@@ -2,24 +2,31 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 import grpc.aio
 import pytest
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
 from ollamesh.inference.v1.completion_pb2 import FINISH_REASON_LENGTH
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 from services.agent.adapters.langchain_agent import LangChainAgent
+from services.agent.agents import Assignment
+from services.agent.core.approvals import Decided
 from services.agent.core.budget import Limits
-from services.agent.core.conversation import Message, Role
-from services.agent.core.events import Channel, Delta
+from services.agent.core.conversation import Message, Role, ToolCall
+from services.agent.core.events import Channel, Delta, ToolReturned
 from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.record import Record, Said
 from services.agent.core.run import Answer
 from services.agent.core.run_config import RunConfig
 from services.agent.errors import LimitReached, ModelFailed
-from services.agent.ports import Assignment, CallContext, Effect, ToolResult, ToolSpec
+from services.agent.leases import Lease
+from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
 from tests.fakes.fake_inference import FakeInference, Reply
 from tests.service.agent_app import until
 
@@ -68,7 +75,10 @@ class Echo:
 class Listener:
     """A Recorder that remembers."""
 
-    def __init__(self, *, steps_max: int = 9) -> None:
+    def __init__(self, *, steps_max: int = 9, record: Record | None = None) -> None:
+        self.record = record or Record()
+        self.claimed: set[str] = set()
+        self.decisions: dict[str, Decided] = {}
         self.told: list[str] = []
         self.answers: list[Answer] = []
         self._steps, self._steps_max = 0, steps_max
@@ -83,6 +93,13 @@ class Listener:
     async def hear(self, delta: Delta) -> None:
         self.told.append(f"hear {delta.text or delta.thinking}")
 
+    @property
+    def step_count(self) -> int:
+        return self._steps
+
+    def said(self, step: int) -> Said | None:
+        return self.record.said(step)
+
     async def answer(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.told.append(f"answer {len(answer.calls)}")
@@ -90,7 +107,25 @@ class Listener:
     async def tool_wrote(self, call_id: str, channel: Channel, text: str) -> None:
         self.told.append(f"wrote {text}")
 
-    def tool_returned(self, call_id: str, result: ToolResult, *, duration_s: float) -> None:
+    def returned(self, call_id: str) -> ToolReturned | None:
+        return self.record.returned(call_id)
+
+    def is_asked(self, call_id: str) -> bool:
+        return call_id in self.decisions
+
+    async def question(self, call: ToolCall, reason: str) -> Decided | None:
+        self.told.append(f"asked about {call.call_id}")
+        return self.decisions.get(call.call_id)
+
+    async def claim(self, call_id: str) -> bool:
+        if call_id in self.claimed:
+            return False
+        self.claimed.add(call_id)
+        return True
+
+    async def tool_returned(
+        self, call_id: str, result: ToolResult, *, duration_s: float, remembered: bool = False
+    ) -> None:
         assert call_id in {call.call_id for answer in self.answers for call in answer.calls}
         self.told.append(f"returned {result.content}")
 
@@ -109,19 +144,32 @@ def tools() -> dict[str, Echo]:
 @pytest.fixture
 async def agent(inference: FakeInference, tools: dict[str, Echo]) -> AsyncIterator[LangChainAgent]:
     async with grpc.aio.insecure_channel(inference.target) as channel:
-        yield LangChainAgent(InferenceServiceStub(channel), tools)
+        yield LangChainAgent(InferenceServiceStub(channel), tools, anew)
 
 
-def assignment(config: RunConfig = CONFIG) -> Assignment:
+def assignment(config: RunConfig = CONFIG, *, is_resumed: bool = False) -> Assignment:
+    run_id = RunId(UUID(int=1))
     return Assignment(
-        run_id=RunId(UUID(int=1)),
+        run_id=run_id,
         thread_id=ThreadId(UUID(int=2)),
         owner=Owner("o", "ann"),
         config=config,
         messages=[Message(role=Role.USER, content="why?")],
         deadline_s=asyncio.get_running_loop().time() + 20,
-        token="token",
+        lease=Lease(run_id=run_id, holder=UUID(int=3), fence=1),
+        is_batch=False,
+        is_resumed=is_resumed,
+        is_handed_over=lambda: False,
+        token=token,
     )
+
+
+async def token() -> str:
+    return "token"
+
+
+def anew(assignment: Assignment, step_count: Callable[[], int]) -> BaseCheckpointSaver[Any]:
+    return InMemorySaver()
 
 
 def offered(inference: FakeInference) -> list[list[str]]:
@@ -212,6 +260,6 @@ async def test_a_model_that_is_cut_off_says_so(agent: LangChainAgent, inference:
 
 async def test_an_absent_inference_service_is_a_failed_model(tools: dict[str, Echo]) -> None:
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        agent = LangChainAgent(InferenceServiceStub(channel), tools)
+        agent = LangChainAgent(InferenceServiceStub(channel), tools, anew)
         with pytest.raises(ModelFailed, match=r"\(UNAVAILABLE\)"):
             await agent.work(assignment(), Listener())

@@ -24,7 +24,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Self, cast
-from uuid import UUID
 
 import asyncpg
 from langchain_core.runnables import RunnableConfig
@@ -45,6 +44,7 @@ from services.agent.adapters.checkpoint_codec import STRICT, Codec, Sealed, body
 from services.agent.adapters.checkpoint_copies import copy_thread
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import CheckpointUnreadable, LeaseLost
+from services.agent.leases import Lease
 from services.agent.patience import patiently
 from services.common.postgres import Connection, Database
 from services.common.seals import Seals
@@ -55,15 +55,6 @@ LEGIBLE = frozenset({"source", "step", "run_id"})
 STEPS = "step_count"  # In clear as well: how many steps the run had made.
 LISTED_AT_ONCE = 50
 KEEP_LATEST = "keep_latest"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lease:
-    """By what right a replica writes for a run."""
-
-    run_id: RunId
-    holder: UUID
-    fence: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

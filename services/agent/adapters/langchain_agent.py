@@ -8,10 +8,9 @@ seconds and 80 MB: it is paid once, when the process starts, and in no other ser
 """
 # ruff: noqa: ANN401, ARG002 - The signatures are LangChain's.
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from langchain.agents import create_agent
@@ -27,15 +26,26 @@ from langchain_core.callbacks import AsyncCallbackHandler
 from langchain_core.messages import AIMessage, AnyMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.messages.tool import tool_call
 from langchain_core.outputs import ChatGenerationChunk, GenerationChunk
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.errors import GraphInterrupt
 from langgraph.types import Command
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from pydantic import SecretStr
 
 from services.agent.adapters.chat_model import TRUNCATED, MeshChatModel
+from services.agent.agents import Assignment, Recorder
+from services.agent.calling import Calling
 from services.agent.core.conversation import Message, Role, ToolCall
-from services.agent.core.events import Channel, Delta
+from services.agent.core.events import Delta
+from services.agent.core.ids import RunId
+from services.agent.core.record import Said
 from services.agent.core.run import Answer
-from services.agent.ports import Assignment, CallContext, Recorder, Tool, ToolResult, ToolSpec
+from services.agent.errors import Waits
+from services.agent.ports import Tool, ToolSpec
+
+# Where a run's checkpoints are kept, each with its number of steps; of a replica that has lost the run they are refused.
+Saver = Callable[[Assignment, Callable[[], int]], BaseCheckpointSaver[Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,36 +54,41 @@ class _Context:
 
     assignment: Assignment
     recorder: Recorder
-    model: MeshChatModel
+    waiting: list[str] = field(default_factory=list)  # Calls about which people were asked.
 
 
 class LangChainAgent:
-    """Implements ports.Agent."""
+    """Implements agents.Agent.
 
-    def __init__(self, stub: InferenceServiceStub, tools: Mapping[str, Tool]) -> None:
-        self._stub = stub
+    What was told of a run is the truth of what was said and done; LangGraph's checkpoint, which may lag behind it and
+    is never ahead, is where the graph goes on. What the graph does over again it finds told, and nothing is asked or
+    called twice.
+    """
+
+    def __init__(self, stub: InferenceServiceStub, tools: Mapping[str, Tool], saver: Saver) -> None:
+        self._saver = saver
         # Never asked: every run brings its own.
         nobody = MeshChatModel(model="", token=SecretStr(""), deadline_s=0.0, stub=stub)
-        self._graph = create_agent(nobody, tools=[], middleware=[_Loop(tools)], context_schema=_Context)
+        loop = _Loop(stub, Calling(tools))
+        self._graph = create_agent(nobody, tools=[], middleware=[loop], context_schema=_Context)
 
     async def work(self, assignment: Assignment, recorder: Recorder) -> str:
-        config = assignment.config
-        model = MeshChatModel(
-            model=config.model,
-            temperature=config.temperature,
-            seed=config.seed,
-            output_token_count_max=config.limits.output_token_count_per_call,
-            conversation_id=str(assignment.thread_id),
-            request_ids=str(assignment.run_id),
-            deadline_s=assignment.deadline_s,
-            token=SecretStr(assignment.token),
-            stub=self._stub,
+        saver = self._saver(assignment, lambda: recorder.step_count)
+        config = RunnableConfig(
+            configurable={"thread_id": str(assignment.run_id)}, callbacks=[_Listener(recorder)]
         )
-        state = await self._graph.ainvoke(
-            InputAgentState(messages=[_to_langchain(message) for message in assignment.messages]),
-            config={"callbacks": [_Listener(recorder)]},
-            context=_Context(assignment, recorder, model),
+        context = _Context(assignment, recorder)
+        is_going_on = assignment.is_resumed and await saver.aget_tuple(config) is not None
+        state = await self._graph.copy({"checkpointer": saver}).ainvoke(
+            None
+            if is_going_on
+            else InputAgentState(messages=[_to_langchain(message) for message in assignment.messages]),
+            config=config,
+            context=context,
+            durability="sync",
         )
+        if context.waiting:
+            raise Waits
         answer: str = state["messages"][-1].text
         return answer
 
@@ -101,31 +116,38 @@ class _Listener(AsyncCallbackHandler):
 
 
 class _Loop(AgentMiddleware[AgentState[Any], _Context]):
-    def __init__(self, tools: Mapping[str, Tool]) -> None:
+    def __init__(self, stub: InferenceServiceStub, calling: Calling) -> None:
         super().__init__()
-        self._tools = tools
+        self._stub, self._calling = stub, calling
 
     async def awrap_model_call(
         self,
         request: ModelRequest[_Context],
         handler: Callable[[ModelRequest[_Context]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
-        context = request.runtime.context
-        config = context.assignment.config
-        step = context.recorder.ask()
+        assignment, recorder = request.runtime.context.assignment, request.runtime.context.recorder
+        config = assignment.config
+        step = _steps_made(request.state["messages"], assignment.run_id) + 1
+        if (said := recorder.said(step)) is not None:
+            return ModelResponse(result=[_said(said, assignment.run_id, step)])
+        asked = recorder.ask()
+        assert asked == step, "what is told and what the graph does are one tale"
         # A model that is too small to choose is offered one tool in its first step.
         names = (config.first_tool,) if step == 1 and config.first_tool else config.tools
         response = await handler(
             request.override(
-                model=context.model,
-                tools=[_schema(self._tools[name].spec) for name in names],
+                model=await self._model(assignment, step),
+                tools=[_schema(self._calling.tools[name].spec) for name in names],
                 system_message=SystemMessage(config.system_prompt) if config.system_prompt else None,
             )
         )
         message = response.result[0]
         assert isinstance(message, AIMessage)
-        await context.recorder.answer(_answer(message))
-        return response
+        answer = _answer(message, step)
+        await recorder.answer(answer)
+        thinking = message.additional_kwargs.get("reasoning_content", "")
+        told = Said(text=message.text, thinking=thinking, calls=answer.calls)
+        return ModelResponse(result=[_said(told, assignment.run_id, step)])
 
     async def awrap_tool_call(
         self,
@@ -134,40 +156,55 @@ class _Loop(AgentMiddleware[AgentState[Any], _Context]):
     ) -> ToolMessage:
         context: object = request.runtime.context
         assert isinstance(context, _Context)
-        call_id, name = request.tool_call["id"] or "", request.tool_call["name"]
-        began_s = asyncio.get_running_loop().time()
-        result = await self._call(call_id, name, request.tool_call["args"], context)
-        duration_s = asyncio.get_running_loop().time() - began_s
-        context.recorder.tool_returned(call_id, result, duration_s=duration_s)
+        wanted = request.tool_call
+        call = ToolCall(
+            call_id=wanted["id"] or "", name=wanted["name"], arguments_json=json.dumps(wanted["args"])
+        )
+        try:
+            result = await self._calling.make(call, context.assignment, context.recorder)
+        except Waits:
+            context.waiting.append(call.call_id)
+            raise GraphInterrupt from None  # Other calls of the step finish; then the graph stops.
         return ToolMessage(
             content=result.content,
-            tool_call_id=call_id,
-            name=name,
+            tool_call_id=call.call_id,
+            name=call.name,
             status="error" if result.failed else "success",
         )
 
-    async def _call(
-        self, call_id: str, name: str, arguments: Mapping[str, object], context: _Context
-    ) -> ToolResult:
-        assignment = context.assignment
-        allowed = assignment.config.tools
-        if name not in allowed:
-            return ToolResult(content=f"There is no tool {name}. Tools: {', '.join(allowed)}.", failed=True)
-
-        async def write(channel: Channel, text: str) -> None:
-            await context.recorder.tool_wrote(call_id, channel, text)
-
-        return await self._tools[name].call(
-            arguments,
-            CallContext(
-                deadline_s=assignment.deadline_s,
-                owner=assignment.owner,
-                thread_id=assignment.thread_id,
-                key=f"{assignment.run_id}:{call_id}",
-                write=write,
-                token=assignment.token,
-            ),
+    async def _model(self, assignment: Assignment, step: int) -> MeshChatModel:
+        config = assignment.config
+        return MeshChatModel(
+            model=config.model,
+            temperature=config.temperature,
+            seed=config.seed,
+            output_token_count_max=config.limits.output_token_count_per_call,
+            conversation_id=str(assignment.thread_id),
+            request_ids=f"{assignment.run_id}:{step}",
+            deadline_s=assignment.deadline_s,
+            token=SecretStr(await assignment.token()),
+            stub=self._stub,
         )
+
+
+def _steps_made(messages: Sequence[AnyMessage], run_id: RunId) -> int:
+    """How many steps of the run the graph has made: its messages say of which they are."""
+    prefix = f"{run_id}:"
+    ids = [message.id or "" for message in messages if isinstance(message, AIMessage)]
+    return max((int(name.removeprefix(prefix)) for name in ids if name.startswith(prefix)), default=0)
+
+
+def _said(said: Said, run_id: RunId, step: int) -> AIMessage:
+    """The same message, whether the model answers now or was heard before."""
+    return AIMessage(
+        id=f"{run_id}:{step}",
+        content=said.text,
+        additional_kwargs={"reasoning_content": said.thinking} if said.thinking else {},
+        tool_calls=[
+            tool_call(name=call.name, args=json.loads(call.arguments_json), id=call.call_id)
+            for call in said.calls
+        ],
+    )
 
 
 def _schema(spec: ToolSpec) -> dict[str, Any]:
@@ -177,12 +214,15 @@ def _schema(spec: ToolSpec) -> dict[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _answer(message: AIMessage) -> Answer:
+def _answer(message: AIMessage, step: int) -> Answer:
     usage = message.usage_metadata
     return Answer(
         calls=tuple(
-            ToolCall(call_id=call["id"] or "", name=call["name"], arguments_json=json.dumps(call["args"]))
-            for call in message.tool_calls
+            # What models and their runtimes call calls is often empty, or the same in every answer.
+            ToolCall(
+                call_id=f"call_{step}_{index}", name=call["name"], arguments_json=json.dumps(call["args"])
+            )
+            for index, call in enumerate(message.tool_calls)
         ),
         prompt_token_count=usage["input_tokens"] if usage else 0,
         output_token_count=usage["output_tokens"] if usage else 0,

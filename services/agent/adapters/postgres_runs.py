@@ -1,28 +1,26 @@
-"""Runs in PostgreSQL: accepted in order, one at work per thread, held by one replica at a time.
+"""Runs in PostgreSQL: accepted in order, found by their owners, cancelled and rolled back.
 
-A replica holds a run by a lease that it renews; whatever changes a run names its holder, so that a
-replica that was given up for dead cannot write into what another one has taken over.
+Whoever needs both locks the thread first and its runs then. So an acceptance that ends others, the end of a run and a
+rollback follow each other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
-import asyncpg
-from ollamesh.agent.v1 import assistant_pb2, run_pb2, thread_pb2
+from ollamesh.agent.v1 import thread_pb2
 
+from services.agent.adapters.mandate_seals import sealed_mandate
 from services.agent.adapters.postgres_requests import claim, remembered
+from services.agent.adapters.postgres_threads import INSERT as INSERT_THREAD
 from services.agent.adapters.postgres_threads import OWNED, next_after
-from services.agent.core.conversation import Message
-from services.agent.core.events import Status
+from services.agent.adapters.run_rows import run_of
 from services.agent.core.ids import Owner, RunId, ThreadId
-from services.agent.core.run_config import RunConfig
-from services.agent.errors import LeaseLost, RunNotFound, ThreadBusy, ThreadNotFound
-from services.agent.ports import NewRun, Orphan, Page, PageRequest, Retry, RunRecord
-from services.agent.wire.events import finished_from_proto, usage_from_proto
-from services.agent.wire.resources import config_from_proto, config_to_proto, message_from_proto
+from services.agent.errors import RunBuiltUpon, RunNotFound, ThreadBusy, ThreadNotFound
+from services.agent.leases import Lease
+from services.agent.ports import Accepted, Busy, NewRun, Page, PageRequest, Retry, RunRecord
+from services.agent.wire.resources import config_to_proto
 from services.common.postgres import Connection, Database
-
-ADOPTED_AT_ONCE = 100
+from services.common.seals import Seals
 
 # Acceptances of one thread follow each other, so that positions rise in the order of their commits.
 LOCK_THREAD = f"{OWNED} FOR UPDATE"
@@ -32,9 +30,15 @@ UNFINISHED = """
     ORDER BY runs.position
 """
 INSERT = """
-    INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until)
-    VALUES ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second')
+    INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until, watched_until,
+                      batch_id, is_batch, mandate)
+    VALUES ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second',
+            now() + $7::float8 * interval '1 second', $8::uuid, $8::uuid IS NOT NULL, $9)
     RETURNING *
+"""
+BATCH = """
+    SELECT runs.* FROM runs JOIN threads USING (thread_id)
+    WHERE organization_id = $1 AND user_id = $2 AND batch_id = $3 ORDER BY runs.position
 """
 FIND = """
     SELECT runs.* FROM runs JOIN threads USING (thread_id)
@@ -44,33 +48,38 @@ PAGE = """
     SELECT * FROM runs WHERE thread_id = $1 AND position < coalesce($2, 9223372036854775807)
     ORDER BY position DESC LIMIT $3
 """
-REQUEST_CANCEL = "UPDATE runs SET cancel_requested = true WHERE run_id = $1 AND end_time IS NULL"
-BEGIN = """
-    UPDATE runs SET status = 'RUNNING', start_time = coalesce(start_time, now())
-    WHERE run_id = $1 AND holder = $2 AND end_time IS NULL AND NOT EXISTS (
-        SELECT FROM runs before
-        WHERE before.thread_id = runs.thread_id AND before.position < runs.position
-        AND before.end_time IS NULL
-    )
-    RETURNING run_id
+# One that nobody holds is taken by whoever looks next, and ended.
+_END = """
+    UPDATE runs SET cancel_requested = true, rollback_requested = rollback_requested OR $2,
+           lease_until = CASE WHEN holder IS NULL THEN now() ELSE lease_until END
+    WHERE end_time IS NULL
 """
-HELD = "SELECT 1 FROM runs WHERE run_id = $1 AND holder = $2 AND end_time IS NULL"
-HISTORY = """
-    SELECT messages.payload FROM messages JOIN runs USING (thread_id)
-    WHERE runs.run_id = $1 ORDER BY messages.position DESC LIMIT $2
+REQUEST_CANCEL = f"{_END} AND run_id = $1"
+DISPLACE = f"{_END} AND thread_id = $1 RETURNING run_id"
+WATCHED = """
+    UPDATE runs SET watched_until = now() + $2::float8 * interval '1 second'
+    WHERE run_id = ANY($1) AND watched_until IS NOT NULL AND end_time IS NULL
 """
-KEEP = """
-    UPDATE runs SET lease_until = now() + $3::float8 * interval '1 second'
-    WHERE run_id = ANY($1) AND holder = $2 AND end_time IS NULL
-    RETURNING run_id, cancel_requested
+LOCK_THREAD_OF = """
+    SELECT thread_id FROM threads WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = $1) FOR UPDATE
 """
-ADOPT = """
-    UPDATE runs SET holder = $1, lease_until = now() + $2::float8 * interval '1 second'
-    WHERE run_id IN (
-        SELECT run_id FROM runs WHERE end_time IS NULL AND lease_until < now()
-        ORDER BY position LIMIT $3 FOR UPDATE SKIP LOCKED
-    )
-    RETURNING run_id, config, cancel_requested
+# A run that has begun has read what was said before; one that only waits has not.
+BUILT_UPON = """
+    SELECT 1 FROM runs later JOIN runs ours USING (thread_id)
+    WHERE ours.run_id = $1 AND later.position > ours.position AND (
+        later.status IN ('RUNNING', 'INTERRUPTED')
+        OR EXISTS (SELECT FROM messages WHERE thread_id = later.thread_id AND run_id = later.run_id)
+    ) LIMIT 1
+"""
+FORGET_MESSAGES = """
+    WITH gone AS (DELETE FROM messages WHERE thread_id = $1 AND run_id = $2 RETURNING 1)
+    UPDATE threads SET message_count = message_count - (SELECT count(*) FROM gone), update_time = now()
+    WHERE thread_id = $1
+"""
+FORGET_SUMMARY = """
+    DELETE FROM thread_summaries USING threads
+    WHERE thread_summaries.thread_id = $1 AND threads.thread_id = $1
+    AND thread_summaries.position > message_count
 """
 FORGET_REQUESTS = "DELETE FROM requests WHERE create_time < now() - interval '24 hours'"
 
@@ -78,30 +87,53 @@ FORGET_REQUESTS = "DELETE FROM requests WHERE create_time < now() - interval '24
 class PostgresRuns:
     """Implements ports.Runs for the replica that is called `holder`."""
 
-    def __init__(self, database: Database, *, holder: UUID, lease_s: float) -> None:
-        self._database, self._holder, self._lease_s = database, holder, lease_s
+    def __init__(self, database: Database, seals: Seals, *, holder: UUID, lease_s: float) -> None:
+        """`seals` are for mandate_seals.PURPOSE."""
+        self._database, self._seals, self._holder, self._lease_s = database, seals, holder, lease_s
 
-    async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> tuple[RunRecord, bool]:
+    async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> Accepted:
         async with self._database.transaction(organization_id=owner.organization_id) as connection:
             made = await claim(connection, owner, retry, new.run_id) if retry else new.run_id
             if made != new.run_id:
-                return await _find(connection, owner, made), False
+                return Accepted(record=await _find(connection, owner, made), lease=None)
             owned = owner.organization_id, owner.user_id, new.thread_id
             if await connection.fetchval(LOCK_THREAD, *owned) is None:
                 raise ThreadNotFound
-            if new.reject_if_busy and (busy := await connection.fetchval(UNFINISHED, *owned)) is not None:
+            if new.busy is Busy.REJECT and (busy := await connection.fetchval(UNFINISHED, *owned)):
                 raise ThreadBusy(run_id=busy)
+            displaced = []
+            if new.busy in {Busy.INTERRUPT, Busy.ROLLBACK}:
+                displaced = await connection.fetch(DISPLACE, new.thread_id, new.busy is Busy.ROLLBACK)
             row = await connection.fetchrow(
-                INSERT,
-                new.run_id,
-                new.thread_id,
-                new.question.encode(),
-                config_to_proto(new.config).SerializeToString(),
-                self._holder,
-                self._lease_s,
+                INSERT, *_values(new), self._holder, self._lease_s, new.watched_for_s, None, None
             )
             assert row is not None
-            return _run(row), True
+            return Accepted(
+                record=run_of(row),
+                lease=Lease(run_id=new.run_id, holder=self._holder, fence=row["fence"]),
+                displaced=[RunId(other["run_id"]) for other in displaced],
+            )
+
+    async def accept_batch(
+        self, owner: Owner, new: Sequence[NewRun], mandate: str, retry: Retry | None
+    ) -> Sequence[RunRecord]:
+        thread = thread_pb2.Thread().SerializeToString()
+        async with self._database.transaction(organization_id=owner.organization_id) as connection:
+            batch_id: UUID = new[0].run_id
+            made = await claim(connection, owner, retry, batch_id) if retry else batch_id
+            if made == batch_id:
+                threads = [(run.thread_id, owner.organization_id, owner.user_id, thread) for run in new]
+                rows = [
+                    (*_values(run), None, 0.0, None, batch_id, self._sealed(mandate, owner, run.run_id))
+                    for run in new
+                ]
+                await connection.executemany(INSERT_THREAD, threads)
+                await connection.executemany(INSERT, rows)
+            found = await connection.fetch(BATCH, owner.organization_id, owner.user_id, made)
+        return [run_of(row) for row in found]
+
+    def _sealed(self, mandate: str, owner: Owner, run_id: RunId) -> bytes:
+        return sealed_mandate(self._seals, mandate, owner, run_id)
 
     async def repeated(self, owner: Owner, retry: Retry) -> RunRecord | None:
         async with self._database.connection(organization_id=owner.organization_id) as connection:
@@ -117,77 +149,47 @@ class PostgresRuns:
             if await connection.fetchval(OWNED, owner.organization_id, owner.user_id, thread_id) is None:
                 raise ThreadNotFound
             rows = await connection.fetch(PAGE, thread_id, request.after, request.size + 1)
-        return Page([_run(row) for row in rows[: request.size]], next_after(rows, request))
+        return Page([run_of(row) for row in rows[: request.size]], next_after(rows, request))
 
     async def unfinished(self, owner: Owner, thread_id: ThreadId) -> Sequence[RunId]:
         async with self._database.connection(organization_id=owner.organization_id) as connection:
             rows = await connection.fetch(UNFINISHED, owner.organization_id, owner.user_id, thread_id)
         return [RunId(row["run_id"]) for row in rows]
 
-    async def request_cancel(self, run_id: RunId) -> None:
+    async def request_cancel(self, run_id: RunId, *, rollback: bool) -> None:
         async with self._database.connection(system=True) as connection:
-            await connection.execute(REQUEST_CANCEL, run_id)
+            await connection.execute(REQUEST_CANCEL, run_id, rollback)
 
-    async def begin(self, run_id: RunId) -> bool:
+    async def roll_back(self, run_id: RunId) -> None:
+        async with self._database.transaction(system=True) as connection:
+            thread_id = await connection.fetchval(LOCK_THREAD_OF, run_id)
+            if thread_id is None:
+                raise RunNotFound
+            if await connection.fetchval(BUILT_UPON, run_id) is not None:
+                raise RunBuiltUpon
+            await forget_messages(connection, thread_id, run_id)
+
+    async def watched(self, run_ids: Collection[RunId], *, for_s: float) -> None:
         async with self._database.connection(system=True) as connection:
-            if await connection.fetchval(BEGIN, run_id, self._holder) is not None:
-                return True
-            if await connection.fetchval(HELD, run_id, self._holder) is None:
-                raise LeaseLost
-        return False
+            await connection.execute(WATCHED, list(run_ids), for_s)
 
-    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
-        async with self._database.connection(system=True) as connection:
-            rows = await connection.fetch(HISTORY, run_id, count_max)
-        payloads = (thread_pb2.Message.FromString(row["payload"]) for row in reversed(rows))
-        return [message_from_proto(payload) for payload in payloads]
-
-    async def keep(self, run_ids: Sequence[RunId]) -> Mapping[RunId, bool]:
-        if not run_ids:
-            return {}
-        async with self._database.connection(system=True) as connection:
-            rows = await connection.fetch(KEEP, run_ids, self._holder, self._lease_s)
-        return {RunId(row["run_id"]): row["cancel_requested"] for row in rows}
-
-    async def adopt(self) -> Sequence[Orphan]:
+    async def tidy(self) -> None:
         async with self._database.connection(system=True) as connection:
             await connection.execute(FORGET_REQUESTS)
-            rows = await connection.fetch(ADOPT, self._holder, self._lease_s, ADOPTED_AT_ONCE)
-        return [
-            Orphan(
-                run_id=RunId(row["run_id"]),
-                config=_config(row),
-                cancel_requested=row["cancel_requested"],
-            )
-            for row in rows
-        ]
+
+
+async def forget_messages(connection: Connection, thread_id: UUID, run_id: UUID) -> None:
+    """Take the thread back to where it was before its last run. To be used while the thread is locked."""
+    await connection.execute(FORGET_MESSAGES, thread_id, run_id)
+    await connection.execute(FORGET_SUMMARY, thread_id)
+
+
+def _values(new: NewRun) -> tuple[UUID, UUID, bytes, bytes]:
+    return new.run_id, new.thread_id, new.question.encode(), config_to_proto(new.config).SerializeToString()
 
 
 async def _find(connection: Connection, owner: Owner, run_id: UUID) -> RunRecord:
     row = await connection.fetchrow(FIND, owner.organization_id, owner.user_id, run_id)
     if row is None:
         raise RunNotFound
-    return _run(row)
-
-
-def _run(row: asyncpg.Record) -> RunRecord:
-    outcome = row["outcome"]
-    return RunRecord(
-        run_id=RunId(row["run_id"]),
-        thread_id=ThreadId(row["thread_id"]),
-        position=row["position"],
-        config=_config(row),
-        status=Status(row["status"]),
-        usage=usage_from_proto(run_pb2.RunUsage.FromString(row["usage"])),
-        outcome=finished_from_proto(run_pb2.RunEvent.Finished.FromString(outcome))
-        if outcome is not None
-        else None,
-        create_time=row["create_time"],
-        start_time=row["start_time"],
-        end_time=row["end_time"],
-        last_sequence=row["last_sequence"],
-    )
-
-
-def _config(row: asyncpg.Record) -> RunConfig:
-    return config_from_proto(assistant_pb2.RunConfig.FromString(row["config"]))
+    return run_of(row)

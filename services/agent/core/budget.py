@@ -13,6 +13,7 @@ class Limits:
     wall_s: float = 300.0
     output_token_count_per_call: int = 1024
     token_count: int = 100_000
+    approval_wait_s: float = 3600.0  # How long each question to a person waits.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

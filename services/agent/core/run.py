@@ -174,6 +174,11 @@ class Run:
         return (resolved,)
 
     @property
+    def has_begun(self) -> bool:
+        """Whether anything was told of it."""
+        return self._began_s is not None
+
+    @property
     def questions(self) -> tuple[ApprovalRequested, ...]:
         """What nobody has decided yet."""
         return tuple(self._questions.values())

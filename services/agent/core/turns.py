@@ -41,6 +41,20 @@ class Turns:
             raise TooManyRuns(runs_max=self._runs_max)
         self._places[owner] += 1
 
+    def admit(self, owner: Owner) -> None:
+        """Take a place for a run that was accepted elsewhere: see `room`."""
+        self._places[owner] += 1
+
+    @property
+    def room(self) -> int:
+        """How many more runs may have places."""
+        return max(0, self._runs_max - self._places.total())
+
+    def batch_room(self, batch_count: int) -> int:
+        """How many more runs of batches may come, where there are so many: they take what is idle, half at most."""
+        idle_count = self._workers_max - len(self._working) - len(self._waiting)
+        return max(0, min(idle_count, max(1, self._workers_max // 2) - batch_count))
+
     def release(self, owner: Owner) -> None:
         """Give a place back: nothing was accepted, or it has ended."""
         self._places[owner] -= 1

@@ -5,9 +5,11 @@ from uuid import uuid4
 
 from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.run_pb2 import (
+    BUSY_POLICY_ENQUEUE,
     BUSY_POLICY_INTERRUPT,
     BUSY_POLICY_REJECT,
     BUSY_POLICY_ROLLBACK,
+    BUSY_POLICY_UNSPECIFIED,
     DISCONNECT_POLICY_CANCEL,
     RunEvent,
 )
@@ -16,7 +18,7 @@ from services.agent.core import prompt
 from services.agent.core.ids import RunId
 from services.agent.core.run_config import RunConfig
 from services.agent.engine import Engine
-from services.agent.ports import NewRun, Runs
+from services.agent.ports import Access, Busy, NewRun, Runs
 from services.agent.rpc.asking import asked_as, next_page_token, owner, page
 from services.agent.rpc.configs import Configs
 from services.agent.wire import resources, values
@@ -26,10 +28,22 @@ from services.common.grpc.caller import caller
 from services.common.grpc.validation import further
 from services.common.screening import FLAG_HEADER, Screen
 
+BUSY = {
+    BUSY_POLICY_UNSPECIFIED: Busy.ENQUEUE,
+    BUSY_POLICY_ENQUEUE: Busy.ENQUEUE,
+    BUSY_POLICY_REJECT: Busy.REJECT,
+    BUSY_POLICY_INTERRUPT: Busy.INTERRUPT,
+    BUSY_POLICY_ROLLBACK: Busy.ROLLBACK,
+}
+
 
 class RunMethods:
-    def __init__(self, engine: Engine, runs: Runs, configs: Configs, screen: Screen) -> None:
+    def __init__(
+        self, engine: Engine, runs: Runs, configs: Configs, screen: Screen, *, watched_for_s: float
+    ) -> None:
+        """`watched_for_s` is how long a run that ends unwatched may go without a watcher."""
         self._engine, self._runs, self._configs, self._screen = engine, runs, configs, screen
+        self._watched_for_s = watched_for_s
 
     async def StartRun(self, request: pb.StartRunRequest, context: Context) -> pb.StartRunResponse:
         question = prompt.normalised(request.input)
@@ -40,10 +54,14 @@ class RunMethods:
             thread_id=values.thread_id(request.thread_id),
             question=question,
             config=await self._config(request),
-            reject_if_busy=request.busy_policy == BUSY_POLICY_REJECT,
+            busy=BUSY[request.busy_policy],
+            watched_for_s=self._watched_for_s
+            if request.disconnect_policy == DISCONNECT_POLICY_CANCEL
+            else None,
         )
+        access = Access(token=caller().token, expire_time_s=caller().expires_at_s)
         run = await self._engine.start(
-            owner(), new, token=caller().token, retry=asked_as(request, request.request_id)
+            owner(), new, access=access, retry=asked_as(request, request.request_id)
         )
         return pb.StartRunResponse(run=resources.run_to_proto(run))
 
@@ -60,25 +78,21 @@ class RunMethods:
         )
 
     async def CancelRun(self, request: pb.CancelRunRequest, context: Context) -> pb.CancelRunResponse:
-        if request.rollback:
-            raise NotServed
-        run = await self._engine.cancel(owner(), values.run_id(request.run_id))
+        run = await self._engine.cancel(owner(), values.run_id(request.run_id), rollback=request.rollback)
         return pb.CancelRunResponse(run=resources.run_to_proto(run))
 
     async def WatchRun(
         self, request: pb.WatchRunRequest, context: Context
     ) -> AsyncIterator[pb.WatchRunResponse]:
         run = await self._runs.find(owner(), values.run_id(request.run_id))
+        leave = self._engine.watching(run)
+        context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]
         async for event in self._engine.watch(run.run_id, after_sequence=request.after_sequence):
             yield pb.WatchRunResponse(event=RunEvent.FromString(event.payload))
 
     async def _config(self, request: pb.StartRunRequest) -> RunConfig:
         """The run's configuration, if this version serves it."""
-        if (
-            request.busy_policy in {BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK}
-            or request.disconnect_policy == DISCONNECT_POLICY_CANCEL
-            or request.config.response_json_schema
-        ):
+        if request.config.response_json_schema:
             raise NotServed
         return (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
 

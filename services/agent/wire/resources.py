@@ -105,6 +105,7 @@ def config_to_proto(config: RunConfig) -> assistant_pb2.RunConfig:
             wall=duration(limits.wall_s),
             output_token_count_per_call=limits.output_token_count_per_call,
             token_count=limits.token_count,
+            approval_wait=duration(limits.approval_wait_s),
         ),
         response_json_schema=config.response_json_schema,
         approval_tools=config.approval_tools,
@@ -147,6 +148,9 @@ def _limits(limits: assistant_pb2.RunLimits) -> Limits:
         output_token_count_per_call=limits.output_token_count_per_call
         or DEFAULTS.output_token_count_per_call,
         token_count=limits.token_count or DEFAULTS.token_count,
+        approval_wait_s=seconds(limits.approval_wait)
+        if limits.HasField("approval_wait")
+        else DEFAULTS.approval_wait_s,
     )
 
 

@@ -58,16 +58,16 @@ def _assistants() -> None:
 def _runs() -> None:
     op.execute("""
         ALTER TABLE runs
-            ALTER COLUMN holder DROP NOT NULL,                    -- Nobody holds a run that waits to be taken.
-            ADD COLUMN fence             bigint NOT NULL DEFAULT 0,   -- Rises whenever the run changes hands.
+            ALTER COLUMN holder DROP NOT NULL,                    -- Nobody holds a run that waits: until lease_until.
+            ADD COLUMN fence             bigint NOT NULL DEFAULT 1,   -- Rises whenever the run changes hands.
             ADD COLUMN attempt_count     integer NOT NULL DEFAULT 0,  -- How often it was taken from a lost replica.
             ADD COLUMN mandate           bytea,                   -- Sealed; gone once the run has ended.
             ADD COLUMN assistant_id      uuid,
             ADD COLUMN assistant_version integer NOT NULL DEFAULT 0,
+            ADD COLUMN batch_id          uuid,                    -- Of StartRuns: the first run of the call.
             ADD COLUMN is_batch          boolean NOT NULL DEFAULT false,
             ADD COLUMN rollback_requested boolean NOT NULL DEFAULT false,
             ADD COLUMN watched_until     timestamptz,             -- NULL: the run goes on without watchers.
-            ADD COLUMN resume_at         timestamptz,             -- INTERRUPTED: when the first question lapses.
             DROP CONSTRAINT runs_status_check,
             DROP CONSTRAINT runs_check,
             ADD CONSTRAINT runs_status_check CHECK (status IN
@@ -82,8 +82,10 @@ def _runs() -> None:
         WHERE status IN ('RUNNING', 'INTERRUPTED')
     """)
     op.execute("""
-        CREATE INDEX runs_to_take ON runs (is_batch, position) WHERE end_time IS NULL AND holder IS NULL
+        CREATE INDEX runs_to_take ON runs (is_batch, lease_until, position) WHERE end_time IS NULL
     """)
+    op.execute("DROP INDEX runs_by_lease")
+    op.execute("CREATE INDEX runs_of_batch ON runs (batch_id, position) WHERE batch_id IS NOT NULL")
 
 
 def _approvals() -> None:
