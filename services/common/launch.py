@@ -31,6 +31,7 @@ class Guard:
     uid: int | None = None  # Also the gid; None keeps the caller's.
     folder: str | None = None  # Entered before the uid changes, so its parents may be closed to that uid.
     stdin: str | None = None  # Opened before the uid changes; None is /dev/null.
+    keeps_stdin: bool = False  # What it was started with is its standard input.
 
     def command(self, argv: Sequence[str]) -> tuple[str, ...]:
         """`argv` guarded by the calling process. The thread that starts it must not end before it."""
@@ -61,7 +62,8 @@ def main(request: str, argv: list[str]) -> None:
     guard = Guard(**wanted)
     try:
         _die_with(parent, guard.orphan_signal)
-        os.dup2(os.open(guard.stdin or os.devnull, os.O_RDONLY), 0)
+        if not guard.keeps_stdin:
+            os.dup2(os.open(guard.stdin or os.devnull, os.O_RDONLY), 0)
         if guard.folder:
             os.chdir(guard.folder)
         program: str | int = argv[0]
