@@ -4,7 +4,7 @@ The gateway replays the same completion for the same request, so that nearly alw
 notice nothing. If another text comes, they are told to forget the first one.
 """
 
-from services.agent.core.events import Delta, Event, StepRestarted
+from services.agent.core.events import Channel, Delta, Event, StepRestarted, ToolOutput
 
 
 class Retelling:
@@ -38,6 +38,37 @@ class Retelling:
         self.is_over = True
         restarted = StepRestarted(self._step)
         return (restarted, self._heard) if self._heard != Delta() else (restarted,)
+
+
+class RetoldOutput:
+    """What tools had written when their replica was lost: called again, many write the same again.
+
+    The sandbox plays an execution from its first byte. What comes as it was told is not told again; from where it
+    differs, all is.
+    """
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, Channel], str] = {}  # And not heard again yet.
+
+    def add(self, output: ToolOutput) -> None:
+        """It was told before."""
+        key = output.call_id, output.channel
+        self._told[key] = self._told.get(key, "") + output.text
+
+    def hear(self, output: ToolOutput) -> tuple[ToolOutput, ...]:
+        """What is to be told now."""
+        told = self._told.pop((output.call_id, output.channel), "")
+        if told.startswith(output.text):
+            if told != output.text:
+                self._told[output.call_id, output.channel] = told[len(output.text) :]
+            return ()
+        text = output.text.removeprefix(told)
+        return (ToolOutput(output.call_id, output.channel, text),)
+
+    def end(self, call_id: str) -> None:
+        """The tool has answered."""
+        for channel in Channel:
+            self._told.pop((call_id, channel), None)
 
 
 def _agree(one: str, other: str) -> bool:

@@ -38,7 +38,7 @@ from services.agent.core.events import (
     ToolOutput,
     ToolReturned,
 )
-from services.agent.core.retelling import Retelling
+from services.agent.core.retelling import Retelling, RetoldOutput
 
 Entry = Event | Message
 Entries = tuple[Entry, ...]
@@ -95,6 +95,7 @@ class Run:
         self._step_used = Usage()
         self._told = Delta()  # In this step, and not yet said in the thread.
         self._retelling: Retelling | None = None  # While the open step is asked again.
+        self._outputs = RetoldOutput()
         self._open: dict[str, ToolCall] = {}
         self._questions: dict[UUID, ApprovalRequested] = {}  # That nobody has answered.
         self._waiting_since_s: float | None = None
@@ -150,7 +151,7 @@ class Run:
 
     def tool_wrote(self, call_id: str, channel: Channel, text: str) -> Entries:
         assert call_id in self._open
-        return (ToolOutput(call_id, channel, text),)
+        return self._outputs.hear(ToolOutput(call_id, channel, text))
 
     def tool_returned(self, returned: ToolReturned, *, now_s: float) -> Entries:
         """A tool has answered; with the last of its calls a step ends."""
@@ -245,6 +246,7 @@ class Run:
                 self._open[call.call_id] = call
                 self._use(Usage(tool_call_count=1))
             case ToolReturned():
+                self._outputs.end(event.call_id)
                 self._open.pop(event.call_id)
             case ApprovalRequested():
                 self.question(event, now_s=time_s)
@@ -254,7 +256,9 @@ class Run:
                 self._replay_end_of_step(event)
             case Finished():
                 self.ended = True
-            case ToolOutput() | CallWritten():
+            case ToolOutput():
+                self._outputs.add(event)
+            case CallWritten():
                 pass
 
     def _replay_end_of_step(self, finished: StepFinished) -> None:
@@ -295,6 +299,7 @@ class Run:
 
     def _return(self, returned: ToolReturned) -> Entries:
         call = self._open.pop(returned.call_id)
+        self._outputs.end(returned.call_id)
         said = Message(
             role=Role.TOOL, content=returned.content, call_id=returned.call_id, tool_name=call.name
         )
