@@ -101,6 +101,7 @@ class Calling:
             thread_id=assignment.thread_id,
             key=f"{assignment.run_id}:{call.call_id}",
             write=write,
+            is_handed_over=assignment.is_handed_over,
             token=await assignment.token(),
         )
         try:
