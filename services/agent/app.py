@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -28,7 +28,8 @@ from services.agent.agents import Agent
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
-from services.agent.ports import Mandates
+from services.agent.mcp_telemetry import McpMetrics
+from services.agent.ports import Mandates, Tool
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
@@ -67,7 +68,7 @@ async def run(
         )
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
-        tools = own_tools(sessions, config.egress)
+        tools = {**own_tools(sessions, config.egress), **await _mcp_tools(config, registry, opened)}
         threads = PostgresThreads(database, count_max=config.threads_per_user_max)
         checkpoints = Checkpoints(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
@@ -156,6 +157,17 @@ async def _auth(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:
             idempotent=auth_mandates.IDEMPOTENT,
         )
     )
+
+
+async def _mcp_tools(
+    config: Config, registry: CollectorRegistry, opened: AsyncExitStack
+) -> Mapping[str, Tool]:
+    if not config.mcp_servers:
+        return {}
+    from services.agent.adapters import mcp_tools  # A second and 30 MB, which nobody pays for nothing.
+
+    connections = mcp_tools.connected(config.mcp_servers, McpMetrics(registry))
+    return await opened.enter_async_context(connections)
 
 
 async def _inference(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:

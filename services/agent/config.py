@@ -1,8 +1,11 @@
 """Every knob of the service, read once, at the start."""
 
+import json
 from dataclasses import dataclass, field
 
+from services.agent.adapters.json_schemas import JsonSchema, SchemaInvalidError
 from services.agent.core.egress import Egress
+from services.agent.core.mcp_servers import McpFileInvalidError, McpServer, parsed, tools_of
 from services.agent.core.policy import Rules
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
@@ -10,6 +13,7 @@ from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
 from services.common.screening import ScreeningConfig
 
+MCP = "OLLAMESH_AGENT_MCP"
 FETCH_HOSTS = "OLLAMESH_AGENT_FETCH_HOSTS"
 FETCH_PRIVATE_NETWORKS = "OLLAMESH_AGENT_FETCH_PRIVATE_NETWORKS"
 
@@ -32,6 +36,7 @@ class Config:
     assistants_per_user_max: int
     threads_per_user_max: int
     runs_per_thread_max: int
+    mcp_servers: tuple[McpServer, ...] = ()  # Others' tools.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     lease_s: float  # How long a replica may be silent before others go on with its runs.
     watched_for_s: float  # How long a run that ends unwatched may go without a watcher.
@@ -58,6 +63,7 @@ class Config:
             threads_per_user_max=env.integer("OLLAMESH_AGENT_THREADS_PER_USER_MAX", 10_000, low=1),
             runs_per_thread_max=env.integer("OLLAMESH_AGENT_RUNS_PER_THREAD_MAX", 1_000, low=1),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
+            mcp_servers=_mcp_servers(env),
             rules=_rules(env),
             watched_for_s=env.seconds("OLLAMESH_AGENT_WATCH_GRACE_S", 30, low=0.5, high=3600),
         )
@@ -71,6 +77,23 @@ def _rules(env: Environment) -> Rules:
     except ValueError as error:
         env.reject(" or ".join(names), f"cannot be read: {error}")
         return Rules()
+
+
+def _mcp_servers(env: Environment) -> tuple[McpServer, ...]:
+    """Usually of the file that OLLAMESH_AGENT_MCP_FILE names."""
+    if (text := env.optional(MCP)) is None:
+        return ()
+    try:
+        servers = parsed(text)
+        for tool in tools_of(servers):
+            JsonSchema(json.dumps(tool.definition["inputSchema"]))
+    except McpFileInvalidError as error:
+        env.reject(MCP, f"cannot be used: {error}")
+    except SchemaInvalidError as error:
+        env.reject(MCP, f"cannot be used: the schema of {tool.offered_as} {error}")
+    else:
+        return servers
+    return ()
 
 
 def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:
