@@ -33,6 +33,4 @@ class Observing:
 
     def of_run(self, about: Traced, *, now_s: float) -> Observed:
         """A run is worked on from now on."""
-        if about.is_resumed:
-            self.metrics.resumed()
         return Observed(self.metrics.of_run(about.config.model), self.tracing.of_run(about, now_s=now_s))
