@@ -16,10 +16,12 @@ from services.agent.adapters import auth_mandates, chat_model, mandate_seals, sa
 from services.agent.adapters.auth_mandates import AuthMandates
 from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
 from services.agent.adapters.langchain_agent import LangChainAgent, Saver
+from services.agent.adapters.middleware.asking import Asking
 from services.agent.adapters.postgres_approvals import PostgresApprovals
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_leases import PostgresLeases
 from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_summaries import PostgresSummaries
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
 from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.adapters.sandbox_session import SandboxSessions
@@ -29,9 +31,12 @@ from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
 from services.agent.mcp_telemetry import McpMetrics
+from services.agent.observing import Observing
 from services.agent.ports import Mandates, Tool
+from services.agent.run_metrics import RunMetrics
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
+from services.agent.tracing import Tracing, tracer
 from services.agent.worker import Worker
 from services.common.certificates import expiry_watched
 from services.common.grpc.audit import audit_trail, denials
@@ -73,12 +78,25 @@ async def run(
         checkpoints = Checkpoints(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
         )
+        specs = {name: tool.spec for name, tool in tools.items()}
+        asking = Asking(
+            PostgresSummaries(database),
+            context_token_count=config.context_token_count,
+            link_hosts=config.link_hosts,
+            trusted_tools={name for name, spec in specs.items() if not spec.returns_untrusted},
+        )
+        tracing = Tracing(
+            tracer=opened.enter_context(tracer(config.tracing)),
+            has_content=config.tracing.has_content,
+            tools=specs,
+        )
         engine, runs = _engine(
             config,
             database,
-            LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints)),
+            LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints), asking),
             AuthMandates(await _auth(config, opened)),
             metrics,
+            Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
         )
         server = Server(
             config.server,
@@ -93,7 +111,7 @@ async def run(
             runs=runs,
             sessions=sessions,
             checkpoints=checkpoints,
-            tools={name: tool.spec for name, tool in tools.items()},
+            tools=specs,
             screen=Screen(config.screening, registry),
             trail=trail,
         )
@@ -108,7 +126,12 @@ async def run(
 
 
 def _engine(
-    config: Config, database: Database, agent: Agent, mandates: Mandates, metrics: AgentMetrics
+    config: Config,
+    database: Database,
+    agent: Agent,
+    mandates: Mandates,
+    metrics: AgentMetrics,
+    observing: Observing,
 ) -> tuple[Engine, PostgresRuns]:
     """What works on runs, and where they are."""
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
@@ -121,6 +144,8 @@ def _engine(
         approvals=PostgresApprovals(database),
         agent=agent,
         metrics=metrics,
+        observing=observing,
+        summaries=PostgresSummaries(database),
         clock=time.time,
         patience_s=config.lease_s,
     )

@@ -8,23 +8,25 @@ from uuid import UUID, uuid4
 
 from services.agent.core.approvals import Decided, hash_of, resolved
 from services.agent.core.conversation import ToolCall
-from services.agent.core.events import ApprovalRequested, Channel, Delta, ToolReturned
+from services.agent.core.events import ApprovalRequested, CallWritten, Channel, Delta, ToolReturned
 from services.agent.core.record import Record, Said
 from services.agent.core.run import Answer, Ending, Entries, Run
 from services.agent.errors import LimitReached
 from services.agent.journal import Journal
+from services.agent.observing import Observed
 from services.agent.ports import ToolResult
 
 
 class RunRecorder:
     """Implements agents.Recorder, and what the engine tells besides."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the worker alone.
         self,
         run: Run,
         journal: Journal,
         *,
         record: Record,
+        observed: Observed,
         claim: Callable[[str], Awaitable[bool]],
         approval_wait_s: float,
         clock: Callable[[], float],
@@ -32,6 +34,7 @@ class RunRecorder:
         self.model_answers = False  # Whether the model has been seen to exist.
         self._run, self._journal, self._record, self._clock = run, journal, record, clock
         self._claim, self._approval_wait_s = claim, approval_wait_s
+        self._observed = observed
         self._decided: dict[UUID, Decided] = {}
 
     def begin(self, question: str) -> None:
@@ -68,6 +71,11 @@ class RunRecorder:
     async def hear(self, delta: Delta) -> None:
         self.model_answers = True
         self._tell(self._run.hear(delta))
+        await self._journal.room()
+
+    async def hear_call(self, piece: CallWritten) -> None:
+        self.model_answers = True
+        self._tell(self._run.hear_call(piece))
         await self._journal.room()
 
     async def answer(self, answer: Answer) -> None:
@@ -122,6 +130,7 @@ class RunRecorder:
 
     def _tell(self, entries: Entries) -> None:
         self._journal.write(entries, usage=self._run.used)
+        self._observed.tell(entries, now_s=self._clock())
 
     def _check(self) -> None:
         if self._run.limit is not None:

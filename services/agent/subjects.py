@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from services.agent.adapters.json_schemas import flaw_of
+from services.agent.adapters.pii_detectors import DETECTORS
 from services.agent.adapters.postgres_assistants import PostgresAssistants
 from services.agent.config import Config
 from services.agent.engine import Engine
@@ -40,7 +41,12 @@ def servicer_of(parts: Parts) -> AgentServicer:
     config, trail = parts.config, parts.trail
     assistants = PostgresAssistants(parts.database, count_max=config.assistants_per_user_max)
     configs = Configs(
-        parts.tools, assistants, config.rules, default_model=config.default_model, schema_flaw=flaw_of
+        parts.tools,
+        assistants,
+        config.rules,
+        default_model=config.default_model,
+        schema_flaw=flaw_of,
+        detectors=DETECTORS,
     )
     return AgentServicer(
         AssistantMethods(assistants, configs, trail),

@@ -41,6 +41,7 @@ from services.agent.ports import (
 )
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
+from tests.fakes.agent_parts import KeptSummaries, unobserved
 
 ANN = Owner("o", "ann")
 HOLDER = UUID(int=7)
@@ -229,6 +230,8 @@ async def engine(
             approvals=store,
             agent=agent,
             metrics=metrics,
+            observing=unobserved(),
+            summaries=KeptSummaries(),
             clock=lambda: 0.0,
             patience_s=1,
         ),

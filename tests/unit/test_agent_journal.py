@@ -30,6 +30,7 @@ from services.agent.ports import Batch, EventPage, StoredEvent
 from services.agent.recorder import RunRecorder
 from services.agent.watch import Watches
 from services.common.errors import StoreUnavailable
+from tests.fakes.agent_parts import unobserved_run
 
 RUN = RunId(UUID(int=1))
 LEASE = Lease(run_id=RUN, holder=UUID(int=2), fence=1)
@@ -132,6 +133,7 @@ async def test_no_tool_is_called_before_its_call_is_committed() -> None:
             Run(model="tiny", limits=Limits()),
             made,
             record=Record(),
+            observed=unobserved_run(),
             claim=never,
             approval_wait_s=1.0,
             clock=lambda: 0.0,

@@ -16,13 +16,11 @@ from ollamesh.agent.v1.run_pb2 import (
 
 from services.agent.core import prompt
 from services.agent.core.ids import RunId
-from services.agent.core.run_config import RunConfig
 from services.agent.engine import Engine
 from services.agent.ports import Access, Busy, NewRun, Runs
 from services.agent.rpc.asking import asked_as, next_page_token, owner, page
 from services.agent.rpc.configs import Configs
 from services.agent.wire import resources, values
-from services.common.errors import NotServed
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 from services.common.grpc.validation import further
@@ -49,11 +47,12 @@ class RunMethods:
         question = prompt.normalised(request.input)
         if self._screen.flags([("input", question)]):
             await context.send_initial_metadata((FLAG_HEADER,))
+        config = (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
         new = NewRun(
             run_id=RunId(uuid4()),
             thread_id=values.thread_id(request.thread_id),
-            question=question,
-            config=await self._config(request),
+            question=self._configs.storable(question, config),
+            config=config,
             busy=BUSY[request.busy_policy],
             watched_for_s=self._watched_for_s
             if request.disconnect_policy == DISCONNECT_POLICY_CANCEL
@@ -89,12 +88,6 @@ class RunMethods:
         context.add_done_callback(lambda _: leave())  # type: ignore[arg-type]
         async for event in self._engine.watch(run.run_id, after_sequence=request.after_sequence):
             yield pb.WatchRunResponse(event=RunEvent.FromString(event.payload))
-
-    async def _config(self, request: pb.StartRunRequest) -> RunConfig:
-        """The run's configuration, if this version serves it."""
-        if request.config.response_json_schema:
-            raise NotServed
-        return (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
 
 
 further(pb.StartRunRequest, lambda request: prompt.broken_rules(request.input))
