@@ -19,6 +19,11 @@ class Recorder(Protocol):
     """Where an agent tells what it does, in the order of the grammar of RunEvent."""
 
     @property
+    def is_tainted(self) -> bool:
+        """Whether the model may have read what others wrote when it wrote the calls that are open."""
+        ...
+
+    @property
     def step_count(self) -> int:
         """How many steps have begun."""
         ...

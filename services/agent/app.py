@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -93,10 +93,13 @@ async def run(
         engine, runs = _engine(
             config,
             database,
-            LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints), asking),
+            LangChainAgent(
+                InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
+            ),
             AuthMandates(await _auth(config, opened)),
             metrics,
             Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
+            trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(
             config.server,
@@ -125,13 +128,15 @@ async def run(
             await engine.stop()
 
 
-def _engine(
+def _engine(  # noqa: PLR0913 - A part of the composition root.
     config: Config,
     database: Database,
     agent: Agent,
     mandates: Mandates,
     metrics: AgentMetrics,
     observing: Observing,
+    *,
+    trusted_tools: Collection[str],
 ) -> tuple[Engine, PostgresRuns]:
     """What works on runs, and where they are."""
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
@@ -148,6 +153,7 @@ def _engine(
         summaries=PostgresSummaries(database),
         clock=time.time,
         patience_s=config.lease_s,
+        trusted_tools=trusted_tools,
     )
     renew_s = config.lease_s / RENEWALS_PER_LEASE
     engine = Engine(

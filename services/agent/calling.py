@@ -12,17 +12,19 @@ from dataclasses import dataclass
 
 from services.agent.agents import Assignment, Recorder
 from services.agent.core.approvals import arguments_to_call_with, told_to_model
-from services.agent.core.conversation import ToolCall
+from services.agent.core.conversation import Role, ToolCall
 from services.agent.core.events import Channel
 from services.agent.core.memo import Memo
 from services.agent.core.pii import Detectors
-from services.agent.core.policy import Allow, Ask, Deny, Verdict
+from services.agent.core.policy import Ask, Deny, Rules, Situation, Verdict, decide
 from services.agent.core.writing import UNREADABLE
 from services.agent.errors import Waits
 from services.agent.ports import CallContext, Effect, Tool, ToolResult, ToolSpec
 from services.agent.tool_texts import ToolTexts
+from services.common.tokens import role_of
 
 TRIES_MAX = 3
+NO_RULES = Rules()
 PAUSE_S = 0.2  # Before the second try; each that follows waits twice as long.
 WRONG = "The arguments do not keep the tool's schema, so the call was not made:"
 NOT_JSON = "they are no JSON object"
@@ -51,6 +53,7 @@ class Calling:
     tools: Mapping[str, Tool]
     problem: Problem
     detectors: Detectors
+    rules: Rules = NO_RULES
 
     async def make(
         self, call: ToolCall, assignment: Assignment, recorder: Recorder, memo: Memo
@@ -74,8 +77,9 @@ class Calling:
     async def _result(self, wanted: _Wanted) -> tuple[ToolResult, bool]:
         """What it returns, and whether that was remembered."""
         call, recorder = wanted.call, wanted.recorder
-        arguments: Mapping[str, object] | None = json.loads(call.arguments_json)
-        verdict, told = self._verdict(call, wanted.assignment), ""
+        wished: Mapping[str, object] = json.loads(call.arguments_json)
+        arguments: Mapping[str, object] | None = wished
+        verdict, told = await self._verdict(call, wished, wanted), ""
         # A question that was asked has to be answered, even if by other rules it would not be asked any more.
         if isinstance(verdict, Ask) or recorder.is_asked(call.call_id):
             decided = await recorder.question(call, verdict.reason if isinstance(verdict, Ask) else "")
@@ -94,14 +98,22 @@ class Calling:
         result = await self._noted(tool, arguments, wanted)
         return ToolResult(content=told + result.content, failed=result.failed), False
 
-    def _verdict(self, call: ToolCall, assignment: Assignment) -> Verdict:
-        allowed = assignment.config.tools
-        if call.name not in allowed:
-            return Deny(f"There is no tool {call.name}. Tools: {', '.join(allowed)}.")
-        arguments = json.loads(call.arguments_json)
-        if (problem := self._problem(self.tools[call.name].spec, arguments)) is not None:
-            return Deny(f"{WRONG} {problem}.")
-        return Allow()
+    async def _verdict(self, call: ToolCall, arguments: Mapping[str, object], wanted: _Wanted) -> Verdict:
+        tool, config = self.tools.get(call.name), wanted.assignment.config
+        situation = Situation(
+            tools=config.tools,
+            approval_tools=config.approval_tools,
+            # What the user may is asked anew for each call, where rules ask for it.
+            role=role_of(await wanted.assignment.token()) if self.rules.refused else "",
+            is_tainted=wanted.recorder.is_tainted,
+            user_texts=[said.content for said in wanted.assignment.messages if said.role is Role.USER],
+            rules=self.rules,
+        )
+        verdict = decide(call.name, arguments, tool=tool.spec if tool else None, situation=situation)
+        if tool is None or isinstance(verdict, Deny):
+            return verdict
+        problem = self._problem(tool.spec, arguments)  # What could not be called is not asked about.
+        return verdict if problem is None else Deny(f"{WRONG} {problem}.")
 
     def _problem(self, spec: ToolSpec, arguments: Mapping[str, object]) -> str | None:
         return (

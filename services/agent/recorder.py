@@ -7,10 +7,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from uuid import UUID, uuid4
 
 from services.agent.core.approvals import Decided, hash_of, resolved
-from services.agent.core.conversation import ToolCall
+from services.agent.core.conversation import Message, ToolCall
 from services.agent.core.events import ApprovalRequested, CallWritten, Channel, Delta, ToolReturned
 from services.agent.core.record import Record, Said
 from services.agent.core.run import Answer, Ending, Entries, Run
+from services.agent.core.taint import Taint
 from services.agent.errors import LimitReached
 from services.agent.journal import Journal
 from services.agent.observing import Observed
@@ -27,12 +28,14 @@ class RunRecorder:
         *,
         record: Record,
         observed: Observed,
+        taint: Taint,
         claim: Callable[[str], Awaitable[bool]],
         approval_wait_s: float,
         clock: Callable[[], float],
     ) -> None:
         self.model_answers = False  # Whether the model has been seen to exist.
         self._run, self._journal, self._record, self._clock = run, journal, record, clock
+        self._taint = taint
         self._claim, self._approval_wait_s = claim, approval_wait_s
         self._observed = observed
         self._decided: dict[UUID, Decided] = {}
@@ -55,6 +58,10 @@ class RunRecorder:
     @property
     def step_count(self) -> int:
         return self._run.used.step_count
+
+    @property
+    def is_tainted(self) -> bool:
+        return self._taint.is_there
 
     def said(self, step: int) -> Said | None:
         said = self._record.said(step)
@@ -129,6 +136,9 @@ class RunRecorder:
         await self._journal.committed()
 
     def _tell(self, entries: Entries) -> None:
+        for entry in entries:
+            if not isinstance(entry, Message):
+                self._taint.add(entry)
         self._journal.write(entries, usage=self._run.used)
         self._observed.tell(entries, now_s=self._clock())
 

@@ -1,7 +1,7 @@
 """Works on one run: from its turn on the thread, or from where others left it, to its last event or to whoever is next."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -14,6 +14,7 @@ from services.agent.core.conversation import Message, Role, from_a_question
 from services.agent.core.events import Status
 from services.agent.core.record import Record
 from services.agent.core.run import LOST, Ending, Run
+from services.agent.core.taint import Taint
 from services.agent.errors import (
     AccessEnded,
     LeaseLost,
@@ -51,6 +52,7 @@ class _Tale:
     recorder: RunRecorder
     journal: Journal
     observed: Observed
+    taint: Taint
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +65,10 @@ class _Reading:
 
 
 class Worker:
-    """`patience_s` is how long a run can do without the store: as long as its lease."""
+    """`patience_s` is how long a run can do without the store: as long as its lease.
+
+    `trusted_tools` return nobody's words but the mesh's and the model's.
+    """
 
     def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
@@ -76,9 +81,11 @@ class Worker:
         observing: Observing,
         summaries: Summaries,
         clock: Callable[[], float],
+        trusted_tools: Collection[str],
         patience_s: float,
     ) -> None:
         self._observing, self._summaries = observing, summaries
+        self._trusted_tools = trusted_tools
         self._leases, self._events, self._approvals, self._agent = leases, events, approvals, agent
         self._metrics, self._clock, self._patience_s = metrics, clock, patience_s
 
@@ -126,6 +133,9 @@ class Worker:
             if job.is_taken
             else ()
         )
+        taint = Taint(run_tools=config.tools, trusted_tools=self._trusted_tools)
+        for _, event in told:
+            taint.add(event)
         run = Run.replayed(told, model=config.model, limits=config.limits, used=held.usage)
         journal = Journal(
             held.lease,
@@ -140,11 +150,12 @@ class Worker:
             journal,
             record=Record(event for _, event in told),
             observed=(observed := self._observed(job, is_resumed=bool(told))),
+            taint=taint,
             claim=partial(self._claimed, held.lease),
             approval_wait_s=config.limits.approval_wait_s,
             clock=self._clock,
         )
-        return _Tale(run, recorder, journal, observed)
+        return _Tale(run, recorder, journal, observed, taint)
 
     def _observed(self, job: Job, *, is_resumed: bool) -> Observed:
         about = Traced(
@@ -166,7 +177,7 @@ class Worker:
             return LOST
         if job.called_off.is_set():
             return job.verdict
-        reading = await self._reading(job)
+        reading = await self._reading(job, tale.taint)
         tale.recorder.resolve(await self._decided(job, tale.run))
         if not tale.run.has_begun:
             tale.recorder.begin(held.question)
@@ -209,10 +220,11 @@ class Worker:
     async def _begins(self, job: Job) -> bool:
         return await patiently(lambda: self._leases.begin(job.held.lease), for_s=self._patience_s)
 
-    async def _reading(self, job: Job) -> _Reading:
+    async def _reading(self, job: Job, taint: Taint) -> _Reading:
         history = await patiently(
             lambda: self._leases.history(job.run_id, count_max=HISTORY_COUNT_MAX), for_s=self._patience_s
         )
+        taint.add_history(history, is_cut=len(history) >= HISTORY_COUNT_MAX)
         kept = await patiently(lambda: self._summaries.find(job.run_id), for_s=self._patience_s)
         if kept is None or kept.newer_count > len(history):
             newer, summary = from_a_question(history), ""

@@ -234,6 +234,7 @@ async def engine(
             summaries=KeptSummaries(),
             clock=lambda: 0.0,
             patience_s=1,
+            trusted_tools=(),
         ),
         runs=store,
         leases=store,

@@ -117,6 +117,10 @@ class Listener:
     def returned(self, call_id: str) -> ToolReturned | None:
         return self.record.returned(call_id)
 
+    @property
+    def is_tainted(self) -> bool:
+        return False
+
     def is_asked(self, call_id: str) -> bool:
         return call_id in self.decisions
 

@@ -39,11 +39,12 @@ from services.agent.adapters.middleware.asking import Asking
 from services.agent.adapters.middleware.context import RunContext
 from services.agent.adapters.pii_detectors import DETECTORS
 from services.agent.agents import Assignment, Recorder
-from services.agent.calling import Calling
+from services.agent.calling import NO_RULES, Calling
 from services.agent.core.conversation import Message, Role, ToolCall
 from services.agent.core.events import CallWritten, Delta
 from services.agent.core.ids import RunId
 from services.agent.core.pii import Redactor, cleaned_message
+from services.agent.core.policy import Rules
 from services.agent.core.record import Said
 from services.agent.core.run import Answer
 from services.agent.core.structured import bare
@@ -64,12 +65,18 @@ class LangChainAgent:
     """
 
     def __init__(
-        self, stub: InferenceServiceStub, tools: Mapping[str, Tool], saver: Saver, asking: Asking
+        self,
+        stub: InferenceServiceStub,
+        tools: Mapping[str, Tool],
+        saver: Saver,
+        asking: Asking,
+        *,
+        rules: Rules = NO_RULES,
     ) -> None:
         self._saver = saver
         # Never asked: every run brings its own.
         nobody = MeshChatModel(model="", token=SecretStr(""), deadline_s=0.0, stub=stub)
-        loop = _Loop(stub, Calling(tools, problem_with, DETECTORS))
+        loop = _Loop(stub, Calling(tools, problem_with, DETECTORS, rules))
         self._graph = create_agent(
             nobody, tools=[], middleware=[Answers(), loop, asking], context_schema=RunContext
         )
