@@ -68,15 +68,15 @@ async def run(
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
         tools = own_tools(sessions, config.egress)
-        threads = PostgresThreads(database, count_max=config.threads_per_user_max)
         checkpoints = Checkpoints(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
         )
+        mandates = AuthMandates(await _auth(config, opened))
         engine, runs = _engine(
             config,
             database,
             LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints)),
-            AuthMandates(await _auth(config, opened)),
+            mandates,
             metrics,
         )
         server = Server(
@@ -88,7 +88,8 @@ async def run(
             config=config,
             database=database,
             engine=engine,
-            threads=threads,
+            threads=PostgresThreads(database, count_max=config.caps.threads),
+            mandates=mandates,
             runs=runs,
             sessions=sessions,
             checkpoints=checkpoints,
@@ -111,7 +112,7 @@ def _engine(
 ) -> tuple[Engine, PostgresRuns]:
     """What works on runs, and where they are."""
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
-    runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s)
+    runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s, caps=config.caps)
     leases = PostgresLeases(database, seals, holder=holder, lease_s=config.lease_s)
     events = PostgresEvents(database)
     worker = Worker(
@@ -128,7 +129,7 @@ def _engine(
         turns=Turns(
             workers_max=config.workers_max,
             runs_max=config.runs_max,
-            runs_per_owner_max=config.runs_per_user_max,
+            runs_per_owner_max=config.caps.runs,
         ),
         worker=worker,
         runs=runs,

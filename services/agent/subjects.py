@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from services.agent.adapters.json_schemas import flaw_of
 from services.agent.adapters.postgres_assistants import PostgresAssistants
+from services.agent.batches import Batches
 from services.agent.config import Config
 from services.agent.engine import Engine
-from services.agent.ports import Runs, Sessions, Threads, ToolSpec
+from services.agent.ports import Mandates, Runs, Sessions, Threads, ToolSpec
 from services.agent.rpc.assistants import AssistantMethods
+from services.agent.rpc.batches import BatchMethods
 from services.agent.rpc.checkpoints import CheckpointMethods, Pages
 from services.agent.rpc.configs import Configs
 from services.agent.rpc.runs import RunMethods
@@ -30,6 +32,7 @@ class Parts:
     threads: Threads
     runs: Runs
     sessions: Sessions
+    mandates: Mandates
     checkpoints: Pages
     tools: Mapping[str, ToolSpec]
     screen: Screen
@@ -38,7 +41,7 @@ class Parts:
 
 def servicer_of(parts: Parts) -> AgentServicer:
     config, trail = parts.config, parts.trail
-    assistants = PostgresAssistants(parts.database, count_max=config.assistants_per_user_max)
+    assistants = PostgresAssistants(parts.database, count_max=config.caps.assistants)
     configs = Configs(
         parts.tools, assistants, config.rules, default_model=config.default_model, schema_flaw=flaw_of
     )
@@ -47,5 +50,6 @@ def servicer_of(parts: Parts) -> AgentServicer:
         ThreadMethods(parts.engine, parts.threads, parts.sessions, trail),
         CheckpointMethods(parts.threads, parts.checkpoints),
         RunMethods(parts.engine, parts.runs, configs, parts.screen, watched_for_s=config.watched_for_s),
+        BatchMethods(Batches(parts.runs, parts.mandates), configs, parts.screen),
         ToolMethods(parts.tools, config.rules),
     )

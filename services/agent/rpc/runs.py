@@ -16,11 +16,10 @@ from ollamesh.agent.v1.run_pb2 import (
 
 from services.agent.core import prompt
 from services.agent.core.ids import RunId
-from services.agent.core.run_config import RunConfig
 from services.agent.engine import Engine
 from services.agent.ports import Access, Busy, NewRun, Runs
 from services.agent.rpc.asking import asked_as, next_page_token, owner, page
-from services.agent.rpc.configs import Configs
+from services.agent.rpc.configs import Chosen, Configs
 from services.agent.wire import resources, values
 from services.common.errors import NotServed
 from services.common.grpc.around import Context
@@ -49,20 +48,25 @@ class RunMethods:
         question = prompt.normalised(request.input)
         if self._screen.flags([("input", question)]):
             await context.send_initial_metadata((FLAG_HEADER,))
+        whose, retry = owner(), asked_as(request, request.request_id)
+        # Before its configuration is asked about: an assistant, or a tool, may be gone by now.
+        if retry is not None and (first := await self._runs.repeated(whose, retry)) is not None:
+            return pb.StartRunResponse(run=resources.run_to_proto(first))
+        chosen = await self._chosen(request)
         new = NewRun(
             run_id=RunId(uuid4()),
             thread_id=values.thread_id(request.thread_id),
             question=question,
-            config=await self._config(request),
+            config=chosen.config,
+            assistant_id=chosen.assistant_id,
+            assistant_version=chosen.assistant_version,
             busy=BUSY[request.busy_policy],
             watched_for_s=self._watched_for_s
             if request.disconnect_policy == DISCONNECT_POLICY_CANCEL
             else None,
         )
         access = Access(token=caller().token, expire_time_s=caller().expires_at_s)
-        run = await self._engine.start(
-            owner(), new, access=access, retry=asked_as(request, request.request_id)
-        )
+        run = await self._engine.start(whose, new, access=access, retry=retry)
         return pb.StartRunResponse(run=resources.run_to_proto(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:
@@ -90,11 +94,11 @@ class RunMethods:
         async for event in self._engine.watch(run.run_id, after_sequence=request.after_sequence):
             yield pb.WatchRunResponse(event=RunEvent.FromString(event.payload))
 
-    async def _config(self, request: pb.StartRunRequest) -> RunConfig:
+    async def _chosen(self, request: pb.StartRunRequest) -> Chosen:
         """The run's configuration, if this version serves it."""
         if request.config.response_json_schema:
             raise NotServed
-        return (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
+        return await self._configs.chosen(owner(), request.assistant_id, request.config)
 
 
 further(pb.StartRunRequest, lambda request: prompt.broken_rules(request.input))
