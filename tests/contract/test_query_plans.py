@@ -17,7 +17,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from services.agent.adapters import postgres_events, postgres_requests, postgres_runs, postgres_threads
+from services.agent.adapters import (
+    postgres_events,
+    postgres_leases,
+    postgres_requests,
+    postgres_runs,
+    postgres_threads,
+)
 from services.auth.adapters import postgres as auth
 from services.auth.adapters import postgres_people
 from services.common.postgres import Database as Pool
@@ -132,8 +138,10 @@ def usage(name: str, *dimensions: Dimension, user: str | None, index: str) -> Ho
 
 OWNER = ("org-7", "user-7")
 THREAD, RUN, HOLDER = UUID(int=7), UUID(int=1000), UUID(int=1)
+LEASE = [RUN, HOLDER, 0]
 # Runs that have not ended are few, as many as replicas may have; an index that has no others will do as well.
-UNFINISHED = "(runs_pkey|runs_of_thread|runs_by_lease)"
+UNFINISHED = "(runs_pkey|runs_of_thread|runs_one_works_on_a_thread|runs_to_take)"
+TO_TAKE = "runs_to_take"
 HOT = [
     usage("own total", user="user-7", index="user_id_created_at_idx"),
     usage(
@@ -149,21 +157,37 @@ HOT = [
     agent("runs", postgres_runs.PAGE, [THREAD, None, 20], "runs_of_thread"),
     agent("run", postgres_runs.FIND, [*OWNER, RUN], "runs_pkey", "threads_pkey"),
     agent("unfinished", postgres_runs.UNFINISHED, [*OWNER, THREAD], "threads_pkey", UNFINISHED),
-    agent("begin", postgres_runs.BEGIN, [RUN, HOLDER], UNFINISHED),
-    agent("held", postgres_runs.HELD, [RUN, HOLDER], UNFINISHED),
-    agent("history", postgres_runs.HISTORY, [RUN, 20], "runs_pkey", "messages_pkey"),
-    agent("renew leases", postgres_runs.KEEP, [[RUN], HOLDER, 10.0], UNFINISHED),
-    agent("expired leases", postgres_runs.ADOPT, [HOLDER, 10.0, 100], "runs_by_lease", "runs_pkey"),
+    agent("begin", postgres_leases.BEGIN, LEASE, UNFINISHED),
+    agent("held", postgres_leases.HELD, LEASE, UNFINISHED),
+    agent("history", postgres_leases.HISTORY, [RUN, 20], "runs_pkey", "messages_pkey"),
+    agent("renew leases", postgres_leases.KEEP, [[RUN], [0], HOLDER, 10.0], UNFINISHED),
+    agent(
+        "expired leases",
+        postgres_leases.ADOPT,
+        [HOLDER, 10.0, 100, False],
+        TO_TAKE,
+        "runs_pkey",
+        "threads_pkey",
+    ),
+    agent("take", postgres_leases.TAKE, [HOLDER, 10.0, RUN], UNFINISHED, "threads_pkey"),
+    agent("wake", postgres_leases.WAKE, [RUN], UNFINISHED),
+    agent("give back", postgres_leases.GIVE_BACK, LEASE, UNFINISHED),
+    agent("request cancel", postgres_runs.REQUEST_CANCEL, [RUN, False], UNFINISHED),
+    agent("displace", postgres_runs.DISPLACE, [THREAD, False], UNFINISHED),
+    agent("watched", postgres_runs.WATCHED, [[RUN], 10.0], UNFINISHED),
+    agent("built upon", postgres_runs.BUILT_UPON, [RUN], "runs_pkey", "runs_of_thread", "messages_pkey"),
+    agent("batch of runs", postgres_runs.BATCH, [*OWNER, RUN], "runs_of_batch", "threads_pkey"),
     agent("events", postgres_events.READ, [RUN, 0, 128], "runs_pkey", "run_events_pkey"),
     agent("told", postgres_events.TOLD, [RUN], "run_events_pkey"),
+    agent("tell", postgres_events.TELL, [*LEASE, 0, [b"event"], b"usage"], UNFINISHED),
     agent(
-        "append",
-        postgres_events.APPEND,
-        [RUN, HOLDER, 0, [b"event"], [b"message"], b"usage", "SUCCEEDED", b"outcome"],
+        "say",
+        postgres_events.SAY,
+        [*LEASE, 0, [b"event"], b"usage", [b"message"], "SUCCEEDED", b"outcome"],
         UNFINISHED,
         "threads_pkey",
     ),
-    agent("appended already", postgres_events.ALREADY, [RUN, HOLDER, 4], "runs_pkey"),
+    agent("told already", postgres_events.ALREADY, [*LEASE, 4], "runs_pkey"),
     agent("remembered request", postgres_requests.REMEMBERED, [*OWNER, "request-7"], "requests_pkey"),
     Hot("login", "auth", auth._FIND_USER, ["name-7"], frozenset({"users_username_key"})),
     Hot("users", "auth", postgres_people.PAGE, ["org-7", "", 20], frozenset({"users_of_organization"})),

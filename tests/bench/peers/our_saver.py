@@ -9,8 +9,9 @@ from uuid import UUID, uuid4
 import uvloop
 from cryptography.fernet import Fernet
 
-from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints, Lease
+from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
 from services.agent.core.ids import RunId
+from services.agent.leases import Lease
 from services.common.postgres import Connection, Database
 from services.common.seals import Seals
 from tests.bench.peers.saver_cycles import cycles_per_s
