@@ -74,7 +74,6 @@ async def run(
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
         tools = {**own_tools(sessions, config.egress), **await _mcp_tools(config, registry, opened)}
-        threads = PostgresThreads(database, count_max=config.threads_per_user_max)
         checkpoints = Checkpoints(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
         )
@@ -90,13 +89,14 @@ async def run(
             has_content=config.tracing.has_content,
             tools=specs,
         )
+        mandates = AuthMandates(await _auth(config, opened))
         engine, runs = _engine(
             config,
             database,
             LangChainAgent(
                 InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
             ),
-            AuthMandates(await _auth(config, opened)),
+            mandates,
             metrics,
             Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
             trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
@@ -110,7 +110,8 @@ async def run(
             config=config,
             database=database,
             engine=engine,
-            threads=threads,
+            threads=PostgresThreads(database, count_max=config.caps.threads),
+            mandates=mandates,
             runs=runs,
             sessions=sessions,
             checkpoints=checkpoints,
@@ -140,7 +141,7 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
 ) -> tuple[Engine, PostgresRuns]:
     """What works on runs, and where they are."""
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
-    runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s)
+    runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s, caps=config.caps)
     leases = PostgresLeases(database, seals, holder=holder, lease_s=config.lease_s)
     events = PostgresEvents(database)
     worker = Worker(
@@ -160,7 +161,7 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
         turns=Turns(
             workers_max=config.workers_max,
             runs_max=config.runs_max,
-            runs_per_owner_max=config.runs_per_user_max,
+            runs_per_owner_max=config.caps.runs,
         ),
         worker=worker,
         runs=runs,

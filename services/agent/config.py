@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field
 
 from services.agent.adapters.json_schemas import JsonSchema, SchemaInvalidError
+from services.agent.core.caps import Caps
 from services.agent.core.egress import Egress
 from services.agent.core.mcp_servers import McpFileInvalidError, McpServer, parsed, tools_of
 from services.agent.core.policy import Rules
@@ -40,10 +41,7 @@ class Config:
     screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
     runs_max: int  # Runs that wait or work.
-    runs_per_user_max: int
-    assistants_per_user_max: int
-    threads_per_user_max: int
-    runs_per_thread_max: int
+    caps: Caps
     mcp_servers: tuple[McpServer, ...] = ()  # Others' tools.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     lease_s: float  # How long a replica may be silent before others go on with its runs.
@@ -69,10 +67,7 @@ class Config:
             screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
-            runs_per_user_max=env.integer("OLLAMESH_AGENT_RUNS_PER_USER_MAX", 64, low=1),
-            assistants_per_user_max=env.integer("OLLAMESH_AGENT_ASSISTANTS_PER_USER_MAX", 100, low=1),
-            threads_per_user_max=env.integer("OLLAMESH_AGENT_THREADS_PER_USER_MAX", 10_000, low=1),
-            runs_per_thread_max=env.integer("OLLAMESH_AGENT_RUNS_PER_THREAD_MAX", 1_000, low=1),
+            caps=_caps(env),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
             mcp_servers=_mcp_servers(env),
             rules=_rules(env),
@@ -85,6 +80,21 @@ def _tracing(env: Environment) -> TracingConfig:
     if target is not None and not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", target):
         env.reject(OTLP_TARGET, "is not host:port")
     return TracingConfig(target=target, has_content=env.flag("OLLAMESH_AGENT_TRACE_CONTENT", default=False))
+
+
+def _caps(env: Environment) -> Caps:
+    defaults = Caps()
+
+    def cap(name: str, default: int) -> int:
+        return env.integer(f"OLLAMESH_AGENT_{name}_MAX", default, low=1)
+
+    return Caps(
+        assistants=cap("ASSISTANTS_PER_USER", defaults.assistants),
+        threads=cap("THREADS_PER_USER", defaults.threads),
+        runs_per_thread=cap("RUNS_PER_THREAD", defaults.runs_per_thread),
+        runs=cap("RUNS_PER_USER", defaults.runs),
+        batch_runs=cap("BATCH_RUNS_PER_USER", defaults.batch_runs),
+    )
 
 
 def _rules(env: Environment) -> Rules:

@@ -17,7 +17,7 @@ from services.agent.core.events import (
     Finished,
     Status,
 )
-from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.ids import AssistantId, Owner, RunId, ThreadId
 from services.agent.core.run_config import RunConfig
 from services.agent.leases import Lease
 
@@ -80,6 +80,8 @@ class RunRecord:
     last_sequence: int
     is_batch: bool = False
     is_watched: bool = False  # Ends when nobody watches it.
+    assistant_id: AssistantId | None = None
+    assistant_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +108,8 @@ class NewRun:
     config: RunConfig
     busy: Busy = Busy.ENQUEUE
     watched_for_s: float | None = None  # Ends unless somebody watches it at least so often.
+    assistant_id: AssistantId | None = None  # Whose configuration it began with.
+    assistant_version: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +172,10 @@ class Runs(Protocol):
     """
 
     async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> Accepted:
-        """The run, committed. Raises ThreadNotFound, ThreadBusy, RequestIdReused."""
+        """The run, committed.
+
+        Raises ThreadNotFound, ThreadBusy, RequestIdReused, TooManyRuns, TooManyObjects.
+        """
         ...
 
     async def accept_batch(
@@ -176,8 +183,13 @@ class Runs(Protocol):
     ) -> Sequence[RunRecord]:
         """The runs, each in a thread that is new, committed, and held by nobody.
 
-        They share the mandate, which therefore outlasts each of them. Raises RequestIdReused.
+        They share the mandate, which therefore outlasts each of them. Those of the same request before are found
+        instead, as far as they are not deleted. Raises RequestIdReused, TooManyRuns, TooManyObjects.
         """
+        ...
+
+    async def repeated_batch(self, owner: Owner, retry: Retry) -> Sequence[RunRecord] | None:
+        """The runs that the same request made before. Raises RequestIdReused if it was another."""
         ...
 
     async def repeated(self, owner: Owner, retry: Retry) -> RunRecord | None:

@@ -10,11 +10,13 @@ from services.agent.adapters.postgres_approvals import PostgresApprovals
 from services.agent.adapters.postgres_assistants import PostgresAssistants
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.approving import Approving
+from services.agent.batches import Batches
 from services.agent.config import Config
 from services.agent.engine import Engine
-from services.agent.ports import Runs, Sessions, Threads, ToolSpec
+from services.agent.ports import Mandates, Runs, Sessions, Threads, ToolSpec
 from services.agent.rpc.approvals import ApprovalMethods
 from services.agent.rpc.assistants import AssistantMethods
+from services.agent.rpc.batches import BatchMethods
 from services.agent.rpc.checkpoints import CheckpointMethods, Pages
 from services.agent.rpc.configs import Configs
 from services.agent.rpc.runs import RunMethods
@@ -36,6 +38,7 @@ class Parts:
     threads: Threads
     runs: Runs
     sessions: Sessions
+    mandates: Mandates
     checkpoints: Pages
     tools: Mapping[str, ToolSpec]
     screen: Screen
@@ -44,7 +47,7 @@ class Parts:
 
 def servicer_of(parts: Parts) -> AgentServicer:
     config, trail = parts.config, parts.trail
-    assistants = PostgresAssistants(parts.database, count_max=config.assistants_per_user_max)
+    assistants = PostgresAssistants(parts.database, count_max=config.caps.assistants)
     configs = Configs(
         parts.tools,
         assistants,
@@ -71,5 +74,6 @@ def servicer_of(parts: Parts) -> AgentServicer:
         RunMethods(
             parts.engine, parts.runs, configs, parts.screen, approving, watched_for_s=config.watched_for_s
         ),
+        BatchMethods(Batches(parts.runs, parts.mandates), configs, parts.screen),
         ToolMethods(parts.tools, config.rules),
     )

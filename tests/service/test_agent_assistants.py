@@ -9,6 +9,7 @@ import pytest_asyncio
 from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.assistant_pb2 import Assistant, RunConfig, RunLimits
 
+from services.agent.core.caps import Caps
 from tests.service.agent_app import App, User, broken_fields, mesh, refusal
 from tests.stack import Database
 
@@ -22,7 +23,7 @@ MISSING = (grpc.StatusCode.NOT_FOUND, "ASSISTANT_NOT_FOUND")
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def app(module_database: Database) -> AsyncIterator[App]:
-    async with mesh(module_database("agent")) as around, around.replica(assistants_per_user_max=5) as running:
+    async with mesh(module_database("agent")) as around, around.replica(caps=Caps(assistants=5)) as running:
         yield running
 
 
@@ -112,6 +113,7 @@ async def test_a_run_takes_its_assistants_configuration_under_its_own(app: App) 
     made = await create(ann)
     thread_id = await ann.thread()
     request = pb.StartRunRequest(
+        request_id="once",
         thread_id=thread_id,
         input="What is 6 * 7?",
         assistant_id=made.assistant_id,
@@ -120,10 +122,13 @@ async def test_a_run_takes_its_assistants_configuration_under_its_own(app: App) 
     run = (await call(ann, "StartRun", request)).run
     assert (run.config.model, run.config.system_prompt) == ("tiny", "Be brief.")
     assert (run.config.limits.step_count, run.config.limits.model_call_count) == (3, 2)
+    assert (run.assistant_id, run.assistant_version) == (made.assistant_id, 1)
     await call(
         ann, "UpdateAssistant", pb.UpdateAssistantRequest(assistant_id=made.assistant_id, config=RunConfig())
     )
     await call(ann, "DeleteAssistant", pb.DeleteAssistantRequest(assistant_id=made.assistant_id))
     kept = await ann.run(run.run_id)
-    assert kept.config == run.config
+    assert (kept.assistant_id, kept.assistant_version, kept.config) == (made.assistant_id, 1, run.config)
+    again = (await call(ann, "StartRun", request)).run  # Though its assistant is gone.
+    assert again.run_id == run.run_id
     await ann.cancel(run.run_id)

@@ -23,6 +23,7 @@ from ollamesh.agent.v1.run_pb2 import (
 )
 from ollamesh.agent.v1.thread_pb2 import ROLE_TOOL, THREAD_STATE_BUSY, THREAD_STATE_IDLE
 
+from services.agent.core.caps import Caps
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_sandbox import Execution
@@ -288,7 +289,7 @@ async def _events_of(stream: AsyncIterable[pb.WatchRunResponse]) -> list[pb.Watc
 
 async def test_what_waits_and_works_is_bounded(around: Mesh) -> None:
     around.inference.otherwise = Reply(hold=NEVER())
-    async with around.replica(workers_max=2, runs_max=4, runs_per_user_max=3) as app:
+    async with around.replica(workers_max=2, runs_max=4, caps=Caps(runs=3)) as app:
         ann, bob = app.user("ann"), app.user("bob")
         runs = [await ann.start(await ann.thread()) for _ in range(3)]
         code, reason, facts = await refusal(ann.start(await ann.thread()))

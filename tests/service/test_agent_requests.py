@@ -11,6 +11,7 @@ from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
 from ollamesh.agent.v1.run_pb2 import RUN_STATUS_SUCCEEDED
 
+from services.agent.core.caps import Caps
 from services.agent.core.policy import Rules
 from services.agent.core.prompt import INPUT_CODE_POINTS_MAX
 from services.common.screening import FLAG_HEADER
@@ -142,8 +143,6 @@ async def test_what_later_versions_serve_is_refused(app: App) -> None:
     assert (await refusal(shaped))[1] == "NOT_IMPLEMENTED"
     assisted = pb.StartRunRequest(thread_id=thread_id, input="?", assistant_id="mine")
     assert (await refusal(user.stub.StartRun(assisted, **user.options)))[1] == "ASSISTANT_NOT_FOUND"
-    many = pb.StartRunsRequest(inputs=["?"])
-    assert (await refusal(user.stub.StartRuns(many, **user.options)))[1] == "NOT_IMPLEMENTED"
 
 
 async def test_a_caller_must_be_known_and_have_a_deadline(app: App) -> None:
@@ -267,7 +266,7 @@ async def test_what_the_operator_says_of_tools_is_listed_and_holds(around: Mesh)
 
 
 async def test_a_user_has_so_many_threads(around: Mesh) -> None:
-    async with around.replica(threads_per_user_max=3) as app:
+    async with around.replica(caps=Caps(threads=3)) as app:
         user = app.user("collector")
         made = [await user.thread() for _ in range(3)]
         code, reason, facts = await refusal(user.thread())

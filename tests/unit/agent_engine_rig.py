@@ -106,6 +106,9 @@ class Store:
     ) -> Sequence[RunRecord]:
         raise NotImplementedError
 
+    async def repeated_batch(self, owner: Owner, retry: Retry) -> Sequence[RunRecord] | None:
+        raise NotImplementedError
+
     async def begin(self, lease: Lease) -> bool:
         return all(self.ended(before) for before in self.order[: self.order.index(lease.run_id)])
 

@@ -5,17 +5,25 @@ rollback follow each other.
 """
 
 from collections.abc import Collection, Sequence
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from ollamesh.agent.v1 import thread_pb2
 
 from services.agent.adapters.mandate_seals import sealed_mandate
 from services.agent.adapters.postgres_requests import claim, remembered
 from services.agent.adapters.postgres_threads import INSERT as INSERT_THREAD
-from services.agent.adapters.postgres_threads import OWNED, next_after
+from services.agent.adapters.postgres_threads import OWNED, check_room, next_after
 from services.agent.adapters.run_rows import run_of
+from services.agent.core.caps import Caps
 from services.agent.core.ids import Owner, RunId, ThreadId
-from services.agent.errors import RunBuiltUpon, RunNotFound, ThreadBusy, ThreadNotFound
+from services.agent.errors import (
+    RunBuiltUpon,
+    RunNotFound,
+    ThreadBusy,
+    ThreadNotFound,
+    TooManyObjects,
+    TooManyRuns,
+)
 from services.agent.leases import Lease
 from services.agent.ports import Accepted, Busy, NewRun, Page, PageRequest, Retry, RunRecord
 from services.agent.wire.resources import config_to_proto
@@ -31,10 +39,24 @@ UNFINISHED = """
 """
 INSERT = """
     INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until, watched_until,
-                      batch_id, is_batch, mandate)
-    VALUES ($1, $2, $3, $4, $5, now() + $6::float8 * interval '1 second',
-            now() + $7::float8 * interval '1 second', $8::uuid, $8::uuid IS NOT NULL, $9)
+                      batch_id, is_batch, mandate, assistant_id, assistant_version)
+    VALUES ($1, $2, $3, $4, $7, now() + $8::float8 * interval '1 second',
+            now() + $9::float8 * interval '1 second', $10::uuid, $10::uuid IS NOT NULL, $11, $5, $6)
     RETURNING *
+"""
+# Runs of the owner that have not ended, wherever they are held: few beside those that have. And whether a thread of
+# theirs is full: one more than there may be is looked for, and not all are counted.
+ROOM = """
+    SELECT (
+        SELECT count(*) FROM (
+            SELECT 1 FROM runs JOIN threads USING (thread_id)
+            WHERE organization_id = $1 AND user_id = $2 AND end_time IS NULL AND is_batch = $3 LIMIT $4
+        ) AS found
+    ) AS unfinished_count, EXISTS (
+        SELECT FROM runs WHERE thread_id = (
+            SELECT thread_id FROM threads WHERE organization_id = $1 AND user_id = $2 AND thread_id = $5
+        ) ORDER BY position DESC OFFSET $6 LIMIT 1
+    ) AS is_full
 """
 BATCH = """
     SELECT runs.* FROM runs JOIN threads USING (thread_id)
@@ -87,15 +109,20 @@ FORGET_REQUESTS = "DELETE FROM requests WHERE create_time < now() - interval '24
 class PostgresRuns:
     """Implements ports.Runs for the replica that is called `holder`."""
 
-    def __init__(self, database: Database, seals: Seals, *, holder: UUID, lease_s: float) -> None:
+    def __init__(
+        self, database: Database, seals: Seals, *, holder: UUID, lease_s: float, caps: Caps | None = None
+    ) -> None:
         """`seals` are for mandate_seals.PURPOSE."""
         self._database, self._seals, self._holder, self._lease_s = database, seals, holder, lease_s
+        self._caps = caps or Caps()
 
     async def accept(self, owner: Owner, new: NewRun, retry: Retry | None) -> Accepted:
         async with self._database.transaction(organization_id=owner.organization_id) as connection:
             made = await claim(connection, owner, retry, new.run_id) if retry else new.run_id
             if made != new.run_id:
                 return Accepted(record=await _find(connection, owner, made), lease=None)
+            # Before the thread is locked: those who race for it wait long enough.
+            await self._check_room(connection, owner, 1, new.thread_id)
             owned = owner.organization_id, owner.user_id, new.thread_id
             if await connection.fetchval(LOCK_THREAD, *owned) is None:
                 raise ThreadNotFound
@@ -119,9 +146,11 @@ class PostgresRuns:
     ) -> Sequence[RunRecord]:
         thread = thread_pb2.Thread().SerializeToString()
         async with self._database.transaction(organization_id=owner.organization_id) as connection:
-            batch_id: UUID = new[0].run_id
+            batch_id = uuid4()
             made = await claim(connection, owner, retry, batch_id) if retry else batch_id
             if made == batch_id:
+                await check_room(connection, owner, len(new), count_max=self._caps.threads)
+                await self._check_room(connection, owner, len(new))
                 threads = [(run.thread_id, owner.organization_id, owner.user_id, thread) for run in new]
                 rows = [
                     (*_values(run), None, 0.0, None, batch_id, self._sealed(mandate, owner, run.run_id))
@@ -131,6 +160,29 @@ class PostgresRuns:
                 await connection.executemany(INSERT, rows)
             found = await connection.fetch(BATCH, owner.organization_id, owner.user_id, made)
         return [run_of(row) for row in found]
+
+    async def repeated_batch(self, owner: Owner, retry: Retry) -> Sequence[RunRecord] | None:
+        async with self._database.connection(organization_id=owner.organization_id) as connection:
+            made = await remembered(connection, owner, retry)
+            if made is None:
+                return None
+            found = await connection.fetch(BATCH, owner.organization_id, owner.user_id, made)
+        return [run_of(row) for row in found]
+
+    async def _check_room(
+        self, connection: Connection, owner: Owner, count: int, thread_id: ThreadId | None = None
+    ) -> None:
+        """Raise TooManyRuns or TooManyObjects if there cannot be so many more, of a batch unless they name a thread."""
+        count_max, runs_max = self._caps.runs_per_thread, self._caps.runs
+        if thread_id is None:
+            runs_max = self._caps.batch_runs
+        owned = owner.organization_id, owner.user_id
+        row = await connection.fetchrow(ROOM, *owned, thread_id is None, runs_max, thread_id, count_max - 1)
+        assert row is not None
+        if row["unfinished_count"] + count > runs_max:
+            raise TooManyRuns(runs_max=runs_max)
+        if row["is_full"]:
+            raise TooManyObjects(limit="runs_per_thread", max=count_max)
 
     def _sealed(self, mandate: str, owner: Owner, run_id: RunId) -> bytes:
         return sealed_mandate(self._seals, mandate, owner, run_id)
@@ -184,8 +236,10 @@ async def forget_messages(connection: Connection, thread_id: UUID, run_id: UUID)
     await connection.execute(FORGET_SUMMARY, thread_id)
 
 
-def _values(new: NewRun) -> tuple[UUID, UUID, bytes, bytes]:
-    return new.run_id, new.thread_id, new.question.encode(), config_to_proto(new.config).SerializeToString()
+def _values(new: NewRun) -> tuple[UUID, UUID, bytes, bytes, UUID | None, int]:
+    config = config_to_proto(new.config).SerializeToString()
+    question = new.question.encode()
+    return new.run_id, new.thread_id, question, config, new.assistant_id, new.assistant_version
 
 
 async def _find(connection: Connection, owner: Owner, run_id: UUID) -> RunRecord:

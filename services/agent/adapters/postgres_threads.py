@@ -6,13 +6,12 @@ import asyncpg
 from ollamesh.agent.v1 import thread_pb2
 
 from services.agent.adapters.postgres_requests import claim
+from services.agent.core.caps import Caps
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import ThreadNotFound, TooManyObjects
 from services.agent.ports import MessageRecord, Page, PageRequest, Retry, ThreadRecord
 from services.agent.wire.resources import message_from_proto
 from services.common.postgres import Connection, Database
-
-COUNT_MAX = 10_000
 
 INSERT = "INSERT INTO threads (thread_id, organization_id, user_id, payload) VALUES ($1, $2, $3, $4)"
 SELECT = """
@@ -39,6 +38,11 @@ LOCK = "SELECT 1 FROM threads WHERE organization_id = $1 AND user_id = $2 AND th
 FORGET_REQUESTS = """
     DELETE FROM requests WHERE organization_id = $1 AND user_id = $2 AND (
         object_id = $3 OR object_id IN (SELECT run_id FROM runs WHERE thread_id = $3)
+        OR object_id IN (  -- The batch of which this is the last run.
+            SELECT batch_id FROM runs WHERE thread_id = $3 AND batch_id IS NOT NULL AND NOT EXISTS (
+                SELECT FROM runs other WHERE other.batch_id = runs.batch_id AND other.thread_id <> $3
+            )
+        )
     )
 """
 # All else goes with it, by the schema.
@@ -53,7 +57,7 @@ MESSAGES = """
 class PostgresThreads:
     """Implements ports.Threads."""
 
-    def __init__(self, database: Database, *, count_max: int = COUNT_MAX) -> None:
+    def __init__(self, database: Database, *, count_max: int = Caps().threads) -> None:
         """`count_max`: of one user. Callers that race may come to have a few more."""
         self._database, self._count_max = database, count_max
 

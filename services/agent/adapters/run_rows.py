@@ -4,7 +4,7 @@ import asyncpg
 from ollamesh.agent.v1 import assistant_pb2, run_pb2
 
 from services.agent.core.events import Status
-from services.agent.core.ids import RunId, ThreadId
+from services.agent.core.ids import AssistantId, RunId, ThreadId
 from services.agent.core.run_config import RunConfig
 from services.agent.ports import RunRecord
 from services.agent.wire.events import finished_from_proto, usage_from_proto
@@ -29,6 +29,8 @@ def run_of(row: asyncpg.Record) -> RunRecord:
         last_sequence=row["last_sequence"],
         is_batch=row["is_batch"],
         is_watched=row["watched_until"] is not None,
+        assistant_id=row["assistant_id"] and AssistantId(row["assistant_id"]),
+        assistant_version=row["assistant_version"],
     )
 
 

@@ -56,21 +56,25 @@ class RunMethods:
         question = prompt.normalised(request.input)
         if self._screen.flags([("input", question)]):
             await context.send_initial_metadata((FLAG_HEADER,))
-        config = (await self._configs.chosen(owner(), request.assistant_id, request.config)).config
+        whose, retry = owner(), asked_as(request, request.request_id)
+        # Before its configuration is asked about: an assistant, or a tool, may be gone by now.
+        if retry is not None and (first := await self._runs.repeated(whose, retry)) is not None:
+            return pb.StartRunResponse(run=await self._told(first))
+        chosen = await self._configs.chosen(owner(), request.assistant_id, request.config)
         new = NewRun(
             run_id=RunId(uuid4()),
             thread_id=values.thread_id(request.thread_id),
-            question=self._configs.storable(question, config),
-            config=config,
+            question=self._configs.storable(question, chosen.config),
+            config=chosen.config,
+            assistant_id=chosen.assistant_id,
+            assistant_version=chosen.assistant_version,
             busy=BUSY[request.busy_policy],
             watched_for_s=self._watched_for_s
             if request.disconnect_policy == DISCONNECT_POLICY_CANCEL
             else None,
         )
         access = Access(token=caller().token, expire_time_s=caller().expires_at_s)
-        run = await self._engine.start(
-            owner(), new, access=access, retry=asked_as(request, request.request_id)
-        )
+        run = await self._engine.start(whose, new, access=access, retry=retry)
         return pb.StartRunResponse(run=resources.run_to_proto(run))
 
     async def GetRun(self, request: pb.GetRunRequest, context: Context) -> pb.GetRunResponse:

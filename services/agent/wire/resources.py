@@ -76,6 +76,8 @@ def run_to_proto(run: RunRecord, *, pending: Iterable[ApprovalRequested] = ()) -
     return run_pb2.Run(
         run_id=str(run.run_id),
         thread_id=str(run.thread_id),
+        assistant_id=str(run.assistant_id or ""),
+        assistant_version=run.assistant_version,
         config=config_to_proto(run.config),
         status=status_to_proto(run.status),
         failure_reason=reason_to_proto(outcome.reason if outcome else ""),
@@ -86,6 +88,7 @@ def run_to_proto(run: RunRecord, *, pending: Iterable[ApprovalRequested] = ()) -
         end_time=timestamp(run.end_time),
         last_sequence=run.last_sequence,
         pending_approvals=map(requested_to_proto, pending),
+        is_batch=run.is_batch,
     )
 
 
