@@ -70,6 +70,17 @@ class Authority:
                 self._access = await self._redeemed()
             return self._access.token
 
+    async def has_ended(self) -> bool:
+        """Whether nobody can be acted for any more. Asked when a token was refused before its time."""
+        if self._mandate is None:
+            return True
+        self._access = None
+        try:
+            await self.token()
+        except AccessEnded:
+            return True
+        return False
+
     async def settled(self, *, for_s: float = MAKE_S_MAX) -> None:
         """Wait until whoever goes on with the run has what it needs, as far as it can have."""
         with suppress(TimeoutError):

@@ -90,6 +90,11 @@ class LimitReached(Exception):
 class ModelFailed(Exception):
     """The model gave no whole answer. The message is for people, and says nothing of our insides."""
 
+    def __init__(self, message: str, *, is_refused: bool = False) -> None:
+        """`is_refused`: the token was not good enough."""
+        super().__init__(message)
+        self.is_refused = is_refused
+
 
 class CheckpointUnreadable(Exception):
     """A checkpoint is not what was stored there, or no key opens it: nobody can go on from it."""

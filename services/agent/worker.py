@@ -185,7 +185,7 @@ class Worker:
             return job.verdict
         wall_s = tale.run.wall_left_s(now_s=self._clock())
         assignment = self._assignment(job, reading, wall_s=wall_s)
-        job.task = tasks.create_task(self._attempt(assignment, tale.recorder))
+        job.task = tasks.create_task(self._attempt(job, assignment, tale.recorder))
         await asyncio.wait({job.task}, timeout=max(0.0, wall_s))
         if not job.task.done():
             job.end(Ending.limited("wall"))
@@ -249,7 +249,7 @@ class Worker:
         return decided
 
     async def _attempt(  # noqa: PLR0911 - One for each way to end.
-        self, assignment: Assignment, recorder: RunRecorder
+        self, job: Job, assignment: Assignment, recorder: RunRecorder
     ) -> Ending | None:
         """What the agent made of it. Its failures are how the run ends, and nobody else's business."""
         try:
@@ -259,7 +259,8 @@ class Worker:
         except LimitReached as reached:
             return Ending.limited(reached.limit)
         except ModelFailed as failure:
-            return Ending.failed("MODEL_FAILED", str(failure))
+            has_ended = failure.is_refused and await job.authority.has_ended()
+            return NO_ACCESS if has_ended else Ending.failed("MODEL_FAILED", str(failure))
         except OutputInvalid as problem:
             return Ending.failed("OUTPUT_INVALID", f"the answer does not keep its schema: {problem}")
         except PiiBlocked as blocked:

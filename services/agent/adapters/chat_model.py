@@ -198,7 +198,9 @@ class MeshChatModel(BaseChatModel):
 
 
 def _failed(error: Any) -> ModelFailed:
-    return ModelFailed(f"the model did not answer: {refusal_of(error, domain=DOMAIN)}")
+    refusal = refusal_of(error, domain=DOMAIN)
+    is_refused = error.code() is grpc.StatusCode.UNAUTHENTICATED
+    return ModelFailed(f"the model did not answer: {refusal}", is_refused=is_refused)
 
 
 def _message_to_proto(message: BaseMessage) -> pb.Message:
