@@ -90,9 +90,10 @@ async def run(
             tools=specs,
         )
         mandates = AuthMandates(await _auth(config, opened))
+        renewals = await opened.enter_async_context(Database.connect(config.database_url, connections_max=1))
         engine, runs = _engine(
             config,
-            database,
+            (database, renewals),
             LangChainAgent(
                 InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
             ),
@@ -131,7 +132,7 @@ async def run(
 
 def _engine(  # noqa: PLR0913 - A part of the composition root.
     config: Config,
-    database: Database,
+    databases: tuple[Database, Database],
     agent: Agent,
     mandates: Mandates,
     metrics: AgentMetrics,
@@ -139,10 +140,11 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
     *,
     trusted_tools: Collection[str],
 ) -> tuple[Engine, PostgresRuns]:
-    """What works on runs, and where they are."""
+    """What works on runs, and where they are. The second of the databases is for leases alone."""
+    database, renewals = databases
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
     runs = PostgresRuns(database, seals, holder=holder, lease_s=config.lease_s, caps=config.caps)
-    leases = PostgresLeases(database, seals, holder=holder, lease_s=config.lease_s)
+    leases = PostgresLeases(database, seals, holder=holder, lease_s=config.lease_s, renewals=renewals)
     events = PostgresEvents(database)
     worker = Worker(
         leases=leases,

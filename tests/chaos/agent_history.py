@@ -76,9 +76,11 @@ def _seen(worked: Worked) -> Iterator[str]:
 
 
 def _overlapping(runs: Sequence[Worked]) -> Iterator[str]:
-    """No two runs of a thread work at the same time."""
+    """No two runs of a thread work at the same time. One that was ended while it waited has not worked."""
     by_thread: dict[str, list[Worked]] = {}
     for worked in runs:
+        if not any(event.HasField("step_started") for event in worked.events):
+            continue
         by_thread.setdefault(worked.run.thread_id, []).append(worked)
     for of_thread in by_thread.values():
         of_thread.sort(key=_begun_ns)

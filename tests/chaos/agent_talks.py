@@ -8,12 +8,14 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeVar
 from uuid import UUID
 
 import grpc.aio
 from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
+from ollamesh.agent.v1.run_pb2 import BUSY_POLICY_UNSPECIFIED, BusyPolicy, Run
 from ollamesh.agent.v1.thread_pb2 import Message
 from ollamesh.inference.v1 import completion_pb2
 
@@ -23,9 +25,9 @@ from tests.service.agent_app import WITH_PYTHON, App, User
 
 Result = TypeVar("Result")
 
-AGAIN_S = 0.1
+AGAIN_S, AGAIN_S_MAX = 0.1, 2.0
 STEPS = 3  # Of each run; all but the last with a call.
-RUNS_MAX = 14  # Of one thread, whose messages then fit a page.
+RUNS_MAX = 50  # Of one person: those that fail do so at once.
 PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
 
 
@@ -54,13 +56,15 @@ class Talk:
         """Ask, watch to the end, and ask again."""
         self.thread_id = await persistently(self._somewhere.thread)
         while not stop.is_set() and len(self.watched) < RUNS_MAX:
-            request_id = str(UUID(int=self.chance.getrandbits(128)))
-            run = await persistently(
-                lambda request_id=request_id: self._somewhere.start(  # type: ignore[misc]
-                    self.thread_id, config=self.config, request_id=request_id
-                )
-            )
-            await self.watch(run.run_id)
+            await self.ask()
+
+    async def ask(self, policy: BusyPolicy = BUSY_POLICY_UNSPECIFIED) -> Run:
+        """Start a run and watch it to its end. Raises AioRpcError if it is refused for good."""
+        user, request_id = self._somewhere, str(UUID(int=self.chance.getrandbits(128)))
+        start = partial(user.start, config=self.config, request_id=request_id, busy_policy=policy)
+        run = await persistently(lambda: start(self.thread_id))
+        await self.watch(run.run_id)
+        return await persistently(lambda: user.run(run.run_id))
 
     async def watch(self, run_id: str) -> None:
         """At every replica, from its first event to its last."""
@@ -88,14 +92,16 @@ async def _watch(user: User, run_id: str, watched: Watched) -> None:
 
 
 async def persistently(ask: Callable[[], Awaitable[Result]]) -> Result:
-    """Ask until it is answered; what is refused for good fails."""
+    """Ask until it is answered, at longer and longer intervals; what is refused for good fails."""
+    wait_s = AGAIN_S
     while True:
         try:
             return await ask()
         except grpc.aio.AioRpcError as error:
             if error.code() not in PASSING:
                 raise
-        await asyncio.sleep(AGAIN_S)
+        await asyncio.sleep(wait_s * random.uniform(0.5, 1.0))
+        wait_s = min(2 * wait_s, AGAIN_S_MAX)
 
 
 async def gathered(talks: Sequence[Talk], effects: Sequence[str] = ()) -> History:
@@ -104,12 +110,24 @@ async def gathered(talks: Sequence[Talk], effects: Sequence[str] = ()) -> Histor
     threads: dict[str, Sequence[Message]] = {}
     for talk in talks:
         user = talk.users[0]
-        threads[talk.thread_id] = await user.messages(talk.thread_id)
+        threads[talk.thread_id] = await _messages(user, talk.thread_id)
         runs += [
             Worked(run=await user.run(run_id), events=await user.watch(run_id), watched=watched)
             for run_id, watched in talk.watched.items()
         ]
     return History(runs=runs, threads=threads, effects=effects)
+
+
+async def _messages(user: User, thread_id: str) -> Sequence[Message]:
+    """All of them."""
+    messages: list[Message] = []
+    request = pb.ListMessagesRequest(thread_id=thread_id, page_size=100)
+    while True:
+        page = await user.stub.ListMessages(request, **user.options)
+        messages += page.messages
+        if not page.next_page_token:
+            return messages
+        request.page_token = page.next_page_token
 
 
 def people(replicas: Sequence[App], count: int, *, seed: int, config: RunConfig = WITH_PYTHON) -> list[Talk]:

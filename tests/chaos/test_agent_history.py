@@ -63,6 +63,20 @@ def test_what_is_right_has_no_faults() -> None:
     assert faults(right()) == []
 
 
+def test_a_run_that_was_ended_while_it_waited_may_be_told_meanwhile() -> None:
+    history = right()
+    usage = pb.RunUsage()
+    told = [
+        RunEvent(sequence=1, started=RunEvent.Started(model="tiny")),
+        RunEvent(sequence=2, finished=RunEvent.Finished(status=pb.RUN_STATUS_CANCELLED, usage=usage)),
+    ]
+    for event in told:
+        event.event_time.FromMilliseconds(5)
+    run = pb.Run(run_id="run-2", thread_id="t", status=pb.RUN_STATUS_CANCELLED, last_sequence=2, usage=usage)
+    history.runs = [*history.runs, Worked(run=run, events=told)]
+    assert faults(history) == []
+
+
 def _lost_event(history: History) -> None:
     history.runs[0].events = [*history.runs[0].events[:3], *history.runs[0].events[4:]]
 

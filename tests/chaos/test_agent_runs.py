@@ -4,7 +4,6 @@ OLLAMESH_CHAOS_FAULT_S is how long each part is away: in `make chaos`, longer th
 """
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -19,7 +18,6 @@ from ollamesh.agent.v1.run_pb2 import (
     BUSY_POLICY_REJECT,
     BUSY_POLICY_ROLLBACK,
     RUN_STATUS_CANCELLED,
-    RUN_STATUS_FAILED,
     RUN_STATUS_SUCCEEDED,
     BusyPolicy,
 )
@@ -29,14 +27,14 @@ from tests.chaos.agent_talks import Talk, brain, gathered, people
 from tests.chaos.knobs import FAULT_S, SEED
 from tests.fakes.fake_sandbox import Execution
 from tests.fakes.severable import Severable
-from tests.service.agent_app import WITH_PYTHON, App, Mesh, User, mesh
+from tests.service.agent_app import WITH_PYTHON, App, Mesh, mesh
 from tests.service.auth_app import port_of
 from tests.service.inference_app import one_instance
 from tests.service.test_inference_embed import KEYS
 from tests.stack import Database
 
 PEOPLE = 4
-RACING = 50  # Runs at each replica.
+RACING = 50  # Runs at each of two replicas.
 BEFORE_S = 0.5
 AFTER_S = 1.0
 
@@ -72,7 +70,7 @@ async def trouble(database: Database) -> AsyncIterator[Trouble]:
 
 
 @asynccontextmanager
-async def troubled(database: Database) -> AsyncIterator[Trouble]:
+async def troubled(database: Database, **settings: object) -> AsyncIterator[Trouble]:
     """What is behind the agent are fakes, but for the store."""
     dsn = database("agent")
     async with AsyncExitStack() as opened:
@@ -90,7 +88,7 @@ async def troubled(database: Database) -> AsyncIterator[Trouble]:
         around.dsn = dsn.replace(f":{port_of(dsn)}/", f":{cables['store'].port}/")
         around.inference.target = f"127.0.0.1:{cables['inference'].port}"
         around.sandbox.target = f"127.0.0.1:{cables['sandbox'].port}"
-        replicas = [await opened.enter_async_context(around.replica()) for _ in range(2)]
+        replicas = [await opened.enter_async_context(around.replica(**settings)) for _ in range(2)]
         yield Trouble(around, replicas, cables)
 
 
@@ -113,14 +111,14 @@ async def test_runs_outlive_their_sandbox(trouble: Trouble) -> None:
 @pytest.mark.timeout(120 + 4 * FAULT_S)
 async def test_without_a_model_runs_fail_by_its_name_and_the_next_ones_do_not(trouble: Trouble) -> None:
     talks = await trouble.lose("inference")
+    while (await talks[0].ask()).status != RUN_STATUS_SUCCEEDED:  # Until the connection is made again.
+        await asyncio.sleep(AFTER_S)
+    for talk in talks:
+        assert (await talk.ask()).status == RUN_STATUS_SUCCEEDED
     history = await gathered(talks, trouble.around.sandbox.begun)
     assert faults(history) == [], SEED
-    for talk in talks:
-        last = await talk.users[0].run(list(talk.watched)[-1])
-        assert last.status == RUN_STATUS_SUCCEEDED
-    failed = [worked.run for worked in history.runs if worked.run.status == RUN_STATUS_FAILED]
+    failed = [worked.run for worked in history.runs if worked.run.status != RUN_STATUS_SUCCEEDED]
     assert {run.failure_reason for run in failed} <= {ErrorReason.ERROR_REASON_MODEL_FAILED}
-    assert len(failed) < len(history.runs)
 
 
 @pytest.mark.timeout(120 + 4 * FAULT_S)
@@ -143,24 +141,30 @@ async def test_runs_do_not_notice_that_redis_is_away(database: Database, redis_u
 POLICIES = (BUSY_POLICY_ENQUEUE, BUSY_POLICY_REJECT, BUSY_POLICY_INTERRUPT, BUSY_POLICY_ROLLBACK)
 
 
-async def raced(talk: Talk, user: User, policy: BusyPolicy) -> bool:
+async def raced(talk: Talk, policy: BusyPolicy) -> bool:
     """Start a run and watch it to its end; whether it was accepted."""
     try:
-        run = await user.start(talk.thread_id, busy_policy=policy)
-    except grpc.aio.AioRpcError:
-        assert policy == BUSY_POLICY_REJECT
+        await talk.ask(policy)
+    except grpc.aio.AioRpcError as error:
+        if (policy, error.code()) != (BUSY_POLICY_REJECT, grpc.StatusCode.FAILED_PRECONDITION):
+            raise
         return False
-    await talk.watch(run.run_id)
     return True
 
 
 @pytest.mark.timeout(300)
-async def test_runs_that_race_for_a_thread_never_work_at_the_same_time(trouble: Trouble) -> None:
+async def test_runs_that_race_for_a_thread_never_work_at_the_same_time(database: Database) -> None:
+    """With leases that a crowd on a slow machine does not outlast: what is lost and resumed is the other tests' matter."""
+    async with troubled(database, lease_s=30.0) as trouble:
+        await _race(trouble)
+
+
+async def _race(trouble: Trouble) -> None:
     (talk,) = people(trouble.replicas, 1, seed=SEED)
     talk.thread_id = await talk.users[0].thread()
-    policies = [(user, POLICIES[n % 4]) for user in talk.users for n in range(RACING)]
-    random.Random(SEED).shuffle(policies)
-    accepted = await asyncio.gather(*(raced(talk, user, policy) for user, policy in policies))
+    policies = [POLICIES[n % len(POLICIES)] for n in range(2 * RACING)]
+    talk.chance.shuffle(policies)
+    accepted = await asyncio.gather(*(raced(talk, policy) for policy in policies))
     history = await gathered([talk], trouble.around.sandbox.begun)
     assert faults(history) == [], SEED
     assert len(history.runs) == sum(accepted) >= RACING

@@ -86,9 +86,20 @@ KEEP_MANDATE = f"UPDATE runs SET mandate = $4 WHERE {OURS} RETURNING run_id"
 class PostgresLeases:
     """Implements leases.Leases for the replica that is called `holder`."""
 
-    def __init__(self, database: Database, seals: Seals, *, holder: UUID, lease_s: float) -> None:
-        """`seals` are for mandate_seals.PURPOSE."""
+    def __init__(
+        self,
+        database: Database,
+        seals: Seals,
+        *,
+        holder: UUID,
+        lease_s: float,
+        renewals: Database | None = None,
+    ) -> None:
+        """`seals` are for mandate_seals.PURPOSE. `renewals`: a pool for these alone, so that no crowd of callers
+        keeps a replica from holding what it has.
+        """
         self._database, self._seals, self._holder, self._lease_s = database, seals, holder, lease_s
+        self._renewals = renewals or database
 
     async def begin(self, lease: Lease) -> bool:
         async with self._database.connection(system=True) as connection:
@@ -108,7 +119,7 @@ class PostgresLeases:
         if not leases:
             return {}
         run_ids, fences = [lease.run_id for lease in leases], [lease.fence for lease in leases]
-        async with self._database.connection(system=True) as connection:
+        async with self._renewals.connection(system=True) as connection:
             rows = await connection.fetch(KEEP, run_ids, fences, self._holder, self._lease_s)
         return {RunId(row["run_id"]): row["is_cancelled"] for row in rows}
 
