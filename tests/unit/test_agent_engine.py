@@ -165,3 +165,15 @@ async def test_no_more_is_taken_over_than_there_are_places_for() -> None:
             while len(store.orphans) > 3 or len(store.renewed) < 5:
                 await asyncio.sleep(0.005)
         assert len(store.orphans) == 3
+
+
+async def test_an_answer_that_comes_while_a_run_is_being_let_go_is_left_for_who_looks_next() -> None:
+    """Whether the run is still at work, or suspended and only not gone from here, the store alone can tell."""
+    store, parrot = Store(), Parrot()
+    parrot.let.clear()
+    async with engine(store, parrot) as made:
+        run = await start(made)
+        await made.decided(run.run_id)
+        assert store.woken == [run.run_id]
+        parrot.let.set()
+        await has_ended(store, run.run_id)
