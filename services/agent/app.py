@@ -98,7 +98,7 @@ async def run(
             ),
             mandates,
             metrics,
-            Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
+            Observing(RunMetrics(registry, tools=specs, models=metrics), tracing),
             trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(
