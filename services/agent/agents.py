@@ -87,8 +87,7 @@ class Assignment:
     owner: Owner
     config: RunConfig
     messages: Sequence[Message]  # The question is the last.
-    summary: str  # Of what was said before them; empty if they are all.
-    is_cut: bool  # There is more in the thread than they and the summary.
+    summary: str  # Of what was said before them; empty if there is none.
     deadline_s: float  # Of the event loop's clock; the engine ends the run by then.
     lease: Lease
     is_batch: bool

@@ -82,7 +82,6 @@ async def run(
             PostgresSummaries(database),
             context_token_count=config.context_token_count,
             link_hosts=config.link_hosts,
-            trusted_tools={name for name, spec in specs.items() if not spec.returns_untrusted},
         )
         tracing = Tracing(
             tracer=opened.enter_context(tracer(config.tracing)),
@@ -99,7 +98,7 @@ async def run(
             ),
             mandates,
             metrics,
-            Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
+            Observing(RunMetrics(registry, tools=specs, models=metrics), tracing),
             trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(

