@@ -6,7 +6,7 @@ from typing import Protocol
 
 from services.agent.core.approvals import Decided
 from services.agent.core.conversation import Message, ToolCall
-from services.agent.core.events import Channel, Delta, ToolReturned
+from services.agent.core.events import CallWritten, Channel, Delta, ToolReturned
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.record import Said
 from services.agent.core.run import Answer
@@ -17,6 +17,11 @@ from services.agent.ports import ToolResult
 
 class Recorder(Protocol):
     """Where an agent tells what it does, in the order of the grammar of RunEvent."""
+
+    @property
+    def is_tainted(self) -> bool:
+        """Whether the model may have read what others wrote when it wrote the calls that are open."""
+        ...
 
     @property
     def step_count(self) -> int:
@@ -36,6 +41,10 @@ class Recorder(Protocol):
 
     async def hear(self, delta: Delta) -> None:
         """The model writes. Waits only if the store is far behind."""
+        ...
+
+    async def hear_call(self, piece: CallWritten) -> None:
+        """The model writes a call. Waits only if the store is far behind."""
         ...
 
     async def answer(self, answer: Answer) -> None:
@@ -78,6 +87,8 @@ class Assignment:
     owner: Owner
     config: RunConfig
     messages: Sequence[Message]  # The question is the last.
+    summary: str  # Of what was said before them; empty if they are all.
+    is_cut: bool  # There is more in the thread than they and the summary.
     deadline_s: float  # Of the event loop's clock; the engine ends the run by then.
     lease: Lease
     is_batch: bool

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -16,10 +16,12 @@ from services.agent.adapters import auth_mandates, chat_model, mandate_seals, sa
 from services.agent.adapters.auth_mandates import AuthMandates
 from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
 from services.agent.adapters.langchain_agent import LangChainAgent, Saver
+from services.agent.adapters.middleware.asking import Asking
 from services.agent.adapters.postgres_approvals import PostgresApprovals
 from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_leases import PostgresLeases
 from services.agent.adapters.postgres_runs import PostgresRuns
+from services.agent.adapters.postgres_summaries import PostgresSummaries
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
 from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.adapters.sandbox_session import SandboxSessions
@@ -28,9 +30,13 @@ from services.agent.agents import Agent
 from services.agent.config import Config
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
-from services.agent.ports import Mandates
+from services.agent.mcp_telemetry import McpMetrics
+from services.agent.observing import Observing
+from services.agent.ports import Mandates, Tool
+from services.agent.run_metrics import RunMetrics
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
+from services.agent.tracing import Tracing, tracer
 from services.agent.worker import Worker
 from services.common.certificates import expiry_watched
 from services.common.grpc.audit import audit_trail, denials
@@ -67,17 +73,33 @@ async def run(
         )
         inference = await _inference(config, opened)
         sessions = SandboxSessions(await _sandboxes(config, opened), PostgresThreadSessions(database))
-        tools = own_tools(sessions, config.egress)
+        tools = {**own_tools(sessions, config.egress), **await _mcp_tools(config, registry, opened)}
         checkpoints = Checkpoints(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
+        )
+        specs = {name: tool.spec for name, tool in tools.items()}
+        asking = Asking(
+            PostgresSummaries(database),
+            context_token_count=config.context_token_count,
+            link_hosts=config.link_hosts,
+            trusted_tools={name for name, spec in specs.items() if not spec.returns_untrusted},
+        )
+        tracing = Tracing(
+            tracer=opened.enter_context(tracer(config.tracing)),
+            has_content=config.tracing.has_content,
+            tools=specs,
         )
         mandates = AuthMandates(await _auth(config, opened))
         engine, runs = _engine(
             config,
             database,
-            LangChainAgent(InferenceServiceStub(inference), tools, _saver(checkpoints)),
+            LangChainAgent(
+                InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
+            ),
             mandates,
             metrics,
+            Observing(RunMetrics(registry, tools=specs, label=metrics.label), tracing),
+            trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(
             config.server,
@@ -93,7 +115,7 @@ async def run(
             runs=runs,
             sessions=sessions,
             checkpoints=checkpoints,
-            tools={name: tool.spec for name, tool in tools.items()},
+            tools=specs,
             screen=Screen(config.screening, registry),
             trail=trail,
         )
@@ -107,8 +129,15 @@ async def run(
             await engine.stop()
 
 
-def _engine(
-    config: Config, database: Database, agent: Agent, mandates: Mandates, metrics: AgentMetrics
+def _engine(  # noqa: PLR0913 - A part of the composition root.
+    config: Config,
+    database: Database,
+    agent: Agent,
+    mandates: Mandates,
+    metrics: AgentMetrics,
+    observing: Observing,
+    *,
+    trusted_tools: Collection[str],
 ) -> tuple[Engine, PostgresRuns]:
     """What works on runs, and where they are."""
     holder, seals = uuid4(), Seals(config.encryption_keys, purpose=mandate_seals.PURPOSE)
@@ -121,8 +150,11 @@ def _engine(
         approvals=PostgresApprovals(database),
         agent=agent,
         metrics=metrics,
+        observing=observing,
+        summaries=PostgresSummaries(database),
         clock=time.time,
         patience_s=config.lease_s,
+        trusted_tools=trusted_tools,
     )
     renew_s = config.lease_s / RENEWALS_PER_LEASE
     engine = Engine(
@@ -157,6 +189,17 @@ async def _auth(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:
             idempotent=auth_mandates.IDEMPOTENT,
         )
     )
+
+
+async def _mcp_tools(
+    config: Config, registry: CollectorRegistry, opened: AsyncExitStack
+) -> Mapping[str, Tool]:
+    if not config.mcp_servers:
+        return {}
+    from services.agent.adapters import mcp_tools  # A second and 30 MB, which nobody pays for nothing.
+
+    connections = mcp_tools.connected(config.mcp_servers, McpMetrics(registry))
+    return await opened.enter_async_context(connections)
 
 
 async def _inference(config: Config, opened: AsyncExitStack) -> grpc.aio.Channel:

@@ -1,16 +1,23 @@
 """Every knob of the service, read once, at the start."""
 
+import json
+import re
 from dataclasses import dataclass, field
 
+from services.agent.adapters.json_schemas import JsonSchema, SchemaInvalidError
 from services.agent.core.caps import Caps
 from services.agent.core.egress import Egress
+from services.agent.core.mcp_servers import McpFileInvalidError, McpServer, parsed, tools_of
 from services.agent.core.policy import Rules
+from services.agent.tracing import TracingConfig
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
 from services.common.grpc.server import ServerConfig
 from services.common.screening import ScreeningConfig
 
+MCP = "OLLAMESH_AGENT_MCP"
+OTLP_TARGET = "OLLAMESH_OTLP_TARGET"
 FETCH_HOSTS = "OLLAMESH_AGENT_FETCH_HOSTS"
 FETCH_PRIVATE_NETWORKS = "OLLAMESH_AGENT_FETCH_PRIVATE_NETWORKS"
 
@@ -26,10 +33,16 @@ class Config:
     sandbox_targets: tuple[str, ...]  # Each is one replica.
     egress: Egress  # What tools may fetch.
     default_model: str
+    context_token_count: int  # What models can read at once.
+    link_hosts: frozenset[
+        str
+    ]  # Links to them stay in answers of models that have read what anybody may have written.
+    tracing: TracingConfig
     screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
     runs_max: int  # Runs that wait or work.
     caps: Caps
+    mcp_servers: tuple[McpServer, ...] = ()  # Others' tools.
     rules: Rules = field(default_factory=Rules)  # Of the operator, about tools.
     lease_s: float  # How long a replica may be silent before others go on with its runs.
     watched_for_s: float  # How long a run that ends unwatched may go without a watcher.
@@ -48,14 +61,25 @@ class Config:
             sandbox_targets=_targets(env, "OLLAMESH_SANDBOX_TARGET", "127.0.0.1:50054"),
             egress=_egress(env),
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
+            context_token_count=env.integer("OLLAMESH_AGENT_CONTEXT_TOKENS", 4096, low=1024),
+            link_hosts=frozenset(map(str.lower, _listed(env.optional("OLLAMESH_AGENT_LINK_HOSTS") or ""))),
+            tracing=_tracing(env),
             screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
             caps=_caps(env),
             lease_s=env.seconds("OLLAMESH_AGENT_LEASE_S", 10, low=0.5, high=600),
+            mcp_servers=_mcp_servers(env),
             rules=_rules(env),
             watched_for_s=env.seconds("OLLAMESH_AGENT_WATCH_GRACE_S", 30, low=0.5, high=3600),
         )
+
+
+def _tracing(env: Environment) -> TracingConfig:
+    target = env.optional(OTLP_TARGET)
+    if target is not None and not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", target):
+        env.reject(OTLP_TARGET, "is not host:port")
+    return TracingConfig(target=target, has_content=env.flag("OLLAMESH_AGENT_TRACE_CONTENT", default=False))
 
 
 def _caps(env: Environment) -> Caps:
@@ -81,6 +105,23 @@ def _rules(env: Environment) -> Rules:
     except ValueError as error:
         env.reject(" or ".join(names), f"cannot be read: {error}")
         return Rules()
+
+
+def _mcp_servers(env: Environment) -> tuple[McpServer, ...]:
+    """Usually of the file that OLLAMESH_AGENT_MCP_FILE names."""
+    if (text := env.optional(MCP)) is None:
+        return ()
+    try:
+        servers = parsed(text)
+        for tool in tools_of(servers):
+            JsonSchema(json.dumps(tool.definition["inputSchema"]))
+    except McpFileInvalidError as error:
+        env.reject(MCP, f"cannot be used: {error}")
+    except SchemaInvalidError as error:
+        env.reject(MCP, f"cannot be used: the schema of {tool.offered_as} {error}")
+    else:
+        return servers
+    return ()
 
 
 def _targets(env: Environment, name: str, default: str) -> tuple[str, ...]:

@@ -109,7 +109,8 @@ class Engine:
 
     async def decided(self, run_id: RunId) -> None:
         """A question of the run was answered: go on with it, here if there is a place."""
-        if not await self._take(run_id):
+        # A run that is here may just be let go, without a look at this answer: then it is found by who looks next.
+        if run_id in self._jobs or not await self._take(run_id):
             await self._leases.wake(run_id)
 
     async def clear(self, owner: Owner, thread_id: ThreadId) -> None:

@@ -97,3 +97,7 @@ class CheckpointUnreadable(Exception):
 
 class Waits(Exception):
     """A run can only go on once people have answered its questions."""
+
+
+class OutputInvalid(Exception):
+    """The final answer does not keep the schema that it must keep, also when asked again. The message says what of it."""

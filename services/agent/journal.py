@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message
-from services.agent.core.events import Delta, Finished, ToolOutput, joined
+from services.agent.core.events import CallWritten, Delta, Finished, ToolOutput, joined
 from services.agent.core.run import Entries, Entry
 from services.agent.feed import Feed, Signal
 from services.agent.leases import Lease
@@ -30,6 +30,15 @@ def batch_of(entries: Iterable[Entry], *, first_sequence: int, time_s: float, us
         messages=[entry for entry in entries if isinstance(entry, Message)],
         usage=usage,
     )
+
+
+def _chars(entry: Entry) -> int:
+    """How much text an entry holds that gathers while the store is slow."""
+    match entry:
+        case Delta(text) | ToolOutput(text=text) | CallWritten(arguments_json=text):
+            return len(text)
+        case _:
+            return 0
 
 
 class Journal:
@@ -62,7 +71,7 @@ class Journal:
             return
         self._entries += entries
         self._usage = usage
-        self._chars += sum(len(e.text) for e in entries if isinstance(e, Delta | ToolOutput))
+        self._chars += sum(map(_chars, entries))
         self._written += 1
         self._changed.set()
 

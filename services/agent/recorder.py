@@ -7,31 +7,37 @@ from collections.abc import Awaitable, Callable, Mapping
 from uuid import UUID, uuid4
 
 from services.agent.core.approvals import Decided, hash_of, resolved
-from services.agent.core.conversation import ToolCall
-from services.agent.core.events import ApprovalRequested, Channel, Delta, ToolReturned
+from services.agent.core.conversation import Message, ToolCall
+from services.agent.core.events import ApprovalRequested, CallWritten, Channel, Delta, ToolReturned
 from services.agent.core.record import Record, Said
 from services.agent.core.run import Answer, Ending, Entries, Run
+from services.agent.core.taint import Taint
 from services.agent.errors import LimitReached
 from services.agent.journal import Journal
+from services.agent.observing import Observed
 from services.agent.ports import ToolResult
 
 
 class RunRecorder:
     """Implements agents.Recorder, and what the engine tells besides."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - Called by the worker alone.
         self,
         run: Run,
         journal: Journal,
         *,
         record: Record,
+        observed: Observed,
+        taint: Taint,
         claim: Callable[[str], Awaitable[bool]],
         approval_wait_s: float,
         clock: Callable[[], float],
     ) -> None:
         self.model_answers = False  # Whether the model has been seen to exist.
         self._run, self._journal, self._record, self._clock = run, journal, record, clock
+        self._taint = taint
         self._claim, self._approval_wait_s = claim, approval_wait_s
+        self._observed = observed
         self._decided: dict[UUID, Decided] = {}
 
     def begin(self, question: str) -> None:
@@ -53,6 +59,10 @@ class RunRecorder:
     def step_count(self) -> int:
         return self._run.used.step_count
 
+    @property
+    def is_tainted(self) -> bool:
+        return self._taint.is_there
+
     def said(self, step: int) -> Said | None:
         said = self._record.said(step)
         if said is not None:
@@ -68,6 +78,11 @@ class RunRecorder:
     async def hear(self, delta: Delta) -> None:
         self.model_answers = True
         self._tell(self._run.hear(delta))
+        await self._journal.room()
+
+    async def hear_call(self, piece: CallWritten) -> None:
+        self.model_answers = True
+        self._tell(self._run.hear_call(piece))
         await self._journal.room()
 
     async def answer(self, answer: Answer) -> None:
@@ -121,7 +136,11 @@ class RunRecorder:
         await self._journal.committed()
 
     def _tell(self, entries: Entries) -> None:
+        for entry in entries:
+            if not isinstance(entry, Message):
+                self._taint.add(entry)
         self._journal.write(entries, usage=self._run.used)
+        self._observed.tell(entries, now_s=self._clock())
 
     def _check(self) -> None:
         if self._run.limit is not None:

@@ -85,15 +85,6 @@ class RunMetrics:
             ("decision",),
             registry=registry,
         )
-        self._resumed = Counter(
-            "ollamesh_agent_runs_resumed_total",
-            "Runs gone on with that others began, or that waited for people",
-            registry=registry,
-        )
-
-    def resumed(self) -> None:
-        """A run goes on here."""
-        self._resumed.inc()
 
     def of_run(self, model: str) -> "RunMeter":
         """What is told of one run is counted from now on."""

@@ -48,9 +48,13 @@ class AgentMetrics:
         """A run of a dead replica is gone on with here."""
         self._resumed.inc()
 
+    def label(self, model: str) -> str:
+        """What the model is called in metrics."""
+        return model if model in self._models else "other"
+
     def ended(self, status: Status, *, model: str, answers: bool, duration_s: float) -> None:
         if answers and len(self._models) < MODELS_MAX:
             self._models.add(model)
-        label = model if model in self._models else "other"
+        label = self.label(model)
         self._requests.labels(label, status.value.lower()).inc()
         self._duration.labels(label).observe(duration_s)

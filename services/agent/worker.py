@@ -1,7 +1,7 @@
 """Works on one run: from its turn on the thread, or from where others left it, to its last event or to whoever is next."""
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from uuid import UUID
@@ -14,14 +14,26 @@ from services.agent.core.conversation import Message, Role, from_a_question
 from services.agent.core.events import Status
 from services.agent.core.record import Record
 from services.agent.core.run import LOST, Ending, Run
-from services.agent.errors import AccessEnded, LeaseLost, LimitReached, ModelFailed, Waits
+from services.agent.core.taint import Taint
+from services.agent.errors import (
+    AccessEnded,
+    LeaseLost,
+    LimitReached,
+    ModelFailed,
+    OutputInvalid,
+    PiiBlocked,
+    Waits,
+)
 from services.agent.job import Job
 from services.agent.journal import Journal
 from services.agent.leases import Lease, Leases
+from services.agent.observing import Observed, Observing
 from services.agent.patience import patiently
 from services.agent.ports import Approvals, Events
 from services.agent.recorder import RunRecorder
+from services.agent.summaries import Summaries
 from services.agent.telemetry import AgentMetrics
+from services.agent.tracing import Traced
 
 log = structlog.get_logger(__name__)
 
@@ -39,10 +51,24 @@ class _Tale:
     run: Run
     recorder: RunRecorder
     journal: Journal
+    observed: Observed
+    taint: Taint
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Reading:
+    """What the run is to go on from."""
+
+    messages: Sequence[Message]  # The question is the last.
+    summary: str
+    is_cut: bool
 
 
 class Worker:
-    """`patience_s` is how long a run can do without the store: as long as its lease."""
+    """`patience_s` is how long a run can do without the store: as long as its lease.
+
+    `trusted_tools` return nobody's words but the mesh's and the model's.
+    """
 
     def __init__(  # noqa: PLR0913 - Called by the composition root alone.
         self,
@@ -52,9 +78,14 @@ class Worker:
         approvals: Approvals,
         agent: Agent,
         metrics: AgentMetrics,
+        observing: Observing,
+        summaries: Summaries,
         clock: Callable[[], float],
+        trusted_tools: Collection[str],
         patience_s: float,
     ) -> None:
+        self._observing, self._summaries = observing, summaries
+        self._trusted_tools = trusted_tools
         self._leases, self._events, self._approvals, self._agent = leases, events, approvals, agent
         self._metrics, self._clock, self._patience_s = metrics, clock, patience_s
 
@@ -68,12 +99,10 @@ class Worker:
             if not (job.called_off.is_set() or await self._begins(job)):
                 return False
             tale = await self._tale(job)
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(tale.journal.run())
-                ending = await self._ending(job, tale, tasks)
-                if ending is not None:
-                    tale.recorder.end(ending)
-                tale.journal.close()
+            try:
+                ending = await self._told_to_its_end(job, tale)
+            finally:
+                tale.observed.close(now_s=self._clock())
             if ending is None:
                 await self._let_go(job, tale.run)
             else:
@@ -86,6 +115,16 @@ class Worker:
             log.warning("run_given_up", run_id=str(job.run_id))
         return True
 
+    async def _told_to_its_end(self, job: Job, tale: _Tale) -> Ending | None:
+        """How the run ended, which is committed; None: somebody else goes on with it."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(tale.journal.run())
+            ending = await self._ending(job, tale, tasks)
+            if ending is not None:
+                tale.recorder.end(ending)
+            tale.journal.close()
+        return ending
+
     async def _tale(self, job: Job) -> _Tale:
         held = job.held
         config = held.config
@@ -94,6 +133,9 @@ class Worker:
             if job.is_taken
             else ()
         )
+        taint = Taint(run_tools=config.tools, trusted_tools=self._trusted_tools)
+        for _, event in told:
+            taint.add(event)
         run = Run.replayed(told, model=config.model, limits=config.limits, used=held.usage)
         journal = Journal(
             held.lease,
@@ -107,11 +149,22 @@ class Worker:
             run,
             journal,
             record=Record(event for _, event in told),
+            observed=(observed := self._observed(job, is_resumed=bool(told))),
+            taint=taint,
             claim=partial(self._claimed, held.lease),
             approval_wait_s=config.limits.approval_wait_s,
             clock=self._clock,
         )
-        return _Tale(run, recorder, journal)
+        return _Tale(run, recorder, journal, observed, taint)
+
+    def _observed(self, job: Job, *, is_resumed: bool) -> Observed:
+        about = Traced(
+            run_id=str(job.run_id),
+            thread_id=str(job.held.thread_id),
+            config=job.held.config,
+            is_resumed=is_resumed,
+        )
+        return self._observing.of_run(about, now_s=self._clock())
 
     async def _ending(self, job: Job, tale: _Tale, tasks: asyncio.TaskGroup) -> Ending | None:
         """How the run ends; None: somebody else goes on with it."""
@@ -124,14 +177,14 @@ class Worker:
             return LOST
         if job.called_off.is_set():
             return job.verdict
-        messages = await self._messages(job)
+        reading = await self._reading(job, tale.taint)
         tale.recorder.resolve(await self._decided(job, tale.run))
         if not tale.run.has_begun:
             tale.recorder.begin(held.question)
         if job.called_off.is_set():
             return job.verdict
         wall_s = tale.run.wall_left_s(now_s=self._clock())
-        assignment = self._assignment(job, messages, wall_s=wall_s)
+        assignment = self._assignment(job, reading, wall_s=wall_s)
         job.task = tasks.create_task(self._attempt(assignment, tale.recorder))
         await asyncio.wait({job.task}, timeout=max(0.0, wall_s))
         if not job.task.done():
@@ -143,14 +196,16 @@ class Worker:
         # A library may make an error of its own of the cancellation that carries out a verdict.
         return job.verdict or (None if job.is_handed_over else result)
 
-    def _assignment(self, job: Job, messages: Sequence[Message], *, wall_s: float) -> Assignment:
+    def _assignment(self, job: Job, reading: _Reading, *, wall_s: float) -> Assignment:
         held = job.held
         return Assignment(
             run_id=job.run_id,
             thread_id=held.thread_id,
             owner=held.owner,
             config=held.config,
-            messages=messages,
+            messages=reading.messages,
+            summary=reading.summary,
+            is_cut=reading.is_cut,
             deadline_s=asyncio.get_running_loop().time() + wall_s,
             lease=held.lease,
             is_batch=held.is_batch,
@@ -165,11 +220,21 @@ class Worker:
     async def _begins(self, job: Job) -> bool:
         return await patiently(lambda: self._leases.begin(job.held.lease), for_s=self._patience_s)
 
-    async def _messages(self, job: Job) -> Sequence[Message]:
+    async def _reading(self, job: Job, taint: Taint) -> _Reading:
         history = await patiently(
             lambda: self._leases.history(job.run_id, count_max=HISTORY_COUNT_MAX), for_s=self._patience_s
         )
-        return [*from_a_question(history), Message(role=Role.USER, content=job.held.question)]
+        taint.add_history(history, is_cut=len(history) >= HISTORY_COUNT_MAX)
+        kept = await patiently(lambda: self._summaries.find(job.run_id), for_s=self._patience_s)
+        if kept is None or kept.newer_count > len(history):
+            newer, summary = from_a_question(history), ""
+        else:  # It ends where a step does.
+            newer, summary = history[len(history) - kept.newer_count :], kept.text
+        return _Reading(
+            messages=[*newer, Message(role=Role.USER, content=job.held.question)],
+            summary=summary,
+            is_cut=not summary and len(history) == HISTORY_COUNT_MAX,
+        )
 
     async def _decided(self, job: Job, run: Run) -> Mapping[UUID, Decided]:
         """What became of the run's questions. Those whose time is over lapse, unless a decision was quicker."""
@@ -183,7 +248,9 @@ class Worker:
                 decided[question.approval_id] = await patiently(lapse, for_s=self._patience_s)
         return decided
 
-    async def _attempt(self, assignment: Assignment, recorder: RunRecorder) -> Ending | None:
+    async def _attempt(  # noqa: PLR0911 - One for each way to end.
+        self, assignment: Assignment, recorder: RunRecorder
+    ) -> Ending | None:
         """What the agent made of it. Its failures are how the run ends, and nobody else's business."""
         try:
             answer = await self._agent.work(assignment, recorder)
@@ -193,6 +260,10 @@ class Worker:
             return Ending.limited(reached.limit)
         except ModelFailed as failure:
             return Ending.failed("MODEL_FAILED", str(failure))
+        except OutputInvalid as problem:
+            return Ending.failed("OUTPUT_INVALID", f"the answer does not keep its schema: {problem}")
+        except PiiBlocked as blocked:
+            return Ending.failed(blocked.reason, f"{blocked.message}: {blocked.facts['kind']}")
         except AccessEnded:
             return NO_ACCESS
         except LeaseLost:

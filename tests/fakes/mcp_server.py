@@ -74,12 +74,20 @@ class Served:
     headers: list[Mapping[str, str]] = field(default_factory=list)
     redirect_to: str = ""  # Set it, and every request is sent there.
     server: MCPServer | None = None
+    running: uvicorn.Server | None = None
 
     def change(self, name: str, description: str) -> None:
         """The tool is another one from now on; nobody is told."""
         assert self.server
         tool = self.server._tool_manager._tools[name]
         self.server._tool_manager._tools[name] = tool.model_copy(update={"description": description})
+
+    def cut(self) -> None:
+        """Every connection, as when its process ends."""
+        assert self.running
+        for connection in list(self.running.server_state.connections):
+            assert connection.transport
+            connection.transport.abort()
 
 
 class _Quiet(uvicorn.Server):
@@ -97,7 +105,7 @@ async def serving(port: int = 0, *, json_response: bool = False) -> AsyncIterato
     config = uvicorn.Config(
         _seen(app, served), host="127.0.0.1", port=port, log_config=None, timeout_graceful_shutdown=1
     )
-    running = _Quiet(config)
+    running = served.running = _Quiet(config)
     task = asyncio.create_task(running.serve())
     async with asyncio.timeout(60):
         while not running.started:
@@ -109,9 +117,7 @@ async def serving(port: int = 0, *, json_response: bool = False) -> AsyncIterato
     finally:
         running.should_exit = True
         running.force_exit = True
-        for connection in list(running.server_state.connections):  # As when its process ends.
-            assert connection.transport
-            connection.transport.abort()
+        served.cut()
         await task
 
 

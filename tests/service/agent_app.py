@@ -139,6 +139,8 @@ class Mesh:
         task = asyncio.create_task(run(config, stop, started=port.set_result))
         futures: set[asyncio.Future[Any]] = {task, port}
         await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port.result()}") as channel:
             try:
                 yield App(channel, self.identity, self.inference, self.sandbox, config)

@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator
+from datetime import datetime, timedelta
+from uuid import UUID
 
+import asyncpg
 import grpc
 import pytest
 from ollamesh.agent.v1 import agent_service_pb2 as pb
@@ -245,7 +248,7 @@ async def test_a_run_that_works_can_be_rolled_back(app: App) -> None:
 
 async def test_a_run_that_nobody_watches_may_end(around: Mesh) -> None:
     around.inference.script = [Reply(texts=["It is", " 42."], hold=NEVER())]
-    async with around.replica(watched_for_s=1.0, lease_s=0.5) as app:
+    async with around.replica(watched_for_s=3.0, lease_s=1) as app:
         user = app.user()
         request = pb.StartRunRequest(
             thread_id=await user.thread(), input="?", disconnect_policy=DISCONNECT_POLICY_CANCEL
@@ -253,7 +256,11 @@ async def test_a_run_that_nobody_watches_may_end(around: Mesh) -> None:
         run = (await user.stub.StartRun(request, **user.options)).run
         watching = user.stub.WatchRun(pb.WatchRunRequest(run_id=run.run_id), **user.options)
         watched = asyncio.create_task(_events_of(watching))
-        await asyncio.sleep(2.5)  # Longer than it may go without a watcher.
+        accepted = await _watched_until(around, run.run_id)
+        async with asyncio.timeout(20):
+            while await _watched_until(around, run.run_id) < accepted + timedelta(seconds=3):
+                await asyncio.sleep(0.05)
+        # It has lived for longer than it may without a watcher.
         assert (await user.run(run.run_id)).status == RUN_STATUS_RUNNING
         watching.cancel()
         await asyncio.wait({watched})
@@ -261,6 +268,19 @@ async def test_a_run_that_nobody_watches_may_end(around: Mesh) -> None:
             while (await user.run(run.run_id)).status == RUN_STATUS_RUNNING:
                 await asyncio.sleep(0.05)
         assert (await user.run(run.run_id)).status == RUN_STATUS_CANCELLED
+
+
+async def _watched_until(around: Mesh, run_id: str) -> datetime:
+    connection = await asyncpg.connect(around.dsn)
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT set_config('ollamesh.system', 'on', true)")
+            found: datetime = await connection.fetchval(
+                "SELECT watched_until FROM runs WHERE run_id = $1", UUID(run_id)
+            )
+            return found
+    finally:
+        await connection.close()
 
 
 async def _events_of(stream: AsyncIterable[pb.WatchRunResponse]) -> list[pb.WatchRunResponse]:

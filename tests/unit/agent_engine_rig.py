@@ -41,6 +41,7 @@ from services.agent.ports import (
 )
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
+from tests.fakes.agent_parts import KeptSummaries, unobserved
 
 ANN = Owner("o", "ann")
 HOLDER = UUID(int=7)
@@ -103,6 +104,9 @@ class Store:
     async def accept_batch(
         self, owner: Owner, new: Sequence[NewRun], mandate: str, retry: Retry | None
     ) -> Sequence[RunRecord]:
+        raise NotImplementedError
+
+    async def repeated_batch(self, owner: Owner, retry: Retry) -> Sequence[RunRecord] | None:
         raise NotImplementedError
 
     async def begin(self, lease: Lease) -> bool:
@@ -229,8 +233,11 @@ async def engine(
             approvals=store,
             agent=agent,
             metrics=metrics,
+            observing=unobserved(),
+            summaries=KeptSummaries(),
             clock=lambda: 0.0,
             patience_s=1,
+            trusted_tools=(),
         ),
         runs=store,
         leases=store,

@@ -22,6 +22,7 @@ from services.agent.core.events import (
 from services.agent.core.ids import RunId
 from services.agent.core.record import Record
 from services.agent.core.run import CANCELLED, Answer, Run
+from services.agent.core.taint import Taint
 from services.agent.errors import LeaseLost
 from services.agent.feed import KEPT_MAX, Feed
 from services.agent.journal import GATHERED_CHARS_MAX, Journal
@@ -30,6 +31,7 @@ from services.agent.ports import Batch, EventPage, StoredEvent
 from services.agent.recorder import RunRecorder
 from services.agent.watch import Watches
 from services.common.errors import StoreUnavailable
+from tests.fakes.agent_parts import unobserved_run
 
 RUN = RunId(UUID(int=1))
 LEASE = Lease(run_id=RUN, holder=UUID(int=2), fence=1)
@@ -132,6 +134,8 @@ async def test_no_tool_is_called_before_its_call_is_committed() -> None:
             Run(model="tiny", limits=Limits()),
             made,
             record=Record(),
+            observed=unobserved_run(),
+            taint=Taint(run_tools=(), trusted_tools=()),
             claim=never,
             approval_wait_s=1.0,
             clock=lambda: 0.0,

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -15,11 +15,12 @@ from ollamesh.inference.v1.completion_pb2 import FINISH_REASON_LENGTH
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 
 from services.agent.adapters.langchain_agent import LangChainAgent
+from services.agent.adapters.middleware.asking import Asking
 from services.agent.agents import Assignment
 from services.agent.core.approvals import Decided
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role, ToolCall
-from services.agent.core.events import Channel, Delta, ToolReturned
+from services.agent.core.events import CallWritten, Channel, Delta, ToolReturned
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.record import Record, Said
 from services.agent.core.run import Answer
@@ -27,6 +28,8 @@ from services.agent.core.run_config import RunConfig
 from services.agent.errors import LimitReached, ModelFailed
 from services.agent.leases import Lease
 from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
+from services.agent.summaries import Summaries
+from tests.fakes.agent_parts import KeptSummaries
 from tests.fakes.fake_inference import FakeInference, Reply
 from tests.service.agent_app import until
 
@@ -81,6 +84,7 @@ class Listener:
         self.decisions: dict[str, Decided] = {}
         self.told: list[str] = []
         self.answers: list[Answer] = []
+        self.pieces: list[CallWritten] = []
         self._steps, self._steps_max = 0, steps_max
 
     def ask(self) -> int:
@@ -100,6 +104,9 @@ class Listener:
     def said(self, step: int) -> Said | None:
         return self.record.said(step)
 
+    async def hear_call(self, piece: CallWritten) -> None:
+        self.pieces.append(piece)
+
     async def answer(self, answer: Answer) -> None:
         self.answers.append(answer)
         self.told.append(f"answer {len(answer.calls)}")
@@ -109,6 +116,10 @@ class Listener:
 
     def returned(self, call_id: str) -> ToolReturned | None:
         return self.record.returned(call_id)
+
+    @property
+    def is_tainted(self) -> bool:
+        return False
 
     def is_asked(self, call_id: str) -> bool:
         return call_id in self.decisions
@@ -144,7 +155,7 @@ def tools() -> dict[str, Echo]:
 @pytest.fixture
 async def agent(inference: FakeInference, tools: dict[str, Echo]) -> AsyncIterator[LangChainAgent]:
     async with grpc.aio.insecure_channel(inference.target) as channel:
-        yield LangChainAgent(InferenceServiceStub(channel), tools, anew)
+        yield LangChainAgent(InferenceServiceStub(channel), tools, anew, asking())
 
 
 def assignment(config: RunConfig = CONFIG, *, is_resumed: bool = False) -> Assignment:
@@ -155,6 +166,8 @@ def assignment(config: RunConfig = CONFIG, *, is_resumed: bool = False) -> Assig
         owner=Owner("o", "ann"),
         config=config,
         messages=[Message(role=Role.USER, content="why?")],
+        summary="",
+        is_cut=False,
         deadline_s=asyncio.get_running_loop().time() + 20,
         lease=Lease(run_id=run_id, holder=UUID(int=3), fence=1),
         is_batch=False,
@@ -166,6 +179,17 @@ def assignment(config: RunConfig = CONFIG, *, is_resumed: bool = False) -> Assig
 
 async def token() -> str:
     return "token"
+
+
+def asking(
+    summaries: Summaries | None = None, *, context_token_count: int = 4096, link_hosts: Collection[str] = ()
+) -> Asking:
+    return Asking(
+        summaries or KeptSummaries(),
+        context_token_count=context_token_count,
+        link_hosts=link_hosts,
+        trusted_tools={"add"},
+    )
 
 
 def anew(assignment: Assignment, step_count: Callable[[], int]) -> BaseCheckpointSaver[Any]:
@@ -260,6 +284,6 @@ async def test_a_model_that_is_cut_off_says_so(agent: LangChainAgent, inference:
 
 async def test_an_absent_inference_service_is_a_failed_model(tools: dict[str, Echo]) -> None:
     async with grpc.aio.insecure_channel("127.0.0.1:1") as channel:
-        agent = LangChainAgent(InferenceServiceStub(channel), tools, anew)
+        agent = LangChainAgent(InferenceServiceStub(channel), tools, anew, asking())
         with pytest.raises(ModelFailed, match=r"\(UNAVAILABLE\)"):
             await agent.work(assignment(), Listener())

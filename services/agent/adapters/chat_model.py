@@ -289,4 +289,4 @@ def _last(usage: pb.TokenUsage, model: str, reason: str) -> ChatGenerationChunk:
 
 def _name(text: str) -> str:
     """The tool's name, in the letters in which it can be sent back: models make up names."""
-    return re.sub(r"[^A-Za-z0-9_-]", "_", text)[:NAME_CHARS_MAX] or "unnamed"
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", text)[:NAME_CHARS_MAX] or "unnamed"

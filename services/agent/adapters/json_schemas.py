@@ -8,6 +8,7 @@ given up is not kept.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 import regex  # type: ignore[import-untyped]
@@ -74,6 +75,17 @@ def flaw_of(text: str) -> str | None:
     except SchemaInvalidError as error:
         return str(error)
     return None
+
+
+@lru_cache(maxsize=256)
+def checked_by(schema: str) -> JsonSchema:
+    """The schema that a text is. Raises SchemaInvalidError."""
+    return JsonSchema(schema)
+
+
+def problem_with(schema: str, arguments: object) -> str | None:
+    """How arguments break a tool's schema, in words for whoever wrote them."""
+    return checked_by(schema).problem(arguments)
 
 
 def _counting() -> Any:

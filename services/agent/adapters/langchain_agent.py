@@ -10,7 +10,6 @@ seconds and 80 MB: it is paid once, when the process starts, and in no other ser
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from langchain.agents import create_agent
@@ -34,27 +33,27 @@ from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStu
 from pydantic import SecretStr
 
 from services.agent.adapters.chat_model import TRUNCATED, MeshChatModel
+from services.agent.adapters.json_schemas import problem_with
+from services.agent.adapters.middleware.answers import Answers
+from services.agent.adapters.middleware.asking import Asking
+from services.agent.adapters.middleware.context import RunContext
+from services.agent.adapters.pii_detectors import DETECTORS
 from services.agent.agents import Assignment, Recorder
-from services.agent.calling import Calling
+from services.agent.calling import NO_RULES, Calling
 from services.agent.core.conversation import Message, Role, ToolCall
-from services.agent.core.events import Delta
+from services.agent.core.events import CallWritten, Delta
 from services.agent.core.ids import RunId
+from services.agent.core.pii import Redactor, cleaned_message
+from services.agent.core.policy import Rules
 from services.agent.core.record import Said
 from services.agent.core.run import Answer
+from services.agent.core.structured import bare
+from services.agent.core.text_filter import filtered
 from services.agent.errors import Waits
 from services.agent.ports import Tool, ToolSpec
 
 # Where a run's checkpoints are kept, each with its number of steps; of a replica that has lost the run they are refused.
 Saver = Callable[[Assignment, Callable[[], int]], BaseCheckpointSaver[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class _Context:
-    """What differs between runs."""
-
-    assignment: Assignment
-    recorder: Recorder
-    waiting: list[str] = field(default_factory=list)  # Calls about which people were asked.
 
 
 class LangChainAgent:
@@ -65,24 +64,34 @@ class LangChainAgent:
     called twice.
     """
 
-    def __init__(self, stub: InferenceServiceStub, tools: Mapping[str, Tool], saver: Saver) -> None:
+    def __init__(
+        self,
+        stub: InferenceServiceStub,
+        tools: Mapping[str, Tool],
+        saver: Saver,
+        asking: Asking,
+        *,
+        rules: Rules = NO_RULES,
+    ) -> None:
         self._saver = saver
         # Never asked: every run brings its own.
         nobody = MeshChatModel(model="", token=SecretStr(""), deadline_s=0.0, stub=stub)
-        loop = _Loop(stub, Calling(tools))
-        self._graph = create_agent(nobody, tools=[], middleware=[loop], context_schema=_Context)
+        loop = _Loop(stub, Calling(tools, problem_with, DETECTORS, rules))
+        self._graph = create_agent(
+            nobody, tools=[], middleware=[Answers(), loop, asking], context_schema=RunContext
+        )
 
     async def work(self, assignment: Assignment, recorder: Recorder) -> str:
         saver = self._saver(assignment, lambda: recorder.step_count)
         config = RunnableConfig(
             configurable={"thread_id": str(assignment.run_id)}, callbacks=[_Listener(recorder)]
         )
-        context = _Context(assignment, recorder)
+        context = RunContext(assignment, recorder)
         is_going_on = assignment.is_resumed and await saver.aget_tuple(config) is not None
         state = await self._graph.copy({"checkpointer": saver}).ainvoke(
             None
             if is_going_on
-            else InputAgentState(messages=[_to_langchain(message) for message in assignment.messages]),
+            else InputAgentState(messages=[_to_langchain(message) for message in _readable(assignment)]),
             config=config,
             context=context,
             durability="sync",
@@ -90,7 +99,7 @@ class LangChainAgent:
         if context.waiting:
             raise Waits
         answer: str = state["messages"][-1].text
-        return answer
+        return bare(answer) if assignment.config.response_json_schema else answer
 
 
 class _Listener(AsyncCallbackHandler):
@@ -113,17 +122,20 @@ class _Listener(AsyncCallbackHandler):
         delta = Delta(chunk.text, chunk.message.additional_kwargs.get("reasoning_content", ""))
         if delta != Delta():
             await self._recorder.hear(delta)
+        for piece in getattr(chunk.message, "tool_call_chunks", ()):
+            written = CallWritten(piece["index"] or 0, piece["name"] or "", piece["args"] or "")
+            await self._recorder.hear_call(written)
 
 
-class _Loop(AgentMiddleware[AgentState[Any], _Context]):
+class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
     def __init__(self, stub: InferenceServiceStub, calling: Calling) -> None:
         super().__init__()
         self._stub, self._calling = stub, calling
 
     async def awrap_model_call(
         self,
-        request: ModelRequest[_Context],
-        handler: Callable[[ModelRequest[_Context]], Awaitable[ModelResponse[Any]]],
+        request: ModelRequest[RunContext],
+        handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         assignment, recorder = request.runtime.context.assignment, request.runtime.context.recorder
         config = assignment.config
@@ -155,13 +167,13 @@ class _Loop(AgentMiddleware[AgentState[Any], _Context]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage:
         context: object = request.runtime.context
-        assert isinstance(context, _Context)
+        assert isinstance(context, RunContext)
         wanted = request.tool_call
         call = ToolCall(
             call_id=wanted["id"] or "", name=wanted["name"], arguments_json=json.dumps(wanted["args"])
         )
         try:
-            result = await self._calling.make(call, context.assignment, context.recorder)
+            result = await self._calling.make(call, context.assignment, context.recorder, context.memo)
         except Waits:
             context.waiting.append(call.call_id)
             raise GraphInterrupt from None  # Other calls of the step finish; then the graph stops.
@@ -179,6 +191,7 @@ class _Loop(AgentMiddleware[AgentState[Any], _Context]):
             temperature=config.temperature,
             seed=config.seed,
             output_token_count_max=config.limits.output_token_count_per_call,
+            is_batch=assignment.is_batch,
             conversation_id=str(assignment.thread_id),
             request_ids=f"{assignment.run_id}:{step}",
             deadline_s=assignment.deadline_s,
@@ -228,6 +241,18 @@ def _answer(message: AIMessage, step: int) -> Answer:
         output_token_count=usage["output_tokens"] if usage else 0,
         truncated=message.response_metadata.get("finish_reason") == TRUNCATED,
     )
+
+
+def _readable(assignment: Assignment) -> Sequence[Message]:
+    """What the model may read of the thread. Raises PiiBlocked."""
+    rules = assignment.config.pii_rules
+    if not rules:
+        return assignment.messages
+
+    def cleaned(text: str) -> str:
+        return filtered(text, Redactor(rules, DETECTORS))
+
+    return [cleaned_message(message, cleaned) for message in assignment.messages]
 
 
 def _to_langchain(message: Message) -> AnyMessage | dict[str, Any]:

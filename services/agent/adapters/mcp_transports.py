@@ -11,6 +11,7 @@ environment are not followed, and a body has a bound.
 import asyncio
 import os
 import signal
+import subprocess
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -29,7 +30,7 @@ from services.common.launch import Guard
 MESSAGE_BYTES_MAX = 1_048_576
 CONNECT_S_MAX = 5.0
 READ_S_MAX = 300.0  # A call has a deadline of its own, which is shorter.
-ENDS_WITHIN_S = 2.0  # Once its input is closed, as MCP asks; then it is killed.
+ENDS_WITHIN_S, POLL_S = 2.0, 0.02  # Once its input is closed, as MCP asks; then it is killed.
 
 _GUARD = Guard(keeps_stdin=True)
 _ENVIRONMENT = {"PATH": os.defpath, "HOME": "/", "LANG": "C.UTF-8"}
@@ -108,38 +109,56 @@ class _BoundedStream(httpx2.AsyncByteStream):
 
 @asynccontextmanager
 async def _over_stdio(server: McpServer) -> AsyncIterator[TransportStreams]:
-    process = await asyncio.create_subprocess_exec(
-        *_GUARD.command(server.command),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,  # It may hold what users said.
-        env={**_ENVIRONMENT, **server.env},
-        start_new_session=True,
-        limit=MESSAGE_BYTES_MAX,
-    )
-    heard, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
-    write_stream, said = anyio.create_memory_object_stream[SessionMessage](0)
-    try:
+    async with _program(server) as (reader, writer):
+        heard, read_stream = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        write_stream, said = anyio.create_memory_object_stream[SessionMessage](0)
         async with heard, read_stream, write_stream, said, anyio.create_task_group() as tasks:
-            tasks.start_soon(_hear, process, heard)
-            tasks.start_soon(_say, process, said)
+            tasks.start_soon(_hear, reader, heard)
+            tasks.start_soon(_say, writer, said)
             try:
                 yield read_stream, write_stream
             finally:
                 tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def _program(server: McpServer) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """What it says, and what it is told, for as long as the block runs; then it is ended, with all it has started."""
+    loop, process = asyncio.get_running_loop(), _started(server)
+    try:
+        reader = asyncio.StreamReader(limit=MESSAGE_BYTES_MAX)
+        hears, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), process.stdout)
+        says, protocol = await loop.connect_write_pipe(asyncio.streams.FlowControlMixin, process.stdin)
+        try:
+            yield reader, asyncio.StreamWriter(says, protocol, None, loop)
+        finally:
+            says.abort()  # The end of its input: it is to end.
+            hears.close()
     finally:
         with anyio.CancelScope(shield=True):
             await _ended(process)
 
 
+def _started(server: McpServer) -> "subprocess.Popen[bytes]":
+    """Not by the event loop: uvloop would fork, where this forks no memory and runs none of gRPC's handlers."""
+    return subprocess.Popen(  # noqa: S603 - The operator's program.
+        _GUARD.command(server.command),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # It may hold what users said.
+        env={**_ENVIRONMENT, **server.env},
+        start_new_session=True,
+        bufsize=0,
+    )
+
+
 async def _hear(
-    process: asyncio.subprocess.Process, heard: "MemoryObjectSendStream[SessionMessage | Exception]"
+    reader: asyncio.StreamReader, heard: "MemoryObjectSendStream[SessionMessage | Exception]"
 ) -> None:
     """Ends with the program, or with a line that is too long: then nothing more of it is believed."""
-    assert process.stdout
     async with heard:
         with suppress(ValueError, ConnectionError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-            while line := await process.stdout.readline():
+            while line := await reader.readline():
                 try:
                     message = jsonrpc_message_adapter.validate_json(line, by_name=False)
                 except ValueError as error:
@@ -148,34 +167,24 @@ async def _hear(
                     await heard.send(SessionMessage(message))
 
 
-async def _say(
-    process: asyncio.subprocess.Process, said: "MemoryObjectReceiveStream[SessionMessage]"
-) -> None:
-    assert process.stdin
+async def _say(writer: asyncio.StreamWriter, said: "MemoryObjectReceiveStream[SessionMessage]") -> None:
     with suppress(ConnectionError):
         async for message in said:
             text = message.message.model_dump_json(by_alias=True, exclude_unset=True)
-            process.stdin.write(text.encode() + b"\n")
-            await process.stdin.drain()
+            writer.write(text.encode() + b"\n")
+            await writer.drain()
 
 
-async def _ended(process: asyncio.subprocess.Process) -> None:
+async def _ended(process: "subprocess.Popen[bytes]") -> None:
     """Ended, with all that it has started."""
-    assert process.stdin
-    process.stdin.close()
-    await _ends(process)
+    for _ in range(int(ENDS_WITHIN_S / POLL_S)):
+        if not _is_alive(process.pid):
+            break
+        await asyncio.sleep(POLL_S)
     with suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)
-    await _ends(process)
-    # What it started elsewhere may hold its output open for ever, and nothing public closes our end.
-    process._transport.close()  # type: ignore[attr-defined]  # noqa: SLF001
+        os.killpg(process.pid, signal.SIGKILL)  # Not waited for yet: the number is still its own.
+    process.wait()
 
 
-async def _ends(process: asyncio.subprocess.Process) -> None:
-    """Wait for its end, for a while. It may want to say more before."""
-    assert process.stdout
-    with suppress(TimeoutError, ConnectionError):
-        async with asyncio.timeout(ENDS_WITHIN_S):
-            while await process.stdout.read(MESSAGE_BYTES_MAX):
-                pass
-            await process.wait()
+def _is_alive(pid: int) -> bool:
+    return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from services.agent.core.tool_pins import Definition, pin, pinned_part
 
 SERVERS_MAX, TOOLS_MAX = 32, 128  # Of a file, and of each server.
+DESCRIPTION_CHARS_MAX, SCHEMA_BYTES_MAX = 4096, 65_536  # As the inference service takes them.
 TIMEOUT_S, TIMEOUT_S_MAX = 30.0, 300.0
 SERVER_NAME = re.compile(r"[A-Za-z0-9_-]{1,32}")
 TOOL_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -121,6 +122,12 @@ def _tool(server: str, name: str, said: Mapping[str, object]) -> PinnedTool:
     definition, sha256 = _mapping(said.get("definition"), f"{where}.definition"), said.get("sha256")
     if definition.get("name") != name or not isinstance(definition.get("inputSchema"), dict):
         raise McpFileInvalidError(f"{where}.definition is not the tool's, with its name and inputSchema")
+    if len(str(definition.get("description", ""))) > DESCRIPTION_CHARS_MAX:
+        raise McpFileInvalidError(
+            f"{where}: its description has more than {DESCRIPTION_CHARS_MAX} characters"
+        )
+    if len(json.dumps(definition["inputSchema"])) > SCHEMA_BYTES_MAX:
+        raise McpFileInvalidError(f"{where}: its inputSchema has more than {SCHEMA_BYTES_MAX} bytes")
     if definition != pinned_part(definition) or sha256 != pin(definition):
         raise McpFileInvalidError(f"{where}: sha256 is not that of the definition beside it; pin it anew")
     effect, timeout_s = said.get("effect", "EXTERNAL"), said.get("timeout_s", TIMEOUT_S)

@@ -6,10 +6,12 @@ of it, and nothing of an entity of up to half that length is ever let through, h
 than any address or number of those kinds can be.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
+from services.agent.core.conversation import Message
 from services.agent.errors import PiiBlocked
 
 HELD_CHARS_MAX = 1024
@@ -120,6 +122,15 @@ def redacted(value: object, redact: Callable[[str], str]) -> object:
             return {redact(key): redacted(each, redact) for key, each in value.items()}
         case _:
             return value
+
+
+def cleaned_message(message: Message, redact: Callable[[str], str]) -> Message:
+    """What was said, with the arguments of its calls."""
+    calls = tuple(
+        replace(call, arguments_json=json.dumps(redacted(json.loads(call.arguments_json), redact)))
+        for call in message.calls
+    )
+    return replace(message, content=redact(message.content), calls=calls)
 
 
 def _sure(text: str) -> int:

@@ -28,7 +28,8 @@ class BatchMethods:
         runs = await self._batches.repeated(whose, retry)
         if runs is None:
             chosen = await self._configs.chosen(whose, request.assistant_id, request.config)
-            runs = await self._batches.start(whose, questions, chosen, token=caller().token, retry=retry)
+            stored = [self._configs.storable(question, chosen.config) for question in questions]
+            runs = await self._batches.start(whose, stored, chosen, token=caller().token, retry=retry)
         response = pb.StartRunsResponse(runs=map(resources.run_to_proto, runs))
         for run in response.runs:  # A thousand times the same could be too much for one message.
             run.ClearField("config")

@@ -1,0 +1,1 @@
+"""What of the loop is LangChain middleware: each part wraps the question to the model, the first outermost."""
