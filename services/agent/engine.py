@@ -221,7 +221,7 @@ class Engine:
             job.authority.leave()
 
     def _leave(self, job: Job) -> None:
-        self._turns.release(job.held.owner)
+        self._turns.release(job.held.owner, is_batch=job.held.is_batch)
         self._watches.remove(job.run_id)
         del self._jobs[job.run_id]
         self._metrics.left()
@@ -258,7 +258,7 @@ class Engine:
             self._adopted(held)
 
     def _adopted(self, held: Held) -> None:
-        self._turns.admit(held.owner)
+        self._turns.admit(held.owner, is_batch=held.is_batch)
         authority = Authority(self._mandates, clock=self._clock, mandate=held.mandate)
         job = Job(held=held, authority=authority, feed=Feed(last_sequence=held.last_sequence), is_taken=True)
         if (before := self._jobs.get(held.lease.run_id)) is not None:

@@ -18,6 +18,7 @@ import asyncpg
 import pytest
 
 from services.agent.adapters import (
+    postgres_assistants,
     postgres_events,
     postgres_leases,
     postgres_requests,
@@ -64,6 +65,10 @@ _AGENT = f"""
             CASE WHEN n % 1000 = 0 THEN NULL ELSE 'outcome'::bytea END, {_ID.format("n % 3")},
             now() + interval '10 seconds', CASE WHEN n % 1000 = 0 THEN NULL ELSE now() END
         FROM generate_series(1, 60000) n;
+    INSERT INTO assistants (assistant_id, organization_id, user_id, display_name)
+        SELECT {_ID.format("n")}, 'org-' || n % 10, 'user-' || n % 1000, 'name' FROM generate_series(1, 20000) n;
+    INSERT INTO assistant_versions (assistant_id, version, version_id, config)
+        SELECT {_ID.format("n")}, 1, {_ID.format("n")}, 'config' FROM generate_series(1, 20000) n;
     INSERT INTO run_events
         SELECT {_ID.format("n")}, sequence, 'payload'
         FROM generate_series(1, 60000) n, generate_series(1, 2) sequence;
@@ -176,6 +181,17 @@ HOT = [
     agent("displace", postgres_runs.DISPLACE, [THREAD, False], UNFINISHED),
     agent("watched", postgres_runs.WATCHED, [[RUN], 10.0], UNFINISHED),
     agent("built upon", postgres_runs.BUILT_UPON, [RUN], "runs_pkey", "runs_of_thread", "messages_pkey"),
+    agent(
+        "room",
+        postgres_runs.ROOM,
+        [*OWNER, False, 64, THREAD, 999],
+        UNFINISHED,
+        "(threads_pkey|threads_of_owner)",
+        "runs_of_thread",
+    ),
+    agent("room for threads", postgres_threads.IS_FULL, [*OWNER, 9_999], "threads_of_owner"),
+    agent("assistants", postgres_assistants.PAGE, [*OWNER, None, 20], "assistants_of_owner"),
+    agent("assistant", postgres_assistants.FIND, [*OWNER, THREAD, 0], "assistants_pkey"),
     agent("batch of runs", postgres_runs.BATCH, [*OWNER, RUN], "runs_of_batch", "threads_pkey"),
     agent("events", postgres_events.READ, [RUN, 0, 128], "runs_pkey", "run_events_pkey"),
     agent("told", postgres_events.TOLD, [RUN], "run_events_pkey"),

@@ -12,7 +12,7 @@ from ollamesh.agent.v1.run_pb2 import RUN_STATUS_SUCCEEDED, Run
 from services.agent.core.caps import Caps
 from services.agent.core.prompt import INPUT_CODE_POINTS_MAX
 from tests.fakes.fake_inference import Reply
-from tests.service.agent_app import App, Mesh, User, broken_fields, mesh, refusal
+from tests.service.agent_app import App, Mesh, User, broken_fields, mesh, refusal, until
 from tests.stack import Database
 
 PLAIN = RunConfig(model="tiny")
@@ -166,3 +166,15 @@ async def test_a_thread_has_so_many_runs(around: Mesh) -> None:
             {"limit": "runs_per_thread", "max": "2"},
         )
         assert (await ann.start(await ann.thread(), config=PLAIN)).run_id
+
+
+async def test_a_batch_takes_no_place_from_what_its_user_asks_for_meanwhile(around: Mesh) -> None:
+    async with around.replica(caps=Caps(runs=2)) as app:
+        ann = app.user()
+        app.inference.otherwise = Reply(texts=["x"], hold=asyncio.Event())
+        await start(ann, ["q"] * 6)
+        await until(lambda: app.inference.running >= 3)
+        for _ in range(2):
+            await ann.start(await ann.thread(), config=PLAIN)
+        await until(lambda: app.inference.running >= 5)
+        assert (await refusal(ann.start(await ann.thread())))[1] == "TOO_MANY_RUNS"

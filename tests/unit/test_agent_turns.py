@@ -92,7 +92,7 @@ class TurnsMachine(RuleBasedStateMachine):
         busy = {self.thread_of[run_id] for run_id in self.working}
         assert len(busy) == len(self.working) <= WORKERS_MAX
         with_runs = {self.owner_of[run_id] for run_id in [*self.waiting, *self.working]}
-        assert set(self.turns._places) == with_runs, "who has no runs is forgotten"
+        assert {place.owner for place in self.turns._places} == with_runs, "who has no runs is forgotten"
         if len(self.working) < WORKERS_MAX:
             assert all(self.thread_of[run_id] in busy for run_id in self.waiting)
 
@@ -109,3 +109,17 @@ def test_a_refusal_says_how_many_are_allowed_and_when_to_come_again() -> None:
         turns.reserve(OWNERS[0])
     assert refusal.value.facts == {"runs_max": "1"}
     assert refusal.value.retry_after_s
+
+
+def test_runs_of_batches_take_no_place_from_others_of_their_owner() -> None:
+    turns, ann = Turns(workers_max=4, runs_max=3, runs_per_owner_max=1), Owner("org", "ann")
+    turns.admit(ann, is_batch=True)
+    turns.reserve(ann)
+    with pytest.raises(TooManyRuns):
+        turns.reserve(ann)
+    turns.release(ann, is_batch=True)
+    with pytest.raises(TooManyRuns):
+        turns.reserve(ann)
+    turns.release(ann)
+    turns.reserve(ann)
+    assert turns.room == 2

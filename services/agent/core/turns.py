@@ -7,7 +7,7 @@ thread works at another replica, is done for now and queues again.
 
 Invariants, each asserted by tests/unit/test_agent_turns.py:
   I1  At most `workers_max` runs work, and no two on the same thread.
-  I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner.
+  I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner that were reserved.
   I3  After `next`, no run waits whose thread is free while a worker is.
   I4  A run does not start while one of a lower position waits for the same thread.
 """
@@ -20,6 +20,14 @@ from services.agent.errors import TooManyRuns
 
 
 @dataclass(frozen=True, slots=True)
+class _Place:
+    """Whose it is. Runs of batches are bounded where they are accepted, and take no place from others of their owner."""
+
+    owner: Owner
+    is_batch: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     position: int
     thread_id: ThreadId
@@ -29,21 +37,21 @@ class Turns:
     def __init__(self, *, workers_max: int, runs_max: int, runs_per_owner_max: int) -> None:
         self._workers_max = workers_max
         self._runs_max, self._runs_per_owner_max = runs_max, runs_per_owner_max
-        self._places: Counter[Owner] = Counter()
+        self._places: Counter[_Place] = Counter()
         self._waiting: dict[RunId, _Waiting] = {}
         self._working: dict[RunId, ThreadId] = {}
 
     def reserve(self, owner: Owner) -> None:
         """Take a place, or raise TooManyRuns: an early refusal beats a run that nobody gets to."""
-        if self._places[owner] >= self._runs_per_owner_max:
+        if self._places[_Place(owner)] >= self._runs_per_owner_max:
             raise TooManyRuns(runs_max=self._runs_per_owner_max)
         if self._places.total() >= self._runs_max:
             raise TooManyRuns(runs_max=self._runs_max)
-        self._places[owner] += 1
+        self._places[_Place(owner)] += 1
 
-    def admit(self, owner: Owner) -> None:
+    def admit(self, owner: Owner, *, is_batch: bool = False) -> None:
         """Take a place for a run that was accepted elsewhere: see `room`."""
-        self._places[owner] += 1
+        self._places[_Place(owner, is_batch)] += 1
 
     @property
     def room(self) -> int:
@@ -55,11 +63,12 @@ class Turns:
         idle_count = self._workers_max - len(self._working) - len(self._waiting)
         return max(0, min(idle_count, max(1, self._workers_max // 2) - batch_count))
 
-    def release(self, owner: Owner) -> None:
+    def release(self, owner: Owner, *, is_batch: bool = False) -> None:
         """Give a place back: nothing was accepted, or it has ended."""
-        self._places[owner] -= 1
-        if self._places[owner] == 0:
-            del self._places[owner]  # Bounded by those who have runs, not by those who ever had.
+        place = _Place(owner, is_batch)
+        self._places[place] -= 1
+        if self._places[place] == 0:
+            del self._places[place]  # Bounded by those who have runs, not by those who ever had.
 
     def queue(self, run_id: RunId, thread_id: ThreadId, *, position: int) -> None:
         """A run that has its place waits for its turn."""
