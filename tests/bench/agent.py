@@ -180,10 +180,13 @@ async def ages(user: User) -> list[float]:
     """How old each piece was when its event came, in seconds."""
     run = await user.start(await user.thread(), config=RunConfig(model="tiny"))
     found: list[float] = []
+    last = RunEvent()
     request = pb.WatchRunRequest(run_id=run.run_id)
     async for response in user.stub.WatchRun(request, timeout=TIMEOUT_S, metadata=bearer(user.token)):
         now_s = time.monotonic()
         found += [now_s - float(written_s) for written_s in response.event.delta.text.split()]
+        last = response.event
+    assert last.finished.status == RUN_STATUS_SUCCEEDED, last
     assert len(found) == PIECES_COUNT, len(found)
     return found
 
