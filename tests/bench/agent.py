@@ -49,6 +49,7 @@ CODE = '{"code": "print(42)"}'
 STEPS = (Reply(texts=["See:"], calls=[("run_python", CODE)]),) * 2 + (Reply(texts=["It is ", "42."]),)
 CONCURRENT_COUNT, PIECES_COUNT, PIECE_EVERY_S = 100, 100, 0.05
 TIMEOUT_S = 120.0
+AS_IT_COMES = {"OLLAMESH_AGENT_LEASE_S": "10"}  # Tests have it shorter.
 OVERHEAD_MAX_MS, FIRST_TOKEN_MAX_MS = 60.0, 15.0
 AGE_MAX_MS, RSS_MAX_MB, RESUME_MAX_S = 100.0, 600.0, 3.0
 
@@ -212,8 +213,8 @@ async def resumption(around: Mesh, database: Database) -> Figure:
     for _ in range(ROUNDS):
         hold = asyncio.Event()
         around.inference.script = [Reply(texts=["half", "whole"], hold=hold), Reply(texts=["half", "whole"])]
-        async with process(around, OLLAMESH_AGENT_LEASE_S="10") as alive:
-            async with process(around, OLLAMESH_AGENT_LEASE_S="10") as dying:
+        async with process(around, **AS_IT_COMES) as alive:
+            async with process(around, **AS_IT_COMES) as dying:
                 run = await dying.user().start(await dying.user().thread())
                 seen = await _until_text(dying.user(), run.run_id, after=0)
                 os.kill(dying.pid, signal.SIGKILL)
@@ -266,10 +267,10 @@ async def meshed(
 async def measured(database: Database) -> list[Figure]:
     figures = []
     async with meshed(database, FakeInference.serving()) as around:
-        async with process(around) as agent:
+        async with process(around, **AS_IT_COMES) as agent:
             figures += await overhead(around, agent.user())
         figures.append(await resumption(around, database))
-    async with meshed(database, Ticking.serving()) as around, process(around) as agent:
+    async with meshed(database, Ticking.serving()) as around, process(around, **AS_IT_COMES) as agent:
         users = [agent.user(f"user-{number}") for number in range(CONCURRENT_COUNT)]
         figures += await freshness(agent, users)
     return figures
