@@ -96,7 +96,7 @@ def main() -> int:
                 {"gateway": asyncio.run(memory.weigh(mesh.gateway, streams=IDLE_STREAMS))}, slack=SLACK
             ),
             cost_figures,
-            lambda: checkpointer_figures(rounds=1, seconds=2.0, slack=SLACK),
+            lambda: checkpointer_figures(rounds=ROUNDS, seconds=1.0, slack=SLACK, with_peer=False),
         ]
         found = [figure for part in parts for figure in judged(part)]
     report("smoke", rounds=ROUNDS, figures=found, remarks=[f"Limit of {upstream.limit}."])

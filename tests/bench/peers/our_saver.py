@@ -17,10 +17,11 @@ from services.common.seals import Seals
 from tests.bench.peers.saver_cycles import cycles_per_s
 
 ORGANIZATION = "org"
+FENCE = 7
 THREAD = "INSERT INTO threads (thread_id, organization_id, user_id, payload) VALUES ($1, $2, 'ann', '')"
 RUN = """
-    INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until)
-    VALUES ($1, $2, '', '', $3, now() + interval '1 hour')
+    INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until, fence)
+    VALUES ($1, $2, '', '', $3, now() + interval '1 hour', $4)
 """
 
 
@@ -28,8 +29,8 @@ async def lease(connection: Connection, holder: UUID) -> Lease:
     """A run that is held."""
     run_id, thread_id = RunId(uuid4()), uuid4()
     await connection.execute(THREAD, thread_id, ORGANIZATION)
-    await connection.execute(RUN, run_id, thread_id, holder)
-    return Lease(run_id=run_id, holder=holder, fence=0)
+    await connection.execute(RUN, run_id, thread_id, holder, FENCE)
+    return Lease(run_id=run_id, holder=holder, fence=FENCE)
 
 
 async def main(dsn: str, seconds: float, concurrency: int) -> None:

@@ -53,10 +53,12 @@ def measured(database: Database, *, rounds: int, seconds: float, with_peer: bool
     return {name: median(values) for name, values in rates.items()}
 
 
-def checkpointer_figures(*, rounds: int, seconds: float = 4.0, slack: float = 1.0) -> list[Figure]:
-    """Without the peer, what it would be compared with is left out."""
+def checkpointer_figures(
+    *, rounds: int, seconds: float = 4.0, slack: float = 1.0, with_peer: bool = True
+) -> list[Figure]:
+    """A peer that is not installed is left out."""
     with running_postgres(durable=True) as server, server.fresh() as database:
-        rates = measured(database, rounds=rounds, seconds=seconds, with_peer=installed(PEER))
+        rates = measured(database, rounds=rounds, seconds=seconds, with_peer=with_peer and installed(PEER))
     alone = rates["alone"]
     found = [
         Figure(
