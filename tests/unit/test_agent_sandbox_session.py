@@ -267,3 +267,21 @@ async def test_ending_a_session_that_cannot_be_reached_is_no_failure(sandbox: Fa
         await agent.call()
         await cable.cut()
         await agent.sessions.end(ANN, FIRST, token="t")
+
+
+async def test_what_is_away_may_be_back_soon(sandbox: FakeSandbox) -> None:
+    """Whoever calls may try again: under the same key, nothing is done twice."""
+    async with (
+        Severable.to(int(sandbox.target.rpartition(":")[2])) as cable,
+        replica(f"127.0.0.1:{cable.port}") as agent,
+    ):
+        await cable.cut()
+        for result in (await agent.call(key="run:again"), await agent.file("read", path="a")):
+            assert (result.failed, result.may_pass) == (True, True)
+        await cable.mend()
+        async with asyncio.timeout(30):
+            while (result := await agent.call(key="run:again")).may_pass:
+                pass
+        assert result == OK
+        assert sandbox.begun == ["run:again"]
+        assert not (await agent.file("read", path="a")).may_pass, "there is no such file"

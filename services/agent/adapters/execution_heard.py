@@ -49,6 +49,10 @@ class Heard:
         return self._exited is not None
 
     @property
+    def has_written(self) -> bool:
+        return any(stream.bytes_count for stream in self._streams.values())
+
+    @property
     def stdout_bytes(self) -> int:
         return self._streams[Channel.STDOUT].bytes_count
 

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeGuard
 
 import grpc.aio
@@ -21,7 +22,7 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.execution_heard import Heard
 from services.agent.adapters.sandbox_session import SandboxSessions, Seat
-from services.agent.adapters.sandboxes import Sandbox, refused
+from services.agent.adapters.sandboxes import AWAY, Sandbox, refused
 from services.agent.adapters.thread_sessions import Begun
 from services.agent.adapters.tool_specs import CODE_BYTES_MAX, RUN_PYTHON
 from services.agent.errors import ThreadNotFound
@@ -69,7 +70,10 @@ class RunPython:
             await call.stop()
             return call.heard.result(TOO_LONG)
         except grpc.aio.AioRpcError as error:
-            return call.heard.result(f"The code was not run to its end: {refused(error)}.")
+            refusal = refused(error)
+            result = call.heard.result(f"The code was not run to its end: {refusal}.")
+            # Made again, the call finds what has begun. What has been told of that would be told again.
+            return replace(result, may_pass=refusal.reason in AWAY and not call.heard.has_written)
         except ThreadNotFound:
             return ToolResult(content=NO_THREAD, failed=True)
         except BaseException:

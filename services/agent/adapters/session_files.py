@@ -11,7 +11,7 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
 from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.sandbox_session import SandboxSessions, Seat
-from services.agent.adapters.sandboxes import refused
+from services.agent.adapters.sandboxes import AWAY, refused
 from services.agent.adapters.tool_specs import READ_CHARS_MAX, READ_FILE, WRITE_BYTES_MAX, WRITE_FILE
 from services.agent.errors import ThreadNotFound
 from services.agent.ports import CallContext, ToolResult, ToolSpec
@@ -107,7 +107,8 @@ async def _in_session(
     except TimeoutError:
         return _failed(TOO_LONG)
     except grpc.aio.AioRpcError as error:
-        return _failed(f"The sandbox did not do it: {refused(error)}.")
+        refusal = refused(error)
+        return replace(_failed(f"The sandbox did not do it: {refusal}."), may_pass=refusal.reason in AWAY)
     except ThreadNotFound:
         return _failed(NO_THREAD)
     return replace(result, content=f"{seat.note}\n{result.content}") if seat.note else result
