@@ -44,6 +44,14 @@ class Held:
     )  # What it can be acted with, whoever goes on with it.
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What was said in a thread before a run, oldest first."""
+
+    messages: Sequence[Message]
+    is_whole: bool  # There was never more.
+
+
 class Leases(Protocol):
     """The runs of one replica. Every method raises StoreFailure when the store does not answer."""
 
@@ -54,7 +62,7 @@ class Leases(Protocol):
         """
         ...
 
-    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
+    async def history(self, run_id: RunId, *, count_max: int) -> History:
         """The newest messages of the run's thread that were said before it, oldest first."""
         ...
 

@@ -219,10 +219,11 @@ class Worker:
         return await patiently(lambda: self._leases.begin(job.held.lease), for_s=self._patience_s)
 
     async def _reading(self, job: Job, taint: Taint) -> _Reading:
-        history = await patiently(
+        said = await patiently(
             lambda: self._leases.history(job.run_id, count_max=HISTORY_COUNT_MAX), for_s=self._patience_s
         )
-        taint.add_history(history, is_cut=len(history) >= HISTORY_COUNT_MAX)
+        history = said.messages
+        taint.add_history(history, is_cut=not said.is_whole)
         kept = await patiently(lambda: self._summaries.find(job.run_id), for_s=self._patience_s)
         if kept is None or kept.newer_count > len(history):
             newer, summary = from_a_question(history), ""

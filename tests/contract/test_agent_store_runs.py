@@ -19,6 +19,7 @@ from services.agent.errors import (
     RunNotFound,
     ThreadBusy,
 )
+from services.agent.leases import History
 from services.agent.ports import Batch, Busy, PageRequest, RunRecord
 from services.common.postgres import Database
 from tests.contract.agent_replica import (
@@ -110,8 +111,10 @@ async def test_a_batch_is_events_messages_and_end_at_once(replica: Replica) -> N
     found = await replica.runs.find(ANN, run.run_id)
     assert (found.status, found.outcome, found.last_sequence) == (Status.FAILED, end, 4)
     assert found.end_time is not None
-    assert await replica.leases.history(later.run_id, count_max=9) == said
-    assert await replica.leases.history(later.run_id, count_max=2) == said[1:]
+    assert await replica.leases.history(later.run_id, count_max=9) == History(messages=said, is_whole=True)
+    assert await replica.leases.history(later.run_id, count_max=2) == History(
+        messages=said[1:], is_whole=False
+    )
     page = await replica.threads.messages(ANN, thread_id, PageRequest(size=2, after=None))
     rest = await replica.threads.messages(ANN, thread_id, PageRequest(size=2, after=page.next_after))
     assert [record.message for record in [*page.items, *rest.items]] == said

@@ -140,6 +140,21 @@ async def test_a_later_run_of_the_thread_is_no_cleaner(app: App, tools: Tools) -
     assert tools.mail.calls == [json.loads(STEAL[1])], "another thread has read nothing"
 
 
+async def test_what_was_read_and_rolled_back_was_read(app: App, tools: Tools) -> None:
+    """The thread does not say so any more, but files that were written meanwhile may."""
+    user = app.user()
+    thread_id = await user.thread()
+    says(app, [READ])
+    run_id = await start(user, thread_id=thread_id)
+    await user.watch(run_id)
+    await user.stub.CancelRun(pb.CancelRunRequest(run_id=run_id, rollback=True), **user.options)
+    assert list(await user.messages(thread_id)) == []
+    says(app, [STEAL])
+    _, asked = await watched_by_a_wary_person(user, await start(user, thread_id=thread_id))
+    assert asked == ["mail"]
+    assert tools.mail.calls == []
+
+
 async def test_addresses_are_the_users_whole_or_not_at_all(app: App, tools: Tools) -> None:
     user = app.user()
     almost = [

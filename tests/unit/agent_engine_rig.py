@@ -12,7 +12,6 @@ from prometheus_client import CollectorRegistry
 from services.agent.agents import Assignment, Recorder
 from services.agent.core.approvals import Decided
 from services.agent.core.budget import Limits, Usage
-from services.agent.core.conversation import Message
 from services.agent.core.events import (
     ApprovalRequested,
     Delta,
@@ -26,7 +25,7 @@ from services.agent.core.run_config import RunConfig
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
 from services.agent.errors import RunNotFound, ThreadNotFound
-from services.agent.leases import Held, Lease
+from services.agent.leases import Held, History, Lease
 from services.agent.ports import (
     Accepted,
     Access,
@@ -121,9 +120,9 @@ class Store:
         self.renewed.append(run_ids)
         return {run_id: run_id in self.cancelled for run_id in run_ids}
 
-    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
+    async def history(self, run_id: RunId, *, count_max: int) -> History:
         await self.readable.wait()
-        return []
+        return History(messages=[], is_whole=True)
 
     async def adopt(self, *, count_max: int, batch_count_max: int) -> Sequence[Held]:
         found, self.orphans = self.orphans[:count_max], self.orphans[count_max:]

@@ -15,10 +15,9 @@ from ollamesh.agent.v1 import run_pb2, thread_pb2
 
 from services.agent.adapters.mandate_seals import opened_mandate, sealed_mandate
 from services.agent.adapters.run_rows import config_of
-from services.agent.core.conversation import Message
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import LeaseLost
-from services.agent.leases import Held, Lease
+from services.agent.leases import Held, History, Lease
 from services.agent.wire.events import usage_from_proto
 from services.agent.wire.resources import message_from_proto
 from services.common.postgres import Database
@@ -36,10 +35,19 @@ BEGIN = f"""
     RETURNING run_id
 """
 HELD = f"SELECT 1 FROM runs WHERE {OURS}"
-# What a run said itself it has in its events.
+# What a run said itself it has in its events. Of a run that was rolled back nothing is said any more, but what it had
+# read may still stand in files.
 HISTORY = """
-    SELECT messages.payload FROM messages JOIN runs USING (thread_id)
-    WHERE runs.run_id = $1 AND messages.run_id <> $1 ORDER BY messages.position DESC LIMIT $2
+    SELECT said.payload, EXISTS (
+        SELECT FROM runs other
+        WHERE other.thread_id = runs.thread_id AND other.rollback_requested AND other.start_time IS NOT NULL
+    ) AS is_forgotten
+    FROM runs LEFT JOIN LATERAL (
+        SELECT payload, position FROM messages
+        WHERE messages.thread_id = runs.thread_id AND messages.run_id <> runs.run_id
+        ORDER BY position DESC LIMIT $2
+    ) said ON true
+    WHERE runs.run_id = $1 ORDER BY said.position DESC
 """
 KEEP = """
     UPDATE runs SET lease_until = now() + $4::float8 * interval '1 second'
@@ -109,11 +117,14 @@ class PostgresLeases:
                 raise LeaseLost
         return False
 
-    async def history(self, run_id: RunId, *, count_max: int) -> Sequence[Message]:
+    async def history(self, run_id: RunId, *, count_max: int) -> History:
         async with self._database.connection(system=True) as connection:
             rows = await connection.fetch(HISTORY, run_id, count_max)
-        payloads = (thread_pb2.Message.FromString(row["payload"]) for row in reversed(rows))
-        return [message_from_proto(payload) for payload in payloads]
+        payloads = [row["payload"] for row in reversed(rows) if row["payload"] is not None]
+        return History(
+            messages=[message_from_proto(thread_pb2.Message.FromString(payload)) for payload in payloads],
+            is_whole=len(payloads) < count_max and not any(row["is_forgotten"] for row in rows),
+        )
 
     async def keep(self, leases: Collection[Lease]) -> Mapping[RunId, bool]:
         if not leases:

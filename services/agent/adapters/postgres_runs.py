@@ -93,6 +93,8 @@ BUILT_UPON = """
         OR EXISTS (SELECT FROM messages WHERE thread_id = later.thread_id AND run_id = later.run_id)
     ) LIMIT 1
 """
+# What it had read cannot be taken back: later runs are told that something was forgotten.
+ROLLED_BACK = "UPDATE runs SET rollback_requested = true WHERE run_id = $1"
 FORGET_MESSAGES = """
     WITH gone AS (DELETE FROM messages WHERE thread_id = $1 AND run_id = $2 RETURNING 1)
     UPDATE threads SET message_count = message_count - (SELECT count(*) FROM gone), update_time = now()
@@ -232,6 +234,7 @@ class PostgresRuns:
 
 async def forget_messages(connection: Connection, thread_id: UUID, run_id: UUID) -> None:
     """Take the thread back to where it was before its last run. To be used while the thread is locked."""
+    await connection.execute(ROLLED_BACK, run_id)
     await connection.execute(FORGET_MESSAGES, thread_id, run_id)
     await connection.execute(FORGET_SUMMARY, thread_id)
 
