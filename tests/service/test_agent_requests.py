@@ -136,11 +136,9 @@ async def test_tools_must_exist_and_the_first_be_among_them(app: App) -> None:
     assert (await refusal(not_given))[1] == "INVALID_REQUEST"
 
 
-async def test_what_later_versions_serve_is_refused(app: App) -> None:
+async def test_an_assistant_must_exist(app: App) -> None:
     user = app.user()
     thread_id = await user.thread()
-    shaped = user.start(thread_id, config=RunConfig(response_json_schema="{}"))
-    assert (await refusal(shaped))[1] == "NOT_IMPLEMENTED"
     assisted = pb.StartRunRequest(thread_id=thread_id, input="?", assistant_id="mine")
     assert (await refusal(user.stub.StartRun(assisted, **user.options)))[1] == "ASSISTANT_NOT_FOUND"
 
