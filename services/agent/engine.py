@@ -315,4 +315,6 @@ def _held(owner: Owner, new: NewRun, made: Accepted, lease: Lease) -> Held:
         position=made.record.position,
         question=new.question,
         config=new.config,
+        assistant_id=new.assistant_id,
+        assistant_version=new.assistant_version,
     )

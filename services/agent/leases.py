@@ -13,7 +13,7 @@ from uuid import UUID
 
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message
-from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.ids import AssistantId, Owner, RunId, ThreadId
 from services.agent.core.run_config import RunConfig
 
 
@@ -34,6 +34,8 @@ class Held:
     position: int  # In its thread; see RunRecord.
     question: str
     config: RunConfig
+    assistant_id: AssistantId | None = None  # Whose configuration it began with.
+    assistant_version: int = 0
     is_batch: bool = False
     usage: Usage = field(default_factory=Usage)
     last_sequence: int = 0

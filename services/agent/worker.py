@@ -161,6 +161,8 @@ class Worker:
             run_id=str(job.run_id),
             thread_id=str(job.held.thread_id),
             config=job.held.config,
+            assistant_id=str(job.held.assistant_id or ""),
+            assistant_version=job.held.assistant_version,
             is_resumed=is_resumed,
         )
         return self._observing.of_run(about, now_s=self._clock())

@@ -1,10 +1,12 @@
 """Personal data in runs: whatever way it goes, it is neither told nor stored nor given to models and tools."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
 import grpc
 import pytest
+from ollamesh.agent.v1.agent_service_pb2 import WatchRunRequest
 from ollamesh.agent.v1.assistant_pb2 import (
     PII_ACTION_BLOCK,
     PII_ACTION_MASK,
@@ -144,3 +146,26 @@ async def test_so_does_one_that_reads_it_from_its_thread(app: App) -> None:
     assert (await ended(user, thread_id, "Who?", config()))[-1].finished.status == RUN_STATUS_SUCCEEDED
     assert MAIL not in str(app.inference.asked[-1].request)
     assert "I am [EMAIL]" in str(app.inference.asked[-1].request)
+
+
+async def test_whoever_takes_over_tells_on_from_what_was_told(database: Database) -> None:
+    """What was held back is neither lost nor told twice, though the text now comes in other pieces."""
+    hold = asyncio.Event()
+    async with mesh(database("agent")) as around:
+        around.inference.script = [
+            Reply(texts=["Mail a", "nn@exam", "ple"], hold=hold),
+            Reply(texts=["Mail ann", "@example.org", " now"]),
+        ]
+        async with around.replica() as other:
+            async with around.replica() as first:
+                run = await first.user().start(await first.user().thread(), "?", config=config())
+                async for response in first.user().stub.WatchRun(
+                    WatchRunRequest(run_id=run.run_id), **first.user().options
+                ):
+                    if response.event.delta.text:
+                        break
+            events = await other.user().watch(run.run_id)
+    run_grammar.check(events)
+    assert "".join(event.delta.text for event in events) == "Mail [EMAIL] now"
+    assert not any(event.HasField("step_restarted") for event in events)
+    assert events[-1].finished.answer == "Mail [EMAIL] now"

@@ -15,7 +15,7 @@ from ollamesh.agent.v1 import run_pb2, thread_pb2
 
 from services.agent.adapters.mandate_seals import opened_mandate, sealed_mandate
 from services.agent.adapters.run_rows import config_of
-from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.ids import AssistantId, Owner, RunId, ThreadId
 from services.agent.errors import LeaseLost
 from services.agent.leases import Held, History, Lease
 from services.agent.wire.events import usage_from_proto
@@ -190,6 +190,8 @@ class PostgresLeases:
             position=row["position"],
             question=row["input"].decode(),
             config=config_of(row),
+            assistant_id=row["assistant_id"] and AssistantId(row["assistant_id"]),
+            assistant_version=row["assistant_version"],
             is_batch=row["is_batch"],
             usage=usage_from_proto(run_pb2.RunUsage.FromString(row["usage"])),
             last_sequence=row["last_sequence"],
