@@ -136,15 +136,6 @@ async def test_tools_must_exist_and_the_first_be_among_them(app: App) -> None:
     assert (await refusal(not_given))[1] == "INVALID_REQUEST"
 
 
-async def test_what_later_versions_serve_is_refused(app: App) -> None:
-    user = app.user()
-    thread_id = await user.thread()
-    shaped = user.start(thread_id, config=RunConfig(response_json_schema="{}"))
-    assert (await refusal(shaped))[1] == "NOT_IMPLEMENTED"
-    assisted = pb.StartRunRequest(thread_id=thread_id, input="?", assistant_id="mine")
-    assert (await refusal(user.stub.StartRun(assisted, **user.options)))[1] == "ASSISTANT_NOT_FOUND"
-
-
 async def test_a_caller_must_be_known_and_have_a_deadline(app: App) -> None:
     user = app.user()
     request = pb.ListThreadsRequest()
