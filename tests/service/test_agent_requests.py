@@ -136,13 +136,6 @@ async def test_tools_must_exist_and_the_first_be_among_them(app: App) -> None:
     assert (await refusal(not_given))[1] == "INVALID_REQUEST"
 
 
-async def test_an_assistant_must_exist(app: App) -> None:
-    user = app.user()
-    thread_id = await user.thread()
-    assisted = pb.StartRunRequest(thread_id=thread_id, input="?", assistant_id="mine")
-    assert (await refusal(user.stub.StartRun(assisted, **user.options)))[1] == "ASSISTANT_NOT_FOUND"
-
-
 async def test_a_caller_must_be_known_and_have_a_deadline(app: App) -> None:
     user = app.user()
     request = pb.ListThreadsRequest()
