@@ -195,7 +195,6 @@ class Replica:
                 Mortal(PostgresSummaries(database), fate),
                 context_token_count=4096,
                 link_hosts=(),
-                trusted_tools=set(tools),
             ),
         )
         self._worker = Worker(
