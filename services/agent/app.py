@@ -32,7 +32,7 @@ from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
 from services.agent.mcp_telemetry import McpMetrics
 from services.agent.observing import Observing
-from services.agent.ports import Mandates, Tool
+from services.agent.ports import Mandates, Tool, ToolSpec
 from services.agent.run_metrics import RunMetrics
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
@@ -83,11 +83,6 @@ async def run(
             context_token_count=config.context_token_count,
             link_hosts=config.link_hosts,
         )
-        tracing = Tracing(
-            tracer=opened.enter_context(tracer(config.tracing)),
-            has_content=config.tracing.has_content,
-            tools=specs,
-        )
         mandates = AuthMandates(await _auth(config, opened))
         renewals = await opened.enter_async_context(Database.connect(config.database_url, connections_max=1))
         engine, runs = _engine(
@@ -98,7 +93,7 @@ async def run(
             ),
             mandates,
             metrics,
-            Observing(RunMetrics(registry, tools=specs, models=metrics), tracing),
+            Observing(RunMetrics(registry, tools=specs, models=metrics), _tracing(config, specs, opened)),
             trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(
@@ -127,6 +122,14 @@ async def run(
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
+
+
+def _tracing(config: Config, specs: Mapping[str, ToolSpec], opened: AsyncExitStack) -> Tracing:
+    return Tracing(
+        tracer=opened.enter_context(tracer(config.tracing)),
+        has_content=config.tracing.has_content,
+        tools=specs,
+    )
 
 
 def _engine(  # noqa: PLR0913 - A part of the composition root.
