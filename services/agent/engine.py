@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 TURN_PAUSE_MIN_S, TURN_PAUSE_MAX_S = 0.2, 1.0
 ADOPTED_AT_ONCE_MAX = 100
 TIDY_EVERY_S = 60.0
+CLAIMED_S_MAX = 5.0  # For what a stopping replica has begun and nobody could make again.
 CLEAR_S_MAX = 4.0  # For other replicas to end what is to be forgotten.
 
 
@@ -135,11 +136,19 @@ class Engine:
         self._stopping.set()
         jobs = list(self._jobs.values())
         for job in jobs:
-            job.hand_over()
-            self._skip(job)
+            self._tasks.create_task(self._hand_over(job))
         for job in jobs:
             await job.left.wait()
         self._stopped.set()
+
+    async def _hand_over(self, job: Job) -> None:
+        """Let others go on, but for a moment in which a call may return that nobody could make again."""
+        if job.is_safe is not None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CLAIMED_S_MAX):
+                    await job.is_safe.wait()
+        job.hand_over()
+        self._skip(job)
 
     async def _accept(
         self,

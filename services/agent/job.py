@@ -21,6 +21,7 @@ class Job:
     has_ended: bool = False  # Its end is committed.
     pause_s: float = 0.0  # Before it looks again whether it is its turn.
     task: asyncio.Task[Ending | None] | None = None
+    is_safe: asyncio.Event | None = None  # Nothing is under way that nobody could make again.
     called_off: asyncio.Event = field(default_factory=asyncio.Event)  # It ends, or others go on.
     left: asyncio.Event = field(default_factory=asyncio.Event)
 

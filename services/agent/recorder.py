@@ -3,6 +3,7 @@
 It also knows the story so far, if others began it, so that an agent that goes on asks and does nothing twice.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from uuid import UUID, uuid4
 
@@ -39,6 +40,9 @@ class RunRecorder:
         self._claim, self._approval_wait_s = claim, approval_wait_s
         self._observed = observed
         self._decided: dict[UUID, Decided] = {}
+        self.is_safe = asyncio.Event()  # Nothing is under way that nobody could make again.
+        self.is_safe.set()
+        self._claimed: set[str] = set()
 
     def begin(self, question: str) -> None:
         self._tell(self._run.begin(question, now_s=self._clock()))
@@ -120,7 +124,11 @@ class RunRecorder:
         return None
 
     async def claim(self, call_id: str) -> bool:
-        return await self._claim(call_id)
+        is_first = await self._claim(call_id)
+        if is_first:
+            self._claimed.add(call_id)
+            self.is_safe.clear()
+        return is_first
 
     async def tool_returned(
         self, call_id: str, result: ToolResult, *, duration_s: float, remembered: bool = False
@@ -134,6 +142,9 @@ class RunRecorder:
         )
         self._tell(self._run.tool_returned(returned, now_s=self._clock()))
         await self._journal.committed()
+        self._claimed.discard(call_id)
+        if not self._claimed:
+            self.is_safe.set()
 
     def _tell(self, entries: Entries) -> None:
         for entry in entries:

@@ -34,6 +34,7 @@ from services.agent.recorder import RunRecorder
 from services.agent.summaries import Summaries
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced
+from services.common.errors import StoreFailure
 
 log = structlog.get_logger(__name__)
 
@@ -186,6 +187,7 @@ class Worker:
             return job.verdict
         wall_s = tale.run.wall_left_s(now_s=self._clock())
         assignment = self._assignment(job, reading, wall_s=wall_s)
+        job.is_safe = tale.recorder.is_safe
         job.task = tasks.create_task(self._attempt(job, assignment, tale.recorder))
         await asyncio.wait({job.task}, timeout=max(0.0, wall_s))
         if not job.task.done():
@@ -269,6 +271,8 @@ class Worker:
             return NO_ACCESS
         except LeaseLost:
             raise
+        except StoreFailure as error:
+            raise LeaseLost from error  # Others, or this replica later, find the store better.
         except Exception:
             log.exception("run_failed", run_id=str(assignment.run_id))
             return BROKEN

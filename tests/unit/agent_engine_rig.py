@@ -141,7 +141,7 @@ class Store:
         self.given_back.append(lease)
 
     async def claim(self, lease: Lease, call_id: str) -> bool:
-        raise NotImplementedError
+        return True
 
     async def keep_mandate(self, lease: Lease, owner: Owner, mandate: str) -> None:
         self.mandates[lease.run_id] = mandate

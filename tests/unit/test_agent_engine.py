@@ -5,13 +5,12 @@ from collections.abc import Mapping
 
 import pytest
 
-from services.agent.core.events import (
-    Delta,
-    Started,
-    Status,
-    StepStarted,
-)
+from services.agent.agents import Assignment, Recorder
+from services.agent.core.conversation import ToolCall
+from services.agent.core.events import Delta, Started, Status, StepStarted, ToolReturned
+from services.agent.core.run import Answer
 from services.agent.errors import TooManyRuns
+from services.agent.ports import ToolResult
 from services.agent.worker import ATTEMPTS_MAX
 from services.common.errors import AuthUnavailable, StoreUnavailable
 from tests.unit.agent_engine_rig import Auth, Parrot, Store, engine, has_ended, orphan, start
@@ -107,6 +106,43 @@ async def test_stopping_gives_back_what_works_and_what_waits() -> None:
         runs = [await start(made) for _ in range(3)]
     assert {lease.run_id for lease in store.given_back} == {run.run_id for run in runs}
     assert not any(store.ended(run.run_id) for run in runs)
+
+
+async def test_stopping_waits_a_moment_for_a_call_that_nobody_could_make_again() -> None:
+    store, agent = Store(), Payer()
+    agent.let.clear()
+    async with asyncio.timeout(20), engine(store, agent) as made:
+        run = await start(made)
+        await agent.paying.wait()
+        stopping = asyncio.create_task(made.stop())
+        await asyncio.wait({stopping}, timeout=0.2)
+        assert not stopping.done()
+        agent.let.set()
+        await stopping
+    assert [lease.run_id for lease in store.given_back] == [run.run_id]
+    returned = [event for event in store.events[run.run_id] if isinstance(event, ToolReturned)]
+    assert [event.content for event in returned] == ["paid"]
+
+
+class Payer(Parrot):
+    """Makes one call that may not be repeated, when it is let, and then waits for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.paying = asyncio.Event()
+
+    async def work(self, assignment: Assignment, recorder: Recorder) -> str:
+        recorder.ask()
+        call = ToolCall(call_id="call_1_0", name="pay", arguments_json="{}")
+        await recorder.answer(
+            Answer(calls=(call,), prompt_token_count=1, output_token_count=1, truncated=False)
+        )
+        assert await recorder.claim(call.call_id)
+        self.paying.set()
+        await self.let.wait()
+        await recorder.tool_returned(call.call_id, ToolResult(content="paid", failed=False), duration_s=0.0)
+        await asyncio.Event().wait()
+        return ""
 
 
 async def test_a_mandate_is_kept_for_others_and_ends_with_its_run() -> None:
