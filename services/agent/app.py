@@ -62,9 +62,8 @@ async def run(
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        database = await opened.enter_async_context(
-            Database.connect(config.database_url, connections_max=config.connections_max)
-        )
+        databases = await _databases(config, opened)
+        database, _ = databases
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="agent")
         )
@@ -89,10 +88,9 @@ async def run(
             tools=specs,
         )
         mandates = AuthMandates(await _auth(config, opened))
-        renewals = await opened.enter_async_context(Database.connect(config.database_url, connections_max=1))
         engine, runs = _engine(
             config,
-            (database, renewals),
+            databases,
             LangChainAgent(
                 InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
             ),
@@ -127,6 +125,13 @@ async def run(
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
+
+
+async def _databases(config: Config, opened: AsyncExitStack) -> tuple[Database, Database]:
+    """One for everything, and one for leases alone."""
+    counts = config.connections_max, 1
+    first, second = (Database.connect(config.database_url, connections_max=count) for count in counts)
+    return await opened.enter_async_context(first), await opened.enter_async_context(second)
 
 
 def _engine(  # noqa: PLR0913 - A part of the composition root.
