@@ -62,9 +62,8 @@ async def run(
     registry = CollectorRegistry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        database = await opened.enter_async_context(
-            Database.connect(config.database_url, connections_max=config.connections_max)
-        )
+        databases = await _databases(config, opened)
+        database, _ = databases
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="agent")
         )
@@ -84,10 +83,9 @@ async def run(
             link_hosts=config.link_hosts,
         )
         mandates = AuthMandates(await _auth(config, opened))
-        renewals = await opened.enter_async_context(Database.connect(config.database_url, connections_max=1))
         engine, runs = _engine(
             config,
-            (database, renewals),
+            databases,
             LangChainAgent(
                 InferenceServiceStub(inference), tools, _saver(checkpoints), asking, rules=config.rules
             ),
@@ -130,6 +128,13 @@ def _tracing(config: Config, specs: Mapping[str, ToolSpec], opened: AsyncExitSta
         has_content=config.tracing.has_content,
         tools=specs,
     )
+
+
+async def _databases(config: Config, opened: AsyncExitStack) -> tuple[Database, Database]:
+    """One for everything, and one for leases alone."""
+    counts = config.connections_max, 1
+    first, second = (Database.connect(config.database_url, connections_max=count) for count in counts)
+    return await opened.enter_async_context(first), await opened.enter_async_context(second)
 
 
 def _engine(  # noqa: PLR0913 - A part of the composition root.

@@ -115,8 +115,7 @@ async def fetch(fetching: HttpFetch, url: object, *, for_s: float = 30) -> ToolR
 async def test_a_page_is_read_as_its_text_and_nothing_is_told_of_us(site: Site) -> None:
     html = "<html><script>no</script><p>Caf\xe9 &amp; bar</p></html>".encode("iso-8859-1")
     site.pages["/a?b=c"] = response(html, kind="text/html; charset=ISO-8859-1", Set_Cookie="a=b")
-    fetching = tool(site)
-    url = f"http://site.test:{site.port}/a?b=c"
+    fetching, url = tool(site), f"http://site.test:{site.port}/a?b=c"
     for _ in range(2):
         result = await fetch(fetching, f"{url}#part")
         assert result == ToolResult(content=f"HTTP 200, {url}:\n\nCafé & bar", failed=False)
