@@ -78,11 +78,7 @@ async def run(
             database, Seals(config.encryption_keys, purpose=SEAL_PURPOSE), patience_s=config.lease_s
         )
         specs = {name: tool.spec for name, tool in tools.items()}
-        asking = Asking(
-            PostgresSummaries(database),
-            context_token_count=config.context_token_count,
-            link_hosts=config.link_hosts,
-        )
+        asking = _asking(config, database)
         tracing = Tracing(
             tracer=opened.enter_context(tracer(config.tracing)),
             has_content=config.tracing.has_content,
@@ -127,6 +123,14 @@ async def run(
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
+
+
+def _asking(config: Config, database: Database) -> Asking:
+    return Asking(
+        PostgresSummaries(database),
+        context_token_count=config.context_token_count,
+        link_hosts=config.link_hosts,
+    )
 
 
 def _engine(  # noqa: PLR0913 - A part of the composition root.
