@@ -83,11 +83,14 @@ format: setup ## format Python and protos
 	@.venv/bin/buf format -w
 
 .PHONY: check
-check: setup protos-check ## all static checks, the architecture rules and the unit tests
+check: check-static ## all static checks, the architecture rules and the unit tests
+	@$(PY) -m pytest -q tests/architecture tests/unit
+
+.PHONY: check-static
+check-static: setup protos-check ## format, lint, types, protos
 	@$(PY) -m ruff format --check -q .
 	@$(PY) -m ruff check -q .
 	@$(PY) -m mypy .
-	@$(PY) -m pytest -q tests/architecture tests/unit
 
 .PHONY: golden
 golden: setup ## write the edge's configuration anew where the tests compare with it
