@@ -123,7 +123,7 @@ class Reader:
             parts.append(self._text[place:end])
             if self._text[end] == quote:
                 self.place = end + 1
-                return "".join(parts).encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+                return _joined("".join(parts))
             text, place = self._escape(end)
             parts.append(text)
 
@@ -150,6 +150,11 @@ class Reader:
             raise ValueError("no value")
         self.place = word.end()
         return _CONSTANTS[word[0]]
+
+
+def _joined(text: str) -> str:
+    """With the halves of characters that were escaped by halves put together. One half is no text: nobody can store it."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16")
 
 
 def _next(text: str, place: int, quote: str) -> int:
