@@ -12,7 +12,6 @@ from uuid import uuid4
 
 import grpc.aio
 from cryptography.fernet import Fernet
-from ollamesh.inference.v1 import completion_pb2 as inference_pb
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
 from prometheus_client import CollectorRegistry
 
@@ -36,7 +35,6 @@ from services.agent.worker import Worker
 from services.common.postgres import Database
 from services.common.seals import Seals
 from tests.fakes.agent_parts import unobserved
-from tests.fakes.fake_inference import FakeInference, Reply
 
 KEY = Fernet.generate_key().decode()
 
@@ -69,6 +67,7 @@ class Fate:
         raise KilledError
 
 
+LATE_S = 0.02
 READS = frozenset({"history", "told", "settled", "read", "find"})
 
 
@@ -83,11 +82,17 @@ class Mortal:
         if not asyncio.iscoroutinefunction(value):
             return value
 
+        async def late(*args: Any, **kwargs: Any) -> Any:
+            """What is told takes its time: whoever does not wait for it is overtaken by the end of its process."""
+            await asyncio.sleep(LATE_S if name == "append" else 0)
+            self._fate.alive()
+            return await value(*args, **kwargs)
+
         async def call(*args: Any, **kwargs: Any) -> Any:
             if name in READS:
                 self._fate.alive()
                 return await value(*args, **kwargs)
-            return await self._fate.write(name, lambda: value(*args, **kwargs))
+            return await self._fate.write(name, lambda: late(*args, **kwargs))
 
         return call
 
@@ -143,16 +148,6 @@ class MortalTool:
         result = await self.inner.call(arguments, context)
         self.fate.alive()
         return result
-
-
-class Script(FakeInference):
-    """Answers by what it is told of the conversation, so that the same question has the same answer."""
-
-    steps: tuple[Reply, ...] = ()
-
-    def next_reply(self, request: inference_pb.ChatRequest) -> Reply:
-        asked = sum(message.role == inference_pb.ROLE_ASSISTANT for message in request.messages)
-        return self.steps[min(asked, len(self.steps) - 1)]
 
 
 class Forever:
