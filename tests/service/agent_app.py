@@ -122,7 +122,7 @@ class Mesh:
             "OLLAMESH_AUTH_TARGET": self.auth_target,
             "OLLAMESH_INFERENCE_TARGET": self.inference.target,
             "OLLAMESH_SANDBOX_TARGET": self.sandbox.target,
-            "OLLAMESH_AGENT_LEASE_S": "2",
+            "OLLAMESH_AGENT_LEASE_S": "8",  # A busy machine does not lose it.
             "OLLAMESH_LAME_DUCK_S": "0",
             "OLLAMESH_GRACE_S": "0.2",
         }
