@@ -29,6 +29,7 @@ PAUSE_S = 0.2  # Before the second try; each that follows waits twice as long.
 WRONG = "The arguments do not keep the tool's schema, so the call was not made:"
 NOT_JSON = "they are no JSON object"
 UNKNOWN = "It is not known whether this call took effect: the service was interrupted while it ran. Do not repeat it."
+DOUBT = "It is not known whether the call took effect. Do not repeat it."
 
 
 # What is wrong with arguments, in words for the model that wrote them; None if nothing is. Given a JSON Schema as text.
@@ -164,6 +165,5 @@ class Calling:
         except TimeoutError:
             if now_s() < deadline_s:
                 raise  # The tool's own, which it should not let out.
-            return ToolResult(
-                content=f"The tool did not answer within {tool.spec.timeout_s:g} s.", failed=True
-            )
+            late = f"The tool did not answer within {tool.spec.timeout_s:g} s."
+            return ToolResult(content=late if tool.spec.is_repeatable else f"{late} {DOUBT}", failed=True)

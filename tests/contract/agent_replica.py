@@ -34,6 +34,7 @@ CONFIG = RunConfig(
     limits=Limits(wall_s=1.5),
 )
 LEASE_S = 60.0
+KEY = Fernet.generate_key().decode()
 LONG_AGO = "now() - interval '25 hours'"
 
 
@@ -46,7 +47,7 @@ class Replica:
 
     def __post_init__(self) -> None:
         self.threads = PostgresThreads(self.database)
-        seals = Seals([Fernet.generate_key().decode()], purpose=PURPOSE)
+        seals = Seals([KEY], purpose=PURPOSE)
         self.runs = PostgresRuns(self.database, seals, holder=self.holder, lease_s=LEASE_S)
         self.leases = PostgresLeases(self.database, seals, holder=self.holder, lease_s=LEASE_S)
         self.events = PostgresEvents(self.database)
