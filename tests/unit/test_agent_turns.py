@@ -34,11 +34,21 @@ class TurnsMachine(RuleBasedStateMachine):
     @rule(owner=st.sampled_from(OWNERS), thread=st.integers(0, 3), position=st.integers(0, 99))
     def accept(self, owner: Owner, thread: int, position: int) -> None:
         full = len(self.waiting) + len(self.working) == RUNS_MAX
-        if full or self.places_of(owner) == RUNS_PER_OWNER_MAX:
+        if full or self.places_of(owner) >= RUNS_PER_OWNER_MAX:
             with pytest.raises(TooManyRuns):
                 self.turns.reserve(owner)
             return
         self.turns.reserve(owner)
+        self.has_place(owner, thread, position)
+
+    @precondition(lambda self: self.turns.room)
+    @rule(owner=st.sampled_from(OWNERS), thread=st.integers(0, 3), position=st.integers(0, 99))
+    def take_over(self, owner: Owner, thread: int, position: int) -> None:
+        """A run that another replica accepted counts, but its owner's bound was asked there."""
+        self.turns.admit(owner)
+        self.has_place(owner, thread, position)
+
+    def has_place(self, owner: Owner, thread: int, position: int) -> None:
         self.made += 1
         run_id = RunId(UUID(int=self.made))
         self.thread_of[run_id], self.owner_of[run_id] = ThreadId(UUID(int=thread)), owner
@@ -86,6 +96,14 @@ class TurnsMachine(RuleBasedStateMachine):
             rivals = [other for other in self.waiting if self.thread_of[other] == self.thread_of[run_id]]
             earlier = [other for other in rivals if self.position_of[other] < self.position_of[run_id]]
             assert not earlier, "a run has overtaken another one of its thread"
+
+    @invariant()
+    def room_is_what_is_left(self) -> None:
+        count = len(self.waiting) + len(self.working)
+        assert self.turns.room == RUNS_MAX - count
+        idle_count = WORKERS_MAX - len(self.working) - len(self.waiting)
+        assert self.turns.batch_room(0) == max(0, min(idle_count, WORKERS_MAX // 2))
+        assert self.turns.batch_room(WORKERS_MAX // 2) == 0
 
     @invariant()
     def nobody_waits_in_vain(self) -> None:
