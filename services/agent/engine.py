@@ -71,6 +71,7 @@ class Engine:
         self._runs, self._leases, self._watches = runs, leases, Watches(events)
         self._mandates, self._metrics, self._clock, self._pace = mandates, metrics, clock, pace
         self._jobs: dict[RunId, Job] = {}
+        self._successors: dict[RunId, Job] = {}  # Of jobs that have yet to leave; bounded by them.
         self._tasks = asyncio.TaskGroup()
         self._stopping, self._stopped = asyncio.Event(), asyncio.Event()
 
@@ -207,8 +208,11 @@ class Engine:
             self._skip(job)
 
     def _skip(self, job: Job) -> None:
-        """A run that is called off while it waits gets its turn for that alone."""
-        if self._turns.skip(job.run_id):
+        """A run that is called off while it waits gets its turn for that alone.
+
+        Turns know it by its name: one that has left may be here anew, and that is not called off.
+        """
+        if self._jobs.get(job.run_id) is job and self._turns.skip(job.run_id):
             self._tasks.create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
@@ -267,29 +271,31 @@ class Engine:
             self._adopted(held)
 
     def _adopted(self, held: Held) -> None:
-        self._turns.admit(held.owner, is_batch=held.is_batch)
         authority = Authority(self._mandates, clock=self._clock, mandate=held.mandate)
         job = Job(held=held, authority=authority, feed=Feed(last_sequence=held.last_sequence), is_taken=True)
-        if (before := self._jobs.get(held.lease.run_id)) is not None:
-            before.hand_over()  # This replica was thought dead, by itself: the lease that it had is void.
-            self._tasks.create_task(self._after(before, job))
-            return
         if held.is_cancelled:
             job.end(CANCELLED)
         if held.attempt_count:
             self._metrics.resumed()
             log.warning("run_resumed", run_id=str(job.run_id), attempt_count=held.attempt_count)
-        self._add(job)
+        has_place = job.run_id in self._successors
+        if not has_place:
+            self._turns.admit(held.owner, is_batch=held.is_batch)
+        if (before := self._jobs.get(job.run_id)) is None:
+            self._add(job)
+            return
+        self._successors[job.run_id] = job
+        if not has_place:
+            before.hand_over()  # This replica was thought dead, by itself: the lease that it had is void.
+            self._tasks.create_task(self._after(before))
 
-    async def _after(self, before: Job, job: Job) -> None:
+    async def _after(self, before: Job) -> None:
         self._skip(before)
         await before.left.wait()
-        if job.held.is_cancelled:
-            job.end(CANCELLED)
-        self._add(job)
+        self._add(self._successors.pop(before.run_id))
 
     async def _keep(self) -> None:
-        held = {job.run_id: job for job in self._jobs.values()}
+        held = {**self._jobs, **self._successors}  # What has a successor has lost its lease.
         kept = await self._leases.keep([job.held.lease for job in held.values()])
         for run_id, job in held.items():
             if run_id not in kept:  # Forgotten, or others have it: nothing more of it can be stored.

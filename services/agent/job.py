@@ -40,6 +40,8 @@ class Job:
         self._call_off()
 
     def _call_off(self) -> None:
+        if self.called_off.is_set():
+            return  # Once: a tool that is ending what it has under way must not be kept from that.
         self.called_off.set()
         if self.task is not None:
             self.task.cancel()

@@ -40,6 +40,7 @@ log = structlog.get_logger(__name__)
 
 HISTORY_COUNT_MAX = 200  # Messages of the thread that the model is given; the inference API takes 1,024.
 ATTEMPTS_MAX = 5  # Replicas that may be lost with a run: one that kills each of them must end.
+STOP_S_MAX = 10.0  # For an agent that was told to stop; tools end within this what they have under way.
 HAND_OVER_S_MAX = 5.0  # For a mandate that is still being made.
 BROKEN = Ending.failed("INTERNAL", "something went wrong that should not have")
 NO_ACCESS = Ending.failed("ACCESS_ENDED", "the user's access has ended")
@@ -189,10 +190,7 @@ class Worker:
         assignment = self._assignment(job, reading, wall_s=wall_s)
         job.is_safe = tale.recorder.is_safe
         job.task = tasks.create_task(self._attempt(job, assignment, tale.recorder))
-        await asyncio.wait({job.task}, timeout=max(0.0, wall_s))
-        if not job.task.done():
-            job.end(Ending.limited("wall"))
-            await asyncio.wait({job.task})
+        await _done(job, job.task, wall_s=wall_s)
         result = BROKEN if job.task.cancelled() else job.task.result()
         if result is not None and result.status is Status.SUCCEEDED:
             return result
@@ -290,3 +288,19 @@ class Worker:
 
     def _count(self, job: Job, status: Status, *, answers: bool, duration_s: float) -> None:
         self._metrics.ended(status, model=job.held.config.model, answers=answers, duration_s=duration_s)
+
+
+async def _done(job: Job, task: asyncio.Task[Ending | None], *, wall_s: float) -> None:
+    """Return when the agent has ended. It is told to once its time is over, and again if that goes unheard."""
+    now_s = asyncio.get_running_loop().time
+    until_s, is_told = now_s() + wall_s, False
+    while True:
+        left_s = STOP_S_MAX if is_told else min(STOP_S_MAX, until_s - now_s())
+        ended, _ = await asyncio.wait({task}, timeout=max(0.0, left_s))
+        if ended:
+            return
+        if is_told:
+            task.cancel()  # A library may have lost the first.
+        elif now_s() >= until_s:
+            job.end(Ending.limited("wall"))
+        is_told = job.called_off.is_set()

@@ -85,6 +85,14 @@ WATCHED = """
 LOCK_THREAD_OF = """
     SELECT thread_id FROM threads WHERE thread_id = (SELECT thread_id FROM runs WHERE run_id = $1) FOR UPDATE
 """
+# Its end took back what it had said; since then others may have begun.
+IS_ROLLED_BACK = "SELECT rollback_requested AND end_time IS NOT NULL FROM runs WHERE run_id = $1"
+# A run begins without a lock of its thread: so those that may are locked, until nothing is left for them to read.
+LOCK_LATER = """
+    SELECT FROM runs later JOIN runs ours USING (thread_id)
+    WHERE ours.run_id = $1 AND later.position > ours.position AND later.end_time IS NULL
+    ORDER BY later.position FOR UPDATE OF later
+"""
 # A run that has begun has read what was said before; one that only waits has not.
 BUILT_UPON = """
     SELECT 1 FROM runs later JOIN runs ours USING (thread_id)
@@ -219,6 +227,9 @@ class PostgresRuns:
             thread_id = await connection.fetchval(LOCK_THREAD_OF, run_id)
             if thread_id is None:
                 raise RunNotFound
+            if await connection.fetchval(IS_ROLLED_BACK, run_id):
+                return
+            await connection.execute(LOCK_LATER, run_id)
             if await connection.fetchval(BUILT_UPON, run_id) is not None:
                 raise RunBuiltUpon
             await forget_messages(connection, thread_id, run_id)
