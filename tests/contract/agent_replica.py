@@ -1,10 +1,11 @@
 """One replica's stores over PostgreSQL, and what to put into them."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import asyncpg
+import pytest
 from cryptography.fernet import Fernet
 
 from services.agent.adapters.mandate_seals import PURPOSE
@@ -96,6 +97,19 @@ class Replica:
             self.lease(run_id, fence),
             Batch(first_sequence=after + 1, time_s=1.0, events=events, messages=messages, usage=Usage()),
         )
+
+
+@pytest.fixture
+async def replica(database: Migrated) -> AsyncIterator[Replica]:
+    async with Database.connect(database("agent"), connections_max=4) as connected:
+        yield Replica(connected, uuid4())
+
+
+@pytest.fixture
+async def other(database: Migrated) -> AsyncIterator[Replica]:
+    """Beside `replica`, on the same store."""
+    async with Database.connect(database("agent"), connections_max=4) as connected:
+        yield Replica(connected, uuid4())
 
 
 async def execute(database: Migrated, statement: str) -> None:

@@ -1,13 +1,19 @@
 """A checkpointer over PostgreSQL, and what to put into it."""
 
+from collections.abc import AsyncIterator
+
 import asyncpg
+import pytest
 from cryptography.fernet import Fernet
 from langchain_core.messages import AIMessage, HumanMessage, ToolMessage
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import CheckpointTuple
 from langgraph.checkpoint.conformance.test_utils import generate_checkpoint, generate_metadata
 
-from services.agent.adapters.checkpoints import Checkpoints
+from services.agent.adapters.checkpoints import SEAL_PURPOSE, Checkpoints
+from services.common.postgres import Database
+from services.common.seals import Seals
+from tests.contract.agent_replica import ANN
 from tests.stack import Database as Migrated
 
 KEY = Fernet.generate_key().decode()
@@ -17,6 +23,23 @@ MESSAGES = [
     AIMessage("", tool_calls=[{"name": "ask", "args": {"q": SECRET}, "id": "call_1_0"}]),
     ToolMessage(SECRET, tool_call_id="call_1_0"),
 ]
+
+
+@pytest.fixture
+async def connected(database: Migrated) -> AsyncIterator[Database]:
+    async with Database.connect(database("agent"), connections_max=4) as connected:
+        yield connected
+
+
+@pytest.fixture
+def every(connected: Database) -> Checkpoints:
+    return Checkpoints(connected, Seals([KEY], purpose=SEAL_PURPOSE))
+
+
+@pytest.fixture
+def saver(every: Checkpoints) -> Checkpoints:
+    """Ann's organisation's, without a lease."""
+    return every.of(ANN.organization_id, None)
 
 
 async def put(

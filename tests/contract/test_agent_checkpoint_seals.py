@@ -1,7 +1,6 @@
 """What is in a checkpoint is read by those alone who may go on from it, and only where it was written."""
 
 import json
-from collections.abc import AsyncIterator
 from types import SimpleNamespace
 
 import pytest
@@ -15,25 +14,21 @@ from services.agent.errors import CheckpointUnreadable
 from services.common.postgres import Database
 from services.common.seals import Seals
 from tests.contract.agent_replica import ANN, OTHER_ANN, execute
-from tests.contract.checkpoint_rig import KEY, MESSAGES, SECRET, checkpoint_id, got, put, stored
+from tests.contract.checkpoint_rig import (
+    KEY,
+    MESSAGES,
+    SECRET,
+    checkpoint_id,
+    connected,
+    every,
+    got,
+    put,
+    saver,
+    stored,
+)
 from tests.stack import Database as Migrated
 
-
-@pytest.fixture
-async def connected(database: Migrated) -> AsyncIterator[Database]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield connected
-
-
-@pytest.fixture
-def every(connected: Database) -> Checkpoints:
-    return Checkpoints(connected, Seals([KEY], purpose=SEAL_PURPOSE))
-
-
-@pytest.fixture
-def saver(every: Checkpoints) -> Checkpoints:
-    """Ann's organisation's, without a lease."""
-    return every.of(ANN.organization_id, None)
+__all__ = ["connected", "every", "saver"]
 
 
 async def test_nothing_that_a_run_knows_is_in_clear(saver: Checkpoints, database: Migrated) -> None:

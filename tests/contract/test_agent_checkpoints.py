@@ -1,7 +1,7 @@
 """What LangGraph, and a run, may rely on in our checkpointer: the suite of its makers, and what we add to it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
 
@@ -20,25 +20,21 @@ from services.common.errors import StoreUnavailable
 from services.common.postgres import Database
 from services.common.seals import Seals
 from tests.contract.agent_replica import ANN, BOB, OTHER_ANN, Replica, execute
-from tests.contract.checkpoint_rig import KEY, MESSAGES, SECRET, checkpoint_id, got, put, stored
+from tests.contract.checkpoint_rig import (
+    KEY,
+    MESSAGES,
+    SECRET,
+    checkpoint_id,
+    connected,
+    every,
+    got,
+    put,
+    saver,
+    stored,
+)
 from tests.stack import Database as Migrated
 
-
-@pytest.fixture
-async def connected(database: Migrated) -> AsyncIterator[Database]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield connected
-
-
-@pytest.fixture
-def every(connected: Database) -> Checkpoints:
-    return Checkpoints(connected, Seals([KEY], purpose=SEAL_PURPOSE))
-
-
-@pytest.fixture
-def saver(every: Checkpoints) -> Checkpoints:
-    """Ann's organisation's, without a lease."""
-    return every.of(ANN.organization_id, None)
+__all__ = ["connected", "every", "saver"]
 
 
 @pytest.fixture

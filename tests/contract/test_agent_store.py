@@ -1,7 +1,6 @@
 """What threads and requests may rely on in PostgreSQL."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
@@ -29,21 +28,13 @@ from tests.contract.agent_replica import (
     Replica,
     execute,
     finished,
+    other,
+    replica,
     retry,
 )
 from tests.stack import Database as Migrated
 
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
-
-
-@pytest.fixture
-async def other(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
+__all__ = ["other", "replica"]
 
 
 async def test_a_thread_is_kept_as_it_was_given(replica: Replica) -> None:

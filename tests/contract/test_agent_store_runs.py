@@ -1,7 +1,6 @@
 """What runs and their events may rely on in PostgreSQL, with two replicas at it."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from uuid import uuid4
 
 import asyncpg
@@ -21,7 +20,6 @@ from services.agent.errors import (
 )
 from services.agent.leases import History
 from services.agent.ports import Batch, Busy, PageRequest, RunRecord
-from services.common.postgres import Database
 from tests.contract.agent_replica import (
     ANN,
     CONFIG,
@@ -29,20 +27,12 @@ from tests.contract.agent_replica import (
     Replica,
     execute,
     finished,
+    other,
+    replica,
 )
 from tests.stack import Database as Migrated
 
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
-
-
-@pytest.fixture
-async def other(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
+__all__ = ["other", "replica"]
 
 
 async def test_runs_of_a_thread_work_one_after_the_other(replica: Replica, other: Replica) -> None:

@@ -1,8 +1,5 @@
 """What a thread is read as by the runs to come, on real PostgreSQL."""
 
-from collections.abc import AsyncIterator
-from uuid import uuid4
-
 import pytest
 
 from services.agent.adapters.postgres_summaries import PostgresSummaries
@@ -10,15 +7,9 @@ from services.agent.core.conversation import Message, Role
 from services.agent.core.events import Started
 from services.agent.core.ids import RunId, ThreadId
 from services.agent.summaries import Kept
-from services.common.postgres import Database
-from tests.contract.agent_replica import ANN, Replica, finished
-from tests.stack import Database as Migrated
+from tests.contract.agent_replica import ANN, Replica, finished, replica
 
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
+__all__ = ["replica"]
 
 
 @pytest.fixture

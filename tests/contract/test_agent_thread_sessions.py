@@ -1,26 +1,17 @@
 """What is remembered of the sandbox sessions of threads, in PostgreSQL and in the fake of it."""
 
-from collections.abc import AsyncIterator
-from uuid import uuid4
-
 import pytest
 
 from services.agent.adapters.postgres_thread_sessions import PostgresThreadSessions
 from services.agent.adapters.thread_sessions import Begun, Place, ThreadSessions
 from services.agent.core.ids import RunId, ThreadId
 from services.agent.errors import ThreadNotFound
-from services.common.postgres import Database
-from tests.contract.agent_replica import ANN, BOB, OTHER_ANN, Replica
+from tests.contract.agent_replica import ANN, BOB, OTHER_ANN, Replica, replica
 from tests.fakes.thread_sessions import FakeThreadSessions
-from tests.stack import Database as Migrated
+
+__all__ = ["replica"]
 
 PLACE = Place("sandbox-1:50054", "s1")
-
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
 
 
 @pytest.fixture(params=["postgres", "fake"])

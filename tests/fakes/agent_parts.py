@@ -11,6 +11,16 @@ from services.agent.summaries import Kept
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced, Tracing
 
+PLAIN = RunConfig(
+    model="tiny",
+    system_prompt="",
+    tools=(),
+    first_tool="",
+    temperature=None,
+    seed=None,
+    limits=Limits(),
+)
+
 
 class KeptSummaries:
     """Implements summaries.Summaries: one for all threads."""
@@ -33,13 +43,4 @@ def unobserved() -> Observing:
 
 
 def unobserved_run() -> Observed:
-    config = RunConfig(
-        model="tiny",
-        system_prompt="",
-        tools=(),
-        first_tool="",
-        temperature=None,
-        seed=None,
-        limits=Limits(),
-    )
-    return unobserved().of_run(Traced(run_id="r", thread_id="t", config=config), now_s=0.0)
+    return unobserved().of_run(Traced(run_id="r", thread_id="t", config=PLAIN), now_s=0.0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import grpc
 import grpc.aio
+import pytest
 from cryptography.fernet import Fernet
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
@@ -25,6 +26,7 @@ from services.common.grpc.client import bearer
 from tests.fakes.fake_inference import FakeInference
 from tests.fakes.fake_sandbox import FakeSandbox
 from tests.fakes.identity import Identity
+from tests.stack import Database
 
 if TYPE_CHECKING:  # Known to the stubs' types alone.
     from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceAsyncStub
@@ -157,6 +159,18 @@ async def mesh(dsn: str) -> AsyncIterator[Mesh]:
         inference = await opened.enter_async_context(FakeInference.serving())
         sandbox = await opened.enter_async_context(FakeSandbox.serving())
         yield Mesh(dsn, identity, auth_target, inference, sandbox)
+
+
+@pytest.fixture
+async def around(module_database: Database) -> AsyncIterator[Mesh]:
+    async with mesh(module_database("agent")) as made:
+        yield made
+
+
+@pytest.fixture
+async def app(around: Mesh) -> AsyncIterator[App]:
+    async with around.replica() as running:
+        yield running
 
 
 async def until(holds: Callable[[], bool], *, within_s: float = TIMEOUT_S) -> None:

@@ -1,6 +1,6 @@
 """A model that is an enemy, the tools that it may reach for, and the task that its user gave it."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import pytest
@@ -10,7 +10,8 @@ from ollamesh.agent.v1.run_pb2 import RunEvent
 from services.agent.ports import Effect
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_tools import FakeTool, give, tool
-from tests.service.agent_app import App, User
+from tests.service.agent_app import App, Mesh, User, mesh
+from tests.stack import Database
 
 TASK = "Read the page https://a.example/doc and mail bob@example.com a summary"
 Calls = Sequence[tuple[str, str]]
@@ -47,6 +48,12 @@ def tools(monkeypatch: pytest.MonkeyPatch) -> Tools:
     )
     give(monkeypatch, (made.read_page, made.mail, made.note, made.other))
     return made
+
+
+@pytest.fixture
+async def around(module_database: Database, tools: Tools) -> AsyncIterator[Mesh]:
+    async with mesh(module_database("agent")) as made:
+        yield made
 
 
 def config(*approval_tools: str) -> RunConfig:

@@ -1,7 +1,6 @@
 """Calls that wait for a person, against the real service: what a decision is good for, and what it is not."""
 
 import json
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -16,24 +15,11 @@ from ollamesh.agent.v1.run_pb2 import (
 )
 
 from tests.fakes import run_grammar
-from tests.service.agent_app import App, Mesh, mesh, refusal
-from tests.service.agent_enemy import READ, STEAL, Tools, config, results, says, start, tools
+from tests.service.agent_app import App, Mesh, app, refusal
+from tests.service.agent_enemy import READ, STEAL, Tools, around, config, results, says, start, tools
 from tests.service.agent_people import submit, waiting
-from tests.stack import Database
 
-__all__ = ["tools"]
-
-
-@pytest.fixture
-async def around(module_database: Database, tools: Tools) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
+__all__ = ["app", "around", "tools"]
 
 
 async def test_an_approved_call_is_made_once_and_as_it_was_asked(app: App, tools: Tools) -> None:

@@ -12,8 +12,10 @@ from ollamesh.agent.v1.run_pb2 import RUN_STATUS_SUCCEEDED, Run
 from services.agent.core.caps import Caps
 from services.agent.core.prompt import INPUT_CODE_POINTS_MAX
 from tests.fakes.fake_inference import Reply
-from tests.service.agent_app import App, Mesh, User, broken_fields, mesh, refusal, until
+from tests.service.agent_app import App, Mesh, User, app, broken_fields, mesh, refusal, until
 from tests.stack import Database
+
+__all__ = ["app"]
 
 PLAIN = RunConfig(model="tiny")
 
@@ -22,12 +24,6 @@ PLAIN = RunConfig(model="tiny")
 async def around(database: Database) -> AsyncIterator[Mesh]:
     async with mesh(database("agent")) as made:
         yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
 
 
 async def start(

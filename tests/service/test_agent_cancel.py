@@ -1,7 +1,7 @@
 """Ending runs from outside: in every phase, from every replica; and threads that are busy."""
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -27,23 +27,12 @@ from services.agent.core.caps import Caps
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_sandbox import Execution
-from tests.service.agent_app import App, Mesh, mesh, refusal, until
-from tests.stack import Database
+from tests.service.agent_app import App, Mesh, app, around, refusal, until
+
+__all__ = ["app", "around"]
 
 NEVER = asyncio.Event  # Made anew in each test: an event belongs to one loop.
 CALL = Reply(texts=["See:"], calls=[("run_python", '{"code": "1"}')])
-
-
-@pytest.fixture
-async def around(module_database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
 
 
 async def test_cancelling_while_the_model_reads(app: App) -> None:

@@ -22,18 +22,13 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from services.agent.tracing import TracingConfig
 from tests.fakes.fake_inference import Reply
-from tests.service.agent_app import App, Mesh, mesh
-from tests.stack import Database
+from tests.service.agent_app import App, Mesh, around
+
+__all__ = ["around"]
 
 SECRET = "the cake recipe"
 CALL = Reply(texts=[SECRET], calls=[("run_python", f'{{"code": "print(\'{SECRET}\')"}}')])
 CONFIG = RunConfig(model="tiny", tools=["run_python"], system_prompt=SECRET)
-
-
-@pytest.fixture
-async def around(module_database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
 
 
 class Collector(TraceServiceServicer):

@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
-import asyncpg
 import grpc
 import grpc.aio
 import pytest
@@ -24,6 +23,7 @@ from ollamesh.agent.v1.run_pb2 import (
     RunEvent,
 )
 
+from tests.contract.agent_replica import execute
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_sandbox import Execution
@@ -128,14 +128,6 @@ async def test_a_run_whose_user_may_not_any_more_ends(around: Mesh, database: Da
         run_grammar.check(await user.watch(run.run_id))
         ended = await user.run(run.run_id)
     assert ended.failure_reason == ErrorReason.ERROR_REASON_ACCESS_ENDED
-
-
-async def execute(database: Database, statement: str) -> None:
-    connection = await asyncpg.connect(database.system("agent"))
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
 
 
 async def becomes(channel: grpc.aio.Channel, *, ready: bool) -> None:

@@ -1,9 +1,7 @@
 """Runs that use the tools of an MCP server: they are offered as reviewed, and their server's end is not the run's."""
 
 import json
-from collections.abc import AsyncIterator
 
-import pytest
 from ollamesh.agent.v1 import agent_service_pb2 as pb
 from ollamesh.agent.v1 import run_pb2
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
@@ -13,18 +11,13 @@ from services.agent.core.mcp_servers import McpServer, parsed
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.mcp_server import serving
-from tests.service.agent_app import App, Mesh, mesh
+from tests.service.agent_app import App, Mesh, around
 from tests.service.test_agent_mcp import file_of
-from tests.stack import Database
+
+__all__ = ["around"]
 
 CALL = Reply(calls=[("fake.add", json.dumps({"first": 40, "second": 2}))])
 ANSWER = Reply(texts=["It is 42."])
-
-
-@pytest.fixture
-async def around(module_database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
 
 
 async def servers(url: str) -> tuple[McpServer, ...]:

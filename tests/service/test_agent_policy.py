@@ -2,7 +2,7 @@
 
 import json
 import random
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 
 import pytest
 from ollamesh.agent.v1 import agent_service_pb2 as pb
@@ -12,24 +12,11 @@ from ollamesh.agent.v1.run_pb2 import (
 
 from services.agent.core.policy import Rules
 from tests.fakes import run_grammar
-from tests.service.agent_app import App, Mesh, User, mesh, refusal
-from tests.service.agent_enemy import READ, STEAL, Tools, results, says, start, tools
+from tests.service.agent_app import App, Mesh, User, app, refusal
+from tests.service.agent_enemy import READ, STEAL, Tools, around, results, says, start, tools
 from tests.service.agent_people import submit, waiting, watched_by_a_wary_person
-from tests.stack import Database
 
-__all__ = ["tools"]
-
-
-@pytest.fixture
-async def around(module_database: Database, tools: Tools) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
+__all__ = ["app", "around", "tools"]
 
 
 # ---- What is never called --------------------------------------------------------------------------

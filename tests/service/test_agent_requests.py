@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -15,8 +14,9 @@ from services.agent.core.caps import Caps
 from services.agent.core.policy import Rules
 from services.agent.core.prompt import INPUT_CODE_POINTS_MAX
 from services.common.screening import FLAG_HEADER
-from tests.service.agent_app import App, Mesh, User, broken_fields, mesh, refusal
-from tests.stack import Database
+from tests.service.agent_app import App, Mesh, User, app, around, broken_fields, refusal
+
+__all__ = ["app", "around"]
 
 UNKNOWN = [
     "00000000-0000-0000-0000-000000000000",
@@ -27,18 +27,6 @@ UNKNOWN = [
     "\0",
 ]
 TWO_IN_ONE = "e\N{COMBINING ACUTE ACCENT}"
-
-
-@pytest.fixture
-async def around(module_database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
 
 
 @pytest.mark.parametrize("name", UNKNOWN)

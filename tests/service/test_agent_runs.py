@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
 
 import grpc
 import pytest
@@ -17,24 +16,13 @@ from services.common.errors import Kind, MeshError
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import Reply
 from tests.fakes.fake_sandbox import Execution
-from tests.service.agent_app import App, Mesh, mesh, until
-from tests.stack import Database
+from tests.service.agent_app import App, Mesh, app, around, until
+
+__all__ = ["app", "around"]
 
 CODE = "print(6 * 7)"
 CALL = Reply(texts=["Let me ", "see."], calls=[("run_python", json.dumps({"code": CODE}))])
 ANSWER = Reply(texts=["It ", "is ", "42."])
-
-
-@pytest.fixture
-async def around(module_database: Database) -> AsyncIterator[Mesh]:
-    async with mesh(module_database("agent")) as made:
-        yield made
-
-
-@pytest.fixture
-async def app(around: Mesh) -> AsyncIterator[App]:
-    async with around.replica() as running:
-        yield running
 
 
 async def test_a_run_with_a_tool_from_end_to_end(app: App) -> None:

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from services.agent.agents import Assignment, Recorder
 from services.agent.core.approvals import Decided
-from services.agent.core.budget import Limits, Usage
+from services.agent.core.budget import Usage
 from services.agent.core.events import (
     ApprovalRequested,
     Delta,
@@ -21,7 +21,6 @@ from services.agent.core.events import (
 )
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run import Answer
-from services.agent.core.run_config import RunConfig
 from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
 from services.agent.errors import RunNotFound, ThreadNotFound
@@ -40,20 +39,11 @@ from services.agent.ports import (
 )
 from services.agent.telemetry import AgentMetrics
 from services.agent.worker import Worker
-from tests.fakes.agent_parts import KeptSummaries, unobserved
+from tests.fakes.agent_parts import PLAIN, KeptSummaries, unobserved
 
 ANN = Owner("o", "ann")
 HOLDER = UUID(int=7)
 THREAD = ThreadId(UUID(int=1))
-CONFIG = RunConfig(
-    model="tiny",
-    system_prompt="",
-    tools=(),
-    first_tool="",
-    temperature=None,
-    seed=None,
-    limits=Limits(),
-)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
@@ -254,7 +244,7 @@ async def engine(
 
 
 async def start(made: Engine) -> RunRecord:
-    new = NewRun(run_id=RunId(uuid4()), thread_id=THREAD, question="?", config=CONFIG)
+    new = NewRun(run_id=RunId(uuid4()), thread_id=THREAD, question="?", config=PLAIN)
     return await made.start(ANN, new, access=Access(token="t", expire_time_s=1e9), retry=None)
 
 
@@ -278,7 +268,7 @@ def orphan(store: Store, *, told: Sequence[Event] = (), **fields: object) -> Hel
         owner=ANN,
         position=len(store.order),
         question="?",
-        config=CONFIG,
+        config=PLAIN,
         last_sequence=len(told),
         mandate="old",
     )

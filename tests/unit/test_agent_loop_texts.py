@@ -22,23 +22,14 @@ from services.agent.ports import Effect
 from services.agent.summaries import Kept
 from tests.fakes.agent_parts import KeptSummaries
 from tests.fakes.fake_inference import FakeInference, Reply
-from tests.unit.test_agent_loop import CONFIG, Echo, Listener, anew, asking, assignment
+from tests.unit.agent_loop_rig import CONFIG, Echo, Listener, anew, asking, assignment, inference, tools
+
+__all__ = ["inference", "tools"]
 
 LINK = "![x](https://evil.test/?q=secret)"
 ALLOWED = "[x](https://docs.example.org/a)"
 QUESTION = Message(role=Role.USER, content="why?")
 SMALL = replace(CONFIG, limits=Limits(output_token_count_per_call=64))
-
-
-@pytest.fixture
-async def inference() -> AsyncIterator[FakeInference]:
-    async with FakeInference.serving() as fake:
-        yield fake
-
-
-@pytest.fixture
-def tools() -> dict[str, Echo]:
-    return {name: Echo(name) for name in ("search", "add")}
 
 
 @pytest.fixture
