@@ -20,7 +20,7 @@ from services.agent.core.run_config import RunConfig
 from services.agent.errors import Waits
 from services.agent.leases import Lease
 from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
-from tests.unit.test_agent_loop import Listener
+from tests.unit.agent_loop_rig import Listener
 
 RUN = RunId(UUID(int=1))
 CALL = ToolCall(call_id="call_1_0", name="act", arguments_json='{"a": 1}')
