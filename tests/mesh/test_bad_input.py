@@ -10,7 +10,7 @@ import grpc.aio
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
-from ollamesh.agent.v1.agent_service_pb2 import ListAssistantsRequest, StartRunRequest, WatchRunRequest
+from ollamesh.agent.v1.agent_service_pb2 import StartRunRequest, WatchRunRequest
 from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceStub
 from ollamesh.inference.v1.completion_pb2 import ChatRequest, Message, Options, Role
 from ollamesh.inference.v1.inference_service_pb2_grpc import InferenceServiceStub
@@ -146,14 +146,6 @@ async def test_code_that_is_too_long(edge: Edge) -> None:
         code, reason, status = await refusal(call)
     assert (code, reason) == (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert fields(status) == {"spec.code"}
-
-
-async def test_a_method_of_a_later_version_says_so(edge: Edge) -> None:
-    async with edge.channel() as channel:
-        call = AgentServiceStub(channel).ListAssistants(
-            ListAssistantsRequest(), timeout=10, metadata=edge.metadata()
-        )
-        assert (await refusal(call))[:2] == (grpc.StatusCode.UNIMPLEMENTED, "NOT_IMPLEMENTED")
 
 
 async def test_unknown_methods_and_paths_reach_nothing(edge: Edge) -> None:
