@@ -8,6 +8,7 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from uuid import UUID
 
+from services.agent.calling import Problem
 from services.agent.core.approvals import Decided, asked_in, check_hash, is_too_late
 from services.agent.core.conversation import ToolCall
 from services.agent.core.events import ApprovalRequested, Decision, Status
@@ -20,7 +21,6 @@ from services.common.errors import InvalidRequest, Violation
 
 EDITED_FIELD = "edit.arguments_json"
 NO_TOOL = "the tool is there no more"
-Problem = Callable[[str, Mapping[str, object]], str | None]
 
 
 class Approving:

@@ -21,7 +21,7 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
 from services.agent.adapters.deadlines import until_s
 from services.agent.adapters.execution_heard import Heard
-from services.agent.adapters.sandbox_session import SandboxSessions, Seat
+from services.agent.adapters.sandbox_session import NO_THREAD, SandboxSessions, Seat
 from services.agent.adapters.sandboxes import AWAY, Sandbox, refused
 from services.agent.adapters.thread_sessions import Begun
 from services.agent.adapters.tool_specs import CODE_BYTES_MAX, RUN_PYTHON
@@ -47,7 +47,6 @@ UNKNOWN = (
     "It is not known whether this call took effect: the service was interrupted. Look before doing it again."
 )
 LOST = "The sandbox was lost while the program ran: variables and files are gone."
-NO_THREAD = "The conversation was deleted."
 
 
 class RunPython:

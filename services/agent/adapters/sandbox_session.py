@@ -35,6 +35,7 @@ PLACES_MAX = 3  # That one call tries.
 BUSY_WAIT_S, BUSY_WAIT_S_MAX = 0.05, 1.0
 GONE = "[The Python session of this conversation was lost: variables and files from before are gone.]"
 ALONE = "[No Python session could be had ({}): variables and files of this call are not kept.]"
+NO_THREAD = "The conversation was deleted."  # Why a call of a tool that needs its session failed.
 
 BUSY = frozenset({"SESSION_BUSY", "QUEUE_FULL", "TOO_MANY_EXECUTIONS"})  # Says when to come again.
 # There are none here, or no more of them: see what the sandbox says of each. INVALID_REQUEST: no memory for any.

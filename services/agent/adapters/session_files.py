@@ -10,7 +10,7 @@ import grpc.aio
 from ollamesh.sandbox.v1 import sandbox_service_pb2 as pb
 
 from services.agent.adapters.deadlines import until_s
-from services.agent.adapters.sandbox_session import SandboxSessions, Seat
+from services.agent.adapters.sandbox_session import NO_THREAD, SandboxSessions, Seat
 from services.agent.adapters.sandboxes import AWAY, refused
 from services.agent.adapters.tool_specs import READ_CHARS_MAX, READ_FILE, WRITE_BYTES_MAX, WRITE_FILE
 from services.agent.errors import ThreadNotFound
@@ -28,7 +28,6 @@ NO_OFFSET = "`offset_bytes` has to be a whole number from 0 on."
 NO_CONTENT = f"`content` has to be text, of {WRITE_BYTES_MAX} bytes at most in UTF-8."
 NO_SESSION = "Files cannot be kept between calls here."
 TOO_LONG = "It did not finish in time."
-NO_THREAD = "The conversation was deleted."
 
 Act = Callable[[Seat], Awaitable[ToolResult]]
 

@@ -14,6 +14,7 @@ Network = IPv4Network | IPv6Network
 
 PORTS = {"http": 80, "https": 443}
 _NAME = re.compile(r"(\*\.)?([a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?\.)*[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NAME_CHARS_MAX = 253  # As DNS has it.
 
 # All that is not a host of the public internet: IANA's special-purpose registry, multicast, what is reserved.
 _NOT_PUBLIC_V4 = [
@@ -102,6 +103,6 @@ def _entry(text: str) -> _Entry:
         raise ValueError(text)
     if host.startswith("["):
         host = str(IPv6Address(host[1:-1] if host.endswith("]") else ""))
-    elif not _NAME.fullmatch(host) or len(host) > 253:
+    elif not _NAME.fullmatch(host) or len(host) > _NAME_CHARS_MAX:
         raise ValueError(text)
     return _Entry(host.removeprefix("*"), int(port) if colon else None)

@@ -7,10 +7,10 @@ from ollamesh.agent.v1 import agent_service_pb2 as pb
 from services.agent.assistants import Assistants
 from services.agent.core.ids import AssistantId
 from services.agent.errors import AssistantNotFound
-from services.agent.rpc.asking import asked_as, next_page_token, owner, page
+from services.agent.rpc.asking import asked_as, deletion, next_page_token, owner, page
 from services.agent.rpc.configs import Configs
 from services.agent.wire import resources, values
-from services.common.audit import Action, Happened, Outcome, Trail
+from services.common.audit import Trail
 from services.common.grpc.around import Context
 
 
@@ -70,13 +70,5 @@ class AssistantMethods:
             return pb.DeleteAssistantResponse()  # It is as gone as can be.
         whose = owner()
         await self._assistants.delete(whose, assistant_id)
-        self._trail.note(
-            Happened(
-                action=Action.DATA_DELETED,
-                outcome=Outcome.ALLOWED,
-                user_id=whose.user_id,
-                organization_id=whose.organization_id,
-                object=f"assistant/{assistant_id}",
-            )
-        )
+        self._trail.note(deletion(whose, f"assistant/{assistant_id}"))
         return pb.DeleteAssistantResponse()

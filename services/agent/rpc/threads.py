@@ -8,9 +8,9 @@ from services.agent.core.ids import ThreadId
 from services.agent.engine import Engine
 from services.agent.errors import ThreadNotFound
 from services.agent.ports import Sessions, Threads
-from services.agent.rpc.asking import asked_as, next_page_token, owner, page
+from services.agent.rpc.asking import asked_as, deletion, next_page_token, owner, page
 from services.agent.wire import resources, values
-from services.common.audit import Action, Happened, Outcome, Trail
+from services.common.audit import Trail
 from services.common.grpc.around import Context
 from services.common.grpc.caller import caller
 
@@ -54,15 +54,7 @@ class ThreadMethods:
         await self._engine.clear(whose, thread_id)
         await self._sessions.end(whose, thread_id, token=caller().token)
         await self._threads.delete(whose, thread_id)
-        self._trail.note(
-            Happened(
-                action=Action.DATA_DELETED,
-                outcome=Outcome.ALLOWED,
-                user_id=whose.user_id,
-                organization_id=whose.organization_id,
-                object=f"thread/{thread_id}",
-            )
-        )
+        self._trail.note(deletion(whose, f"thread/{thread_id}"))
         return pb.DeleteThreadResponse()
 
     async def ListMessages(
