@@ -10,9 +10,9 @@ from uuid import uuid4
 import structlog
 
 from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.run_config import Chosen
 from services.agent.errors import AccessEnded
 from services.agent.ports import Mandates, NewRun, Retry, RunRecord, Runs
-from services.agent.rpc.configs import Chosen
 from services.common.errors import MeshError, ScopeRequired
 
 log = structlog.get_logger(__name__)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from services.agent.core.budget import Limits
+from services.agent.core.ids import AssistantId
 from services.agent.core.pii import PiiRule
 
 
@@ -18,3 +19,12 @@ class RunConfig:
     response_json_schema: str = ""  # What the answer must keep; empty: it is free text.
     approval_tools: tuple[str, ...] = ()  # Whose every call waits for a person.
     pii_rules: tuple[PiiRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chosen:
+    """How a run is made, and whose configuration that began with."""
+
+    config: RunConfig
+    assistant_id: AssistantId | None = None
+    assistant_version: int = 0

@@ -1,31 +1,21 @@
 """What a caller's configuration means, and whether it can hold."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from ollamesh.agent.v1 import assistant_pb2
 
 from services.agent.assistants import Assistants
 from services.agent.core.config_rules import SchemaFlaw, broken_rules
-from services.agent.core.ids import AssistantId, Owner
+from services.agent.core.ids import Owner
 from services.agent.core.pii import Detectors, Redactor
 from services.agent.core.policy import Rules
-from services.agent.core.run_config import RunConfig
+from services.agent.core.run_config import Chosen, RunConfig
 from services.agent.core.text_filter import filtered
 from services.agent.ports import ToolSpec
 from services.agent.wire import resources, values
 from services.agent.wire.merging import merged
 from services.common.errors import InvalidRequest
 from services.common.grpc.caller import caller
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
-    """How a run is made, and whose configuration that began with."""
-
-    config: RunConfig
-    assistant_id: AssistantId | None = None
-    assistant_version: int = 0
 
 
 class Configs:
