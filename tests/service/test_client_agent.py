@@ -1,6 +1,5 @@
 """What the client asks of agents, and what it makes of the answers."""
 
-from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -14,26 +13,17 @@ from ollamesh.agent.v1.run_pb2 import (
     RUN_STATUS_RUNNING,
     Run,
 )
-from ollamesh.client import CallError, Client, Password, runs
+from ollamesh.client import CallError, Client, runs
 
 from services.agent.errors import ApprovalNotFound
-from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh
+from tests.fakes.scripted_mesh import ScriptedMesh
+from tests.service.client_rig import client, mesh
+
+__all__ = ["client", "mesh"]
 
 QUESTION = runs.Approval(
     approval_id="q-1", tool_call_id="c-1", call_hash=bytes(range(32)), reason="", expire_time=None
 )
-
-
-@pytest.fixture
-async def mesh() -> AsyncIterator[ScriptedMesh]:
-    async with ScriptedMesh().serving() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-async def client(mesh: ScriptedMesh) -> AsyncIterator[Client]:
-    async with Client(mesh.url, Password(USERNAME, PASSWORD)) as client:
-        yield client
 
 
 def kept(mesh: ScriptedMesh, method: str, response: Any) -> list[Any]:

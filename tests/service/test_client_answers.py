@@ -29,6 +29,9 @@ from services.inference.errors import (
     StreamUnreachable,
 )
 from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh
+from tests.service.client_rig import impatient, mesh
+
+__all__ = ["impatient", "mesh"]
 
 WITHIN_S = 10.0
 RESET = Exception("Received RST_STREAM with error code 2")
@@ -83,17 +86,6 @@ class Loses:
                 sequence=number, delta=CompletionEvent.Delta(text=f"w{number}", token_count=1)
             )
         yield CompletionEvent(sequence=7, finished=CompletionEvent.Finished())
-
-
-@pytest.fixture
-async def mesh() -> AsyncIterator[ScriptedMesh]:
-    async with ScriptedMesh().serving() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resuming, "RECONNECT_AFTER_MAX_S", 0.001)
 
 
 async def whole(mesh: ScriptedMesh, **options: Any) -> list[chats.Event]:

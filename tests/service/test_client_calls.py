@@ -25,24 +25,15 @@ from ollamesh.sandbox.v1.sandbox_service_pb2 import ExecuteRequest, ExecuteRespo
 
 from services.common.errors import Kind, MeshError
 from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh, Unavailable
+from tests.service.client_rig import client, mesh
+
+__all__ = ["client", "mesh"]
 
 
 class QueueFull(MeshError):
     kind, reason = Kind.EXHAUSTED, "QUEUE_FULL"
     message = "every waiting place is taken"
     retry_after_s = 1.5
-
-
-@pytest.fixture
-async def mesh() -> AsyncIterator[ScriptedMesh]:
-    async with ScriptedMesh().serving() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-async def client(mesh: ScriptedMesh) -> AsyncIterator[Client]:
-    async with Client(mesh.url, Password(USERNAME, PASSWORD)) as client:
-        yield client
 
 
 def failing(*failures: MeshError, then: Any = None) -> Any:

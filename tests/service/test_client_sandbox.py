@@ -16,6 +16,9 @@ from ollamesh.sandbox.v1 import sandbox_service_pb2 as service
 from services.sandbox.errors import SandboxUnavailable
 from tests.fakes.fake_sandbox import Execution, FakeSandbox
 from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh, Unavailable
+from tests.service.client_rig import client
+
+__all__ = ["client"]
 
 PLOT = {"text/plain": b"<Figure>", "image/png": b"\x89PNG"}
 
@@ -31,12 +34,6 @@ async def mesh(sandbox: FakeSandbox) -> AsyncIterator[ScriptedMesh]:
     mesh.answer_by(sandbox)
     async with mesh.serving():
         yield mesh
-
-
-@pytest.fixture
-async def client(mesh: ScriptedMesh) -> AsyncIterator[Client]:
-    async with Client(mesh.url, Password(USERNAME, PASSWORD)) as client:
-        yield client
 
 
 async def chunks(*data: bytes) -> AsyncIterator[bytes]:

@@ -21,6 +21,9 @@ from ollamesh.client import CallError, Client, Password, resuming, runs
 
 from services.common.errors import Kind, MeshError
 from tests.fakes.scripted_mesh import PASSWORD, USERNAME, ScriptedMesh, Unavailable
+from tests.service.client_rig import impatient, mesh
+
+__all__ = ["impatient", "mesh"]
 
 LAST = 6
 
@@ -28,17 +31,6 @@ LAST = 6
 class RunNotFound(MeshError):
     kind, reason = Kind.MISSING, "RUN_NOT_FOUND"
     message = "there is no such run"
-
-
-@pytest.fixture
-async def mesh() -> AsyncIterator[ScriptedMesh]:
-    async with ScriptedMesh().serving() as mesh:
-        yield mesh
-
-
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resuming, "RECONNECT_AFTER_MAX_S", 0.001)
 
 
 def events_after(sequence: int, last: int = LAST) -> list[WatchRunResponse]:
