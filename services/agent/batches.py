@@ -13,7 +13,7 @@ from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run_config import Chosen
 from services.agent.errors import AccessEnded
 from services.agent.ports import Mandates, NewRun, Retry, RunRecord, Runs
-from services.common.errors import MeshError, ScopeRequired
+from services.common.errors import MeshError, ScopeRequired, StoreFailure
 
 log = structlog.get_logger(__name__)
 
@@ -52,7 +52,9 @@ class Batches:
             raise ScopeRequired(scope="inference") from None
         try:
             accepted = await self._runs.accept_batch(owner, new, mandate, retry)
-        except BaseException:
+        except StoreFailure:
+            raise  # They may have been accepted all the same, and act by it. So if the caller leaves just now.
+        except MeshError:
             await self._given_back(mandate)
             raise
         if new[0].run_id not in {run.run_id for run in accepted}:

@@ -249,8 +249,11 @@ class Engine:
         self._queue(job)
 
     async def _take(self, run_id: RunId) -> bool:
-        """Go on with a run that nobody holds, if there is a place for it. Return whether it is held here."""
-        if run_id not in self._jobs and self._turns.room and not self._stopping.is_set():
+        """Go on with a run that nobody holds, if there is a place for it. Return whether it is held here.
+
+        It is to end, or a person has answered it.
+        """
+        if run_id not in self._jobs and self._turns.urgent_room and not self._stopping.is_set():
             taking = self._tasks.create_task(self._take_over(run_id))
             await asyncio.shield(taking)  # What is taken is worked on, even if the caller leaves just now.
         return run_id in self._jobs
@@ -266,6 +269,7 @@ class Engine:
         found = await self._leases.adopt(
             count_max=min(self._turns.room, ADOPTED_AT_ONCE_MAX),
             batch_count_max=min(self._turns.room, self._turns.batch_room(batch_count)),
+            urgent_count_max=min(self._turns.urgent_room, ADOPTED_AT_ONCE_MAX),
         )
         for held in found:
             self._adopted(held)

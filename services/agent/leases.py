@@ -72,8 +72,13 @@ class Leases(Protocol):
         """Renew leases. Of each run that is still held: whether somebody, or nobody's watching it, wants its end."""
         ...
 
-    async def adopt(self, *, count_max: int, batch_count_max: int) -> Sequence[Held]:
-        """Take over runs that nobody holds, or whose leases have run out: so many, and of batches so many."""
+    async def adopt(
+        self, *, count_max: int, batch_count_max: int, urgent_count_max: int = 0
+    ) -> Sequence[Held]:
+        """Take over runs that nobody holds, or whose leases have run out: so many, and of batches so many.
+
+        `urgent_count_max` is how many they may be, batches aside, if the rest have begun or are only to end.
+        """
         ...
 
     async def take(self, run_id: RunId) -> Held | None:

@@ -202,6 +202,23 @@ async def test_a_run_that_is_being_taken_over_is_left_alone(
     assert await other.adopt() == []
 
 
+async def test_where_there_is_no_room_only_what_others_wait_for_is_taken_over(
+    replica: Replica, other: Replica, database: Migrated
+) -> None:
+    waits, begun, cancelled = [await replica.accept(await replica.thread()) for _ in range(3)]
+    assert await replica.begin(begun.run_id)
+    await replica.runs.request_cancel(cancelled.run_id, rollback=False)
+    await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
+    taken = [
+        {held.lease.run_id for held in await other.leases.adopt(**room)}
+        for room in (
+            {"count_max": 0, "batch_count_max": 0, "urgent_count_max": 9},
+            {"count_max": 9, "batch_count_max": 0, "urgent_count_max": 9},
+        )
+    ]
+    assert taken == [{begun.run_id, cancelled.run_id}, {waits.run_id}]
+
+
 async def test_a_renewed_lease_holds_and_tells_of_cancellation(
     replica: Replica, other: Replica, database: Migrated
 ) -> None:

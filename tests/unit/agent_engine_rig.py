@@ -114,8 +114,13 @@ class Store:
         await self.readable.wait()
         return History(messages=[], is_whole=True)
 
-    async def adopt(self, *, count_max: int, batch_count_max: int) -> Sequence[Held]:
-        found, self.orphans = self.orphans[:count_max], self.orphans[count_max:]
+    async def adopt(
+        self, *, count_max: int, batch_count_max: int, urgent_count_max: int = 0
+    ) -> Sequence[Held]:
+        found, rest = self.orphans[:count_max], self.orphans[count_max:]
+        urgent = [held for held in rest if held.last_sequence or held.is_cancelled]
+        found += urgent[: max(0, urgent_count_max - len(found))]
+        self.orphans = [held for held in rest if held not in found]
         return found
 
     async def take(self, run_id: RunId) -> Held | None:

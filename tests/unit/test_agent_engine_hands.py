@@ -9,12 +9,12 @@ from uuid import UUID
 import pytest
 
 from services.agent.agents import Assignment, Recorder
-from services.agent.core.events import Status
+from services.agent.core.events import Started, Status, StepStarted
 from services.agent.core.ids import RunId, ThreadId
 from services.agent.errors import LeaseLost
 from services.agent.leases import Held, Lease
 from services.agent.ports import Batch, StoredEvent
-from tests.unit.agent_engine_rig import Parrot, Store, engine, has_ended, orphan
+from tests.unit.agent_engine_rig import Parrot, Store, engine, has_ended, orphan, start
 
 WORKERS_MAX, RUNS_MAX = 4, 8  # Of the rig.
 
@@ -165,3 +165,26 @@ async def test_what_does_not_stop_is_told_again(monkeypatch: pytest.MonkeyPatch)
         await until(lambda: bool(store.events[held.lease.run_id]))
         await store.request_cancel(held.lease.run_id, rollback=False)
         assert (await has_ended(store, held.lease.run_id)).status is Status.CANCELLED
+
+
+async def test_a_full_house_goes_on_with_what_its_runs_wait_for() -> None:
+    """Runs that wait behind one that waited for a person have all places; were it left, nobody would ever go on."""
+    store = Store()
+    interrupted = orphan(store, told=[Started("tiny"), StepStarted(1)])
+    async with engine(store, Parrot(), runs_max=2) as made:
+        waiting = [await start(made) for _ in range(2)]
+        assert made._turns.room == 0
+        store.orphans = [interrupted]
+        for run_id in (interrupted.lease.run_id, *(run.run_id for run in waiting)):
+            assert (await has_ended(store, run_id)).status is Status.SUCCEEDED
+
+
+async def test_a_full_house_takes_no_more_that_only_wait() -> None:
+    store, agent = Hands(), Parrot()
+    agent.let.clear()
+    async with engine(store, agent, runs_max=2) as made:
+        store.orphans = [store.left(number) for number in range(1, 6)]
+        await until(lambda: made._turns.room == 0)
+        renewals = len(store.renewed)
+        await until(lambda: len(store.renewed) > renewals + 3)
+        assert len(store.orphans) == 3

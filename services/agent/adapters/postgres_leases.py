@@ -63,13 +63,15 @@ _TAKE = """
     RETURNING runs.*, organization_id, user_id,
               cancel_requested OR coalesce(watched_until < now(), false) AS is_cancelled
 """
-ADOPT = f"""
+_ADOPT = f"""
     WITH taken AS (
         SELECT run_id, thread_id, holder FROM runs
-        WHERE end_time IS NULL AND is_batch = $4 AND lease_until < now()
+        WHERE end_time IS NULL AND is_batch = $4 AND lease_until < now() {{}}
         ORDER BY lease_until, position LIMIT $3 FOR UPDATE SKIP LOCKED
     ) {_TAKE}
 """
+ADOPT = _ADOPT.format("")
+ADOPT_URGENT = _ADOPT.format("AND (status <> 'PENDING' OR cancel_requested)")
 TAKE = f"""
     WITH taken AS (
         SELECT run_id, thread_id, holder FROM runs
@@ -134,17 +136,25 @@ class PostgresLeases:
             rows = await connection.fetch(KEEP, run_ids, fences, self._holder, self._lease_s)
         return {RunId(row["run_id"]): row["is_cancelled"] for row in rows}
 
-    async def adopt(self, *, count_max: int, batch_count_max: int) -> Sequence[Held]:
+    async def adopt(
+        self, *, count_max: int, batch_count_max: int, urgent_count_max: int = 0
+    ) -> Sequence[Held]:
         wanted = [
-            (count, is_batch) for count, is_batch in ((count_max, False), (batch_count_max, True)) if count
+            (statement, count, is_batch)
+            for statement, count, is_batch in (
+                (ADOPT, count_max, False),
+                (ADOPT_URGENT, urgent_count_max - count_max, False),
+                (ADOPT, batch_count_max, True),
+            )
+            if count > 0
         ]
         if not wanted:
             return []
         async with self._database.connection(system=True) as connection:
             rows = [
                 row
-                for count, is_batch in wanted
-                for row in await connection.fetch(ADOPT, self._holder, self._lease_s, count, is_batch)
+                for statement, count, is_batch in wanted
+                for row in await connection.fetch(statement, self._holder, self._lease_s, count, is_batch)
             ]
         return sorted(map(self._held, rows), key=lambda held: (held.is_batch, held.position))
 

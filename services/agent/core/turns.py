@@ -7,7 +7,8 @@ thread works at another replica, is done for now and queues again.
 
 Invariants, each asserted by tests/unit/test_agent_turns.py:
   I1  At most `workers_max` runs work, and no two on the same thread.
-  I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner that were reserved.
+  I2  At most `runs_max` runs have places, and at most `runs_per_owner_max` of one owner that were reserved;
+      beyond that, as many as work at once, of those for which others wait: see `urgent_room`.
   I3  After `next`, no run waits whose thread is free while a worker is.
   I4  A run does not start while one of a lower position waits for the same thread.
 """
@@ -57,6 +58,14 @@ class Turns:
     def room(self) -> int:
         """How many more runs may have places."""
         return max(0, self._runs_max - self._places.total())
+
+    @property
+    def urgent_room(self) -> int:
+        """How many more may come of those that have begun, or are only to end.
+
+        Whoever has a place may be waiting for one of them; so they never wait for a place themselves.
+        """
+        return max(0, self._runs_max + self._workers_max - self._places.total())
 
     def batch_room(self, batch_count: int) -> int:
         """How many more runs of batches may come, where there are so many: they take what is idle, half at most."""
