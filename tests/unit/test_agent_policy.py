@@ -130,7 +130,7 @@ def test_only_what_reaches_out_is_asked_about_after_others_words(
         {"to": "https://a.example/doc?x=1"},
         {"to": "bob@example.com", "count": 1, "urgent": False, "options": None},
         {"to": "bob@example.com", "count": 50},
-        {"options": {"cc": ["bob@example.com", None]}},
+        {"options": {"cc": ["bob@example.com"]}},
     ],
 )
 def test_what_the_user_wrote_needs_nobodys_approval(arguments: Mapping[str, object]) -> None:
@@ -293,3 +293,16 @@ def test_a_result_of_a_call_that_was_never_told_of_taints() -> None:
     taint.add(ToolReturned(call_id="c", content="", failed=False, duration_s=0.0))
     taint.add(StepStarted(1))
     assert taint.is_there
+
+
+def test_digits_that_the_user_did_not_write_are_not_theirs() -> None:
+    known = UserWords(["Pay 5 or 0.25 or 1e+06."])
+    assert all(map(known.has, (5, 5.0, 0.25, 1e6)))
+    assert not any(map(known.has, (5.000000123456, 0.2500000123, 1000000.0625)))
+
+
+@pytest.mark.parametrize("nothing", [None, [], {}])
+def test_a_message_of_nothings_is_asked_about(nothing: object) -> None:
+    wanted = {"to": "bob@example.com", "options": {"cc": [nothing] * 7}}
+    assert is_asked_about(verdict(wanted), "options")
+    assert verdict({"to": "bob@example.com", "options": nothing}) == Allow()

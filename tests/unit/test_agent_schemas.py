@@ -2,17 +2,24 @@
 
 import json
 import socket
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.agent.adapters.json_schemas import TOO_MUCH, JsonSchema, SchemaInvalidError
+from services.agent.adapters.json_schemas import (
+    CHECK_S_MAX,
+    TOO_MUCH,
+    JsonSchema,
+    SchemaInvalidError,
+)
 from services.agent.core.structured import asked_again, bare, problem_of
 
 EVIL = "^(a|aa)+$"
 LONG = "a" * 60 + "!"
+MIXED = [each for at in range(10_000) for each in (at, str(at))]  # Nothing that can be sorted.
 PERSON = {
     "type": "object",
     "properties": {"name": {"type": "string"}, "age": {"type": "integer", "minimum": 0}},
@@ -85,6 +92,77 @@ class TestJsonSchema:
     def test_what_is_no_schema_or_has_no_bounds_is_refused(self, text: str) -> None:
         with pytest.raises(SchemaInvalidError, match=r"^(is|names|has) "):
             JsonSchema(text)
+
+    @pytest.mark.parametrize(
+        ("schema", "value"),
+        [
+            ({"uniqueItems": True}, MIXED),
+            ({"items": {"enum": [str(at) for at in range(3_000)]}}, ["2999"] * 6_000),
+            ({"items": {"anyOf": [{"required": [f"n{at}" for at in range(3_000)]}, True]}}, [{}] * 6_000),
+            (
+                {
+                    "$defs": {
+                        "a": {"$anchor": "a"},
+                        **{f"b{at}": {"$anchor": f"b{at}"} for at in range(900)},
+                    },
+                    "items": {"$ref": "#a"},
+                },
+                [0] * 3_000,
+            ),
+            ({"items": {"anyOf": [{"pattern": "^(a|aa)+$"}, True]}}, ["a" * 22 + "!"] * 3_000),
+        ],
+    )
+    def test_no_check_takes_much_longer_than_it_may(self, schema: dict[str, Any], value: object) -> None:
+        checked = JsonSchema(json.dumps(schema))
+        began_s = time.thread_time()
+        assert checked.problem(value) in {None, TOO_MUCH}
+        assert time.thread_time() - began_s < CHECK_S_MAX + 0.5
+
+    def test_items_are_told_apart_as_json(self) -> None:
+        unique = {"uniqueItems": True}
+        items: object
+        for items in ([1, True, "1", [1], {"a": 1}], [{"a": 1}, {"a": True}]):
+            assert problem(unique, items) is None
+        for items in ([1, 1.0], [{"a": 1, "b": [2]}, {"b": [2.0], "a": 1}]):
+            assert problem(unique, items) == "at $: an item is there twice"
+        assert problem({"uniqueItems": False}, [1, 1]) is None
+
+    @pytest.mark.parametrize(
+        "pattern",
+        [
+            "(?:a|b|c|d{1,5000}){5000}" * 40,  # It ends the process.
+            "(?:" * 90 + "a" + "){1,9}" * 90,
+            "(?:" * 15 + "a" + "){1,9}" * 15,
+            "a" * 1_025,
+            "(?:abc){e<=5}",
+            "(?(1)a|b)",
+        ],
+    )
+    def test_what_compiling_might_not_survive_is_refused(self, pattern: str) -> None:
+        for schema in (
+            {"pattern": pattern},
+            {"default": [{"patternProperties": {pattern: True}}], "$ref": "#/default/0"},
+            {"$defs": {"a": {"not": {"pattern": pattern}}}},
+        ):
+            with pytest.raises(SchemaInvalidError, match="has a pattern that "):
+                JsonSchema(json.dumps(schema))
+
+    @pytest.mark.parametrize(
+        ("pattern", "text"),
+        [
+            (r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", "0" * 8 + "-0000" * 3 + "-" + "0" * 12),
+            (r"^\{[^]{}(]+\}$", "{a}"),
+            (r"^(?!x)(?P<a>[A-Za-z ,.'-]{1,1000})(?<=y)$", "y"),
+        ],
+    )
+    def test_usual_patterns_are_taken(self, pattern: str, text: str) -> None:
+        assert problem({"pattern": pattern}, text) is None
+        assert problem({"pattern": pattern}, "?")
+        assert problem({"pattern": pattern}, "?") != TOO_MUCH
+
+    def test_a_schema_has_so_many_keys(self) -> None:
+        with pytest.raises(SchemaInvalidError, match="has more than 3000 keys"):
+            JsonSchema(json.dumps({"properties": {f"a{at}": {"title": ""} for at in range(1_500)}}))
 
     def test_nothing_is_fetched(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as server:

@@ -1,13 +1,14 @@
 """Whether values keep JSON Schemas, when neither can be trusted: schemas come from users and from others' servers.
 
 `jsonschema` by itself fetches what a schema refers to, follows references without end, and matches patterns that take
-for ever. Here nothing is fetched, a check is given up after so many steps, and a pattern after so long: what was
-given up is not kept.
+for ever, to compile as well as to match. Here nothing is fetched, a check is given up after so many steps or so long, a
+pattern after so long, and what compiling might not survive is refused: what was given up is not kept.
 """
 # ruff: noqa: ANN401, ARG001 - The signatures are jsonschema's.
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -18,7 +19,11 @@ from jsonschema.validators import extend
 from referencing import Registry
 from referencing.exceptions import Unresolvable
 
+from services.agent.core import patterns
+
+KEYS_MAX = 3_000  # Of a schema, in all of its parts: they take half a second to look at.
 STEPS_MAX = 20_000  # Keywords that are looked at; a schema of usual size takes some hundred.
+CHECK_S_MAX = 0.5  # Of this thread: a step may be a thousand comparisons.
 PATTERN_WAIT_S = 0.05
 PROBLEMS_MAX = 4
 PROBLEM_CHARS_MAX = 300
@@ -90,19 +95,19 @@ def problem_with(schema: str, arguments: object) -> str | None:
 
 def _counting() -> Any:
     """A validator that is good for so many steps."""
-    steps = 0
+    steps, ends_s = 0, time.thread_time() + CHECK_S_MAX
 
     def counted(check: _Check) -> _Check:
         def step(validator: Any, keyword: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
             nonlocal steps
             steps += 1
-            if steps > STEPS_MAX:
+            if steps > STEPS_MAX or time.thread_time() > ends_s:
                 raise _GivenUpError
             yield from check(validator, keyword, value, schema) or ()
 
         return step
 
-    checks = {**Draft202012Validator.VALIDATORS, **_OF_PATTERNS}
+    checks = {**Draft202012Validator.VALIDATORS, **_OF_PATTERNS, "uniqueItems": _unique_items}
     counting = {name: counted(check) for name, check in checks.items()}
     return extend(Draft202012Validator, counting)  # type: ignore[no-untyped-call]
 
@@ -142,14 +147,39 @@ _OF_PATTERNS = {
 }
 
 
+def _unique_items(validator: Any, is_asked: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """The library compares each with each."""
+    if is_asked and isinstance(value, list):
+        forms = {json.dumps(_one_form(each), sort_keys=True) for each in value}
+        if len(forms) < len(value):
+            yield ValidationError("an item is there twice")
+
+
+def _one_form(value: object) -> object:
+    """To JSON Schema, 1.0 is 1."""
+    match value:
+        case float() if value.is_integer():
+            return int(value)
+        case list():
+            return [_one_form(each) for each in value]
+        case dict():
+            return {key: _one_form(each) for key, each in value.items()}
+        case _:
+            return value
+
+
 def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
     """The schema without the draft that it names. Raises SchemaInvalidError where a part names one of its own.
 
-    Such a part would be checked by the library's own validator of that draft, which has no bounds. So would one
+    Also of what takes too long by itself. Such a part would be checked by the library's own validator of that draft, which has no bounds. So would one
     keyword that looks at patterns by itself.
     """
     inner = {key: value for key, value in schema.items() if key != "$schema"}
-    for key, value in _every_key(inner):
+    for count, (key, value) in enumerate(_every_key(inner), 1):
+        if count > KEYS_MAX:
+            raise SchemaInvalidError(f"has more than {KEYS_MAX} keys")
+        if (flaw := _flaw_of_patterns(key, value)) is not None:
+            raise SchemaInvalidError(f"has a pattern that {flaw}")
         if key == "$schema" and isinstance(value, str):
             raise SchemaInvalidError("names a draft in one of its parts")
         if key == "unevaluatedProperties":
@@ -157,6 +187,16 @@ def _of_one_draft(schema: dict[str, Any]) -> dict[str, Any]:
                 "has unevaluatedProperties, which is not served; use additionalProperties"
             )
     return inner
+
+
+def _flaw_of_patterns(key: str, value: object) -> str | None:
+    """Of those that a keyword names. What only looks like one is looked at as well: nobody says which it is."""
+    named: Iterable[str] = ()
+    if key == "pattern" and isinstance(value, str):
+        named = (value,)
+    elif key == "patternProperties" and isinstance(value, dict):
+        named = value
+    return next((flaw for pattern in named if (flaw := patterns.flaw_of(pattern)) is not None), None)
 
 
 def _every_key(value: object) -> Iterator[tuple[str, object]]:

@@ -52,6 +52,7 @@ class McpConnection:
         self._allowed: frozenset[str] = frozenset()
         self._refused: Mapping[str, Refusal] = {}
         self._verified_until_s = 0.0
+        self._change_count = 0  # Announced by the server.
 
     async def run(self) -> None:
         """Keep the connection, for ever."""
@@ -120,15 +121,17 @@ class McpConnection:
                 try:
                     async with asyncio.timeout(CONNECTS_WITHIN_S):
                         await self._verify(client)
-                except (MCPError, TimeoutError) as error:
+                except Exception:  # noqa: BLE001 - Whatever it lists instead.
                     self._is_broken.set()
-                    raise UnreachableError from error
+                    raise UnreachableError from None
         return client
 
     async def _verify(self, client: Client) -> None:
-        verified_until_s = asyncio.get_running_loop().time() + VERIFIED_FOR_S
-        self._verified_until_s = verified_until_s  # A change that is announced meanwhile puts it back.
+        """Whoever is cut off here has verified nothing."""
+        began_s, change_count = asyncio.get_running_loop().time(), self._change_count
         verdict = judged(self._pins, await _listed(client))
+        if change_count == self._change_count:
+            self._verified_until_s = began_s + VERIFIED_FOR_S
         before, self._refused = self._refused, verdict.refused
         self._allowed = verdict.allowed
         for tool, reason in verdict.refused.items():
@@ -137,6 +140,7 @@ class McpConnection:
 
     async def _told(self, message: IncomingMessage) -> None:
         if isinstance(message, types.ToolListChangedNotification):
+            self._change_count += 1
             self._verified_until_s = 0.0
 
 

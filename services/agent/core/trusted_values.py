@@ -32,7 +32,9 @@ class UserWords:
             case int():
                 return self._stands(str(value))
             case float():
-                return self._stands(str(value)) or self._stands(f"{value:g}")
+                short = f"{value:g}"
+                # Digits that the user did not write may be a message, however little they weigh.
+                return self._stands(str(value)) or (float(short) == value and self._stands(short))
             case str():
                 return _is_long_enough(value) and self._stands(_one_line(value))
             case _:
@@ -43,7 +45,10 @@ class UserWords:
 
 
 def values_of(arguments: Json, *, known_names: frozenset[str]) -> Iterator[Json]:
-    """Every single value in `arguments`. A name that the tool does not know may carry as much as a value."""
+    """Every single value in `arguments`. A name that the tool does not know may carry as much as a value.
+
+    So may a list of nothings, by their number: in lists, what says nothing is nobody's.
+    """
     waiting: list[tuple[Json, int]] = [(arguments, 0)]
     while waiting:
         value, depth = waiting.pop()
@@ -54,6 +59,7 @@ def values_of(arguments: Json, *, known_names: frozenset[str]) -> Iterator[Json]
                 yield from (name for name in value if name not in known_names)
                 waiting += ((inner, depth + 1) for inner in value.values())
             case list():
+                yield from (False for inner in value if inner is None or inner == [] or inner == {})
                 waiting += ((inner, depth + 1) for inner in value)
             case _:
                 yield value
