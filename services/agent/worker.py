@@ -226,7 +226,8 @@ class Worker:
         )
         history = said.messages
         taint.add_history(history, is_cut=not said.is_whole)
-        kept = await patiently(lambda: self._summaries.find(job.run_id), for_s=self._patience_s)
+        find = partial(self._summaries.find, job.run_id)
+        kept = await patiently(find, for_s=self._patience_s) if history else None
         if kept is None or kept.newer_count > len(history):
             newer, summary = from_a_question(history), ""
         else:  # It ends where a step does.
