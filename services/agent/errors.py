@@ -90,10 +90,12 @@ class LimitReached(Exception):
 class ModelFailed(Exception):
     """The model gave no whole answer. The message is for people, and says nothing of our insides."""
 
-    def __init__(self, message: str, *, is_refused: bool = False) -> None:
-        """`is_refused`: the token was not good enough."""
+    def __init__(self, message: str, *, is_refused: bool = False, is_gone: bool = False) -> None:
+        """`is_refused`: the token was not good enough. `is_gone`: there was an answer to the question's name, which
+        nobody can hear any more.
+        """
         super().__init__(message)
-        self.is_refused = is_refused
+        self.is_refused, self.is_gone = is_refused, is_gone
 
 
 class CheckpointUnreadable(Exception):

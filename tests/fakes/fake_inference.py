@@ -2,7 +2,8 @@
 
 Replies are taken from `script`, one for each Chat; when it is empty, `brain` answers by what it is asked, the same to the
 same, as the gateway does; without one, `otherwise` answers. What was asked,
-by whom and until when is kept in `asked`. `running` counts generations that somebody still listens to.
+by whom and until when is kept in `asked`. `running` counts generations that somebody still listens to. An answer whose
+listener left is ended, and to whoever asks under its name again it says no more than that, as the gateway's do.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from ollamesh.inference.v1.inference_service_pb2_grpc import (
     add_InferenceServiceServicer_to_server,
 )
 
-from services.common.errors import MeshError
+from services.common.errors import Kind, MeshError
 from services.common.grpc.around import Context, Interceptor
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
@@ -45,6 +46,10 @@ class Asked:
     remaining_s: float
 
 
+class StreamCancelled(MeshError):
+    kind, reason, message = Kind.CANCELLED, "STREAM_CANCELLED", "the stream was cancelled"
+
+
 @dataclass(slots=True)
 class FakeInference(InferenceServiceServicer):
     script: list[Reply] = field(default_factory=list)
@@ -52,6 +57,7 @@ class FakeInference(InferenceServiceServicer):
     brain: Callable[[pb.ChatRequest], Reply] | None = None
     asked: list[Asked] = field(default_factory=list)
     running: int = 0
+    left: set[str] = field(default_factory=set)  # Names of answers that were ended for want of a listener.
     target: str = ""
 
     @classmethod
@@ -76,13 +82,18 @@ class FakeInference(InferenceServiceServicer):
                 remaining_s=context.time_remaining() or 0.0,
             )
         )
-        reply = self._reply(request)
+        if request.request_id in self.left:
+            raise StreamCancelled
+        reply, is_whole = self._reply(request), False
         self.running += 1
         try:
             async for response in _numbered(reply, request.model):
                 yield response
+            is_whole = True
         finally:
             self.running -= 1
+            if request.request_id and not is_whole and reply.failure is None:
+                self.left.add(request.request_id)
 
     def _reply(self, request: pb.ChatRequest) -> Reply:
         if self.script:

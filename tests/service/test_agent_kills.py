@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 import asyncpg
@@ -27,7 +27,7 @@ from services.agent.ports import Effect, NewRun, PageRequest
 from services.common.postgres import Database
 from tests.fakes import run_grammar
 from tests.fakes.fake_inference import FakeInference, Reply
-from tests.service.agent_kills import Fate, Ledger, Replica
+from tests.service.agent_kills import LATE_S, Fate, Ledger, Replica
 from tests.stack import Database as Migrated
 
 ANN = Owner("o", "ann")
@@ -55,6 +55,7 @@ class World:
     """What replicas have in common, and what outlives them."""
 
     database: Database
+    inference: FakeInference
     channel: grpc.aio.Channel
     system: "asyncpg.Connection[asyncpg.Record]"
 
@@ -138,7 +139,7 @@ async def world(database: Migrated) -> AsyncIterator[World]:
         ):
             system = await asyncpg.connect(database.system("agent"))
             try:
-                yield World(connected, channel, system)
+                yield World(connected, inference, channel, system)
             finally:
                 await system.close()
 
@@ -187,6 +188,18 @@ async def test_killed_at_any_write_a_run_ends_the_same(world: World) -> None:
             except AssertionError as error:
                 error.add_note(f"killed at write {dies_at}, {fate.writes[-1]}, committed: {is_committed}")
                 raise
+
+
+async def test_killed_while_the_model_writes_a_run_ends_the_same(world: World) -> None:
+    """The gateway has ended the answer by then, for nobody listened, and says just that under its name."""
+    expected = await world.run([Fate()])
+    world.inference.brain = lambda request: replace(by_what_was_said(request), pause_s=4 * LATE_S)
+    for dies_at in (2, 3, 4):  # Writes of what it has said so far.
+        for tool in world.tools.values():
+            tool.done.clear()
+        fates = [Fate(dies_at=dies_at, is_committed=True), Fate(dies_at=2, is_committed=True)]
+        assert_same(await world.run(fates), expected, world)
+    assert world.inference.left, "nobody was killed while the model wrote"
 
 
 @pytest.mark.parametrize("seed", range(8))

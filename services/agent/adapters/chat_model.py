@@ -47,6 +47,8 @@ ROLES = {
     "ai": pb.ROLE_ASSISTANT,
     "tool": pb.ROLE_TOOL,
 }
+# What the gateway says of an answer that was begun under the same request_id and is not made any more.
+GONE = frozenset({"STREAM_CANCELLED", "STREAM_EXPIRED", "STREAM_UNREACHABLE"})
 TRUNCATED = "length"
 FINISH_REASONS = {
     pb.FINISH_REASON_STOP: "stop",
@@ -200,7 +202,9 @@ class MeshChatModel(BaseChatModel):
 def _failed(error: Any) -> ModelFailed:
     refusal = refusal_of(error, domain=DOMAIN)
     is_refused = error.code() is grpc.StatusCode.UNAUTHENTICATED
-    return ModelFailed(f"the model did not answer: {refusal}", is_refused=is_refused)
+    return ModelFailed(
+        f"the model did not answer: {refusal}", is_refused=is_refused, is_gone=refusal.reason in GONE
+    )
 
 
 def _message_to_proto(message: BaseMessage) -> pb.Message:

@@ -49,7 +49,7 @@ from services.agent.core.record import Said
 from services.agent.core.run import Answer
 from services.agent.core.structured import bare
 from services.agent.core.text_filter import filtered
-from services.agent.errors import Waits
+from services.agent.errors import ModelFailed, Waits
 from services.agent.ports import Tool, ToolSpec
 
 # Where a run's checkpoints are kept, each with its number of steps; of a replica that has lost the run they are refused.
@@ -142,17 +142,13 @@ class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
         step = _steps_made(request.state["messages"], assignment.run_id) + 1
         if (said := recorder.said(step)) is not None:
             return ModelResponse(result=[_said(said, assignment.run_id, step)])
-        asked = recorder.ask()
-        assert asked == step, "what is told and what the graph does are one tale"
         # A model that is too small to choose is offered one tool in its first step.
         names = (config.first_tool,) if step == 1 and config.first_tool else config.tools
-        response = await handler(
-            request.override(
-                model=await self._model(assignment, step),
-                tools=[_schema(self._calling.tools[name].spec) for name in names],
-                system_message=SystemMessage(config.system_prompt) if config.system_prompt else None,
-            )
+        asking = request.override(
+            tools=[_schema(self._calling.tools[name].spec) for name in names],
+            system_message=SystemMessage(config.system_prompt) if config.system_prompt else None,
         )
+        response = await self._response(asking, handler, step)
         message = response.result[0]
         assert isinstance(message, AIMessage)
         answer = _answer(message, step)
@@ -160,6 +156,36 @@ class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
         thinking = message.additional_kwargs.get("reasoning_content", "")
         told = Said(text=message.text, thinking=thinking, calls=answer.calls)
         return ModelResponse(result=[_said(told, assignment.run_id, step)])
+
+    async def _response(
+        self,
+        request: ModelRequest[RunContext],
+        handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
+        step: int,
+    ) -> ModelResponse[Any]:
+        """Ask under the step's name, which the gateway replays. What it was telling to a replica that was lost it may
+        have ended, for nobody listened any more: then the step is asked under a name that nobody has used.
+        """
+        assignment = request.runtime.context.assignment
+        name = f"{assignment.run_id}:{step}"
+        try:
+            return await self._asked(request, handler, name, step)
+        except ModelFailed as failure:
+            if not (failure.is_gone and assignment.is_resumed):
+                raise
+        return await self._asked(request, handler, f"{name}:{assignment.lease.fence}", step)
+
+    async def _asked(
+        self,
+        request: ModelRequest[RunContext],
+        handler: Callable[[ModelRequest[RunContext]], Awaitable[ModelResponse[Any]]],
+        name: str,
+        step: int,
+    ) -> ModelResponse[Any]:
+        assignment, recorder = request.runtime.context.assignment, request.runtime.context.recorder
+        asked = recorder.ask()
+        assert asked == step, "what is told and what the graph does are one tale"
+        return await handler(request.override(model=await self._model(assignment, name)))
 
     async def awrap_tool_call(
         self,
@@ -184,7 +210,7 @@ class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
             status="error" if result.failed else "success",
         )
 
-    async def _model(self, assignment: Assignment, step: int) -> MeshChatModel:
+    async def _model(self, assignment: Assignment, name: str) -> MeshChatModel:
         config = assignment.config
         return MeshChatModel(
             model=config.model,
@@ -193,7 +219,7 @@ class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
             output_token_count_max=config.limits.output_token_count_per_call,
             is_batch=assignment.is_batch,
             conversation_id=str(assignment.thread_id),
-            request_ids=f"{assignment.run_id}:{step}",
+            request_ids=name,
             deadline_s=assignment.deadline_s,
             token=SecretStr(await assignment.token()),
             stub=self._stub,
