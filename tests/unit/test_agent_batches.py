@@ -9,9 +9,10 @@ from services.agent.batches import Batches
 from services.agent.core.ids import Owner
 from services.agent.errors import TooManyRuns
 from services.agent.ports import NewRun, Retry, RunRecord
-from services.agent.rpc.configs import Chosen
+from services.agent.core.run_config import Chosen
 from services.common.errors import MeshError, StoreUnavailable
-from tests.unit.agent_engine_rig import ANN, CONFIG, Auth, Store
+from tests.fakes.agent_parts import PLAIN
+from tests.unit.agent_engine_rig import ANN, Auth, Store
 
 
 class Accepting(Store):
@@ -27,7 +28,7 @@ class Accepting(Store):
 
 
 async def started(runs: Accepting, auth: Auth) -> None:
-    chosen = Chosen(config=CONFIG, assistant_id=None, assistant_version=0)
+    chosen = Chosen(config=PLAIN, assistant_id=None, assistant_version=0)
     await Batches(runs, auth).start(ANN, ["?"], chosen, token="t", retry=None)
 
 
