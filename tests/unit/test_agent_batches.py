@@ -7,9 +7,9 @@ import pytest
 
 from services.agent.batches import Batches
 from services.agent.core.ids import Owner
+from services.agent.core.run_config import Chosen
 from services.agent.errors import TooManyRuns
 from services.agent.ports import NewRun, Retry, RunRecord
-from services.agent.core.run_config import Chosen
 from services.common.errors import MeshError, StoreUnavailable
 from tests.fakes.agent_parts import PLAIN
 from tests.unit.agent_engine_rig import ANN, Auth, Store
