@@ -117,10 +117,14 @@ class Engine:
 
     async def clear(self, owner: Owner, thread_id: ThreadId) -> None:
         """End the runs of a thread that is about to be forgotten; they can store nothing once it is."""
-        for run_id in await self._runs.unfinished(owner, thread_id):
-            with suppress(TimeoutError):
-                async with asyncio.timeout(CLEAR_S_MAX):
-                    await self.cancel(owner, run_id)
+        run_ids = await self._runs.unfinished(owner, thread_id)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLEAR_S_MAX):
+                # One that is forgotten by now, by another call, is as ended as can be.
+                await asyncio.gather(
+                    *(self.cancel(owner, run_id) for run_id in run_ids), return_exceptions=True
+                )
+        for run_id in run_ids:
             if (job := self._jobs.get(run_id)) is not None:
                 await job.left.wait()
 
