@@ -1,7 +1,6 @@
 """How runs change hands in PostgreSQL: given back, waiting for people, cancelled while nobody has them; what goes along."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID, uuid4
@@ -17,25 +16,14 @@ from services.agent.core.ids import RunId
 from services.agent.errors import LeaseLost, RunBuiltUpon
 from services.agent.leases import Lease
 from services.agent.ports import Busy, PageRequest
-from services.common.postgres import Database
-from tests.contract.agent_replica import ANN, Replica, execute, finished
+from tests.contract.agent_replica import ANN, Replica, execute, finished, other, replica
 from tests.stack import Database as Migrated
+
+__all__ = ["other", "replica"]
 
 SOON_S = 3600.0
 LATER = datetime.now(UTC).timestamp() + SOON_S
 QUESTION = UUID(int=5)
-
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
-
-
-@pytest.fixture
-async def other(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
 
 
 async def begun(replica: Replica) -> RunId:

@@ -1,8 +1,6 @@
 """What is taken back of a thread in PostgreSQL, while later runs of it may begin."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from uuid import uuid4
 
 import pytest
 
@@ -11,20 +9,15 @@ from services.agent.core.events import Started, Status
 from services.agent.core.ids import RunId
 from services.agent.errors import RunBuiltUpon
 from services.common.postgres import Database
-from tests.contract.agent_replica import ANN, Replica, finished
-from tests.stack import Database as Migrated
+from tests.contract.agent_replica import ANN, Replica, finished, replica
+
+__all__ = ["replica"]
 
 SAID = [Message(role=Role.USER, content="why?")]
 WAITING = """
     SELECT 1 FROM pg_stat_activity
     WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE $1
 """
-
-
-@pytest.fixture
-async def replica(database: Migrated) -> AsyncIterator[Replica]:
-    async with Database.connect(database("agent"), connections_max=4) as connected:
-        yield Replica(connected, uuid4())
 
 
 async def test_what_was_rolled_back_as_it_ended_stays_so_when_the_next_run_has_begun(

@@ -16,31 +16,21 @@ from services.agent.adapters.postgres_events import PostgresEvents
 from services.agent.adapters.postgres_threads import PostgresThreads
 from services.agent.calling import UNKNOWN
 from services.agent.core.approvals import Decided
-from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message
 from services.agent.core.events import Decision, Finished, Status
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.record import Record
-from services.agent.core.run_config import RunConfig
 from services.agent.leases import Held
 from services.agent.ports import Effect, NewRun, PageRequest
 from services.common.postgres import Database
 from tests.fakes import run_grammar
+from tests.fakes.agent_parts import PLAIN
 from tests.fakes.fake_inference import FakeInference, Reply
 from tests.service.agent_kills import LATE_S, Fate, Ledger, Replica
 from tests.stack import Database as Migrated
 
 ANN = Owner("o", "ann")
-CONFIG = RunConfig(
-    model="tiny",
-    system_prompt="",
-    tools=("look", "note", "pay"),
-    first_tool="",
-    temperature=None,
-    seed=None,
-    limits=Limits(),
-    approval_tools=("note",),
-)
+CONFIG = replace(PLAIN, tools=("look", "note", "pay"), approval_tools=("note",))
 # Two calls at a time, then one that a person is asked about beside one that may not be repeated, then the answer.
 STEPS = (
     Reply(texts=["Let me ", "look."], calls=[("look", '{"at": 1}'), ("look", '{"at": 2}')]),

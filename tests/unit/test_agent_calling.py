@@ -2,25 +2,22 @@
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
 
 from services.agent.adapters.pii_detectors import DETECTORS
-from services.agent.agents import Assignment
 from services.agent.calling import DOUBT, TRIES_MAX, UNKNOWN, Calling
 from services.agent.core.approvals import Decided
-from services.agent.core.budget import Limits
 from services.agent.core.conversation import ToolCall
 from services.agent.core.events import Decision
-from services.agent.core.ids import Owner, RunId, ThreadId
+from services.agent.core.ids import RunId
 from services.agent.core.memo import Memo
-from services.agent.core.run_config import RunConfig
 from services.agent.errors import Waits
-from services.agent.leases import Lease
 from services.agent.ports import CallContext, Effect, ToolResult, ToolSpec
-from tests.unit.agent_loop_rig import Listener
+from tests.fakes.agent_parts import PLAIN
+from tests.unit.agent_loop_rig import Listener, assignment
 
 RUN = RunId(UUID(int=1))
 CALL = ToolCall(call_id="call_1_0", name="act", arguments_json='{"a": 1}')
@@ -67,36 +64,10 @@ class Desk(Listener):
         self.told.append(f"returned {result.content}")
 
 
-async def token() -> str:
-    return "token"
-
-
 async def make(act: Act, desk: Desk, *, asked: bool = False) -> ToolResult:
-    assignment = Assignment(
-        run_id=RUN,
-        thread_id=ThreadId(UUID(int=2)),
-        owner=Owner("o", "ann"),
-        config=RunConfig(
-            model="tiny",
-            system_prompt="",
-            tools=("act",),
-            first_tool="",
-            temperature=None,
-            seed=None,
-            limits=Limits(),
-            approval_tools=("act",) if asked else (),
-        ),
-        messages=[],
-        summary="",
-        deadline_s=asyncio.get_running_loop().time() + 60,
-        lease=Lease(run_id=RUN, holder=UUID(int=3), fence=1),
-        is_batch=False,
-        is_resumed=False,
-        is_handed_over=lambda: False,
-        token=token,
-    )
+    config = replace(PLAIN, tools=("act",), approval_tools=("act",) if asked else ())
     calling = Calling({"act": act}, problem=lambda _schema, _arguments: None, detectors=DETECTORS)
-    return await calling.make(CALL, assignment, desk, Memo())
+    return await calling.make(CALL, assignment(config), desk, Memo())
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,7 @@
 """What traces and metrics show of runs: the tree of spans, its names, and nothing that people or models wrote."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 import pytest
@@ -11,7 +11,6 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from prometheus_client import CollectorRegistry
 
-from services.agent.core.budget import Limits
 from services.agent.core.conversation import ToolCall
 from services.agent.core.events import (
     ApprovalRequested,
@@ -22,21 +21,13 @@ from services.agent.core.events import (
     ToolReturned,
 )
 from services.agent.core.run import Answer, Ending, Entries, Run
-from services.agent.core.run_config import RunConfig
 from services.agent.run_metrics import RunMetrics
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced, Tracing, TracingConfig, tracer
+from tests.fakes.agent_parts import PLAIN
 
 SECRET = "the cake recipe"
-CONFIG = RunConfig(
-    model="tiny",
-    system_prompt=SECRET,
-    tools=("search",),
-    first_tool="",
-    temperature=0.5,
-    seed=7,
-    limits=Limits(),
-)
+CONFIG = replace(PLAIN, system_prompt=SECRET, tools=("search",), temperature=0.5, seed=7)
 CALL = ToolCall(call_id="call_1_0", name="search", arguments_json=f'{{"query": "{SECRET}"}}')
 MADE_UP = ToolCall(call_id="call_1_1", name=f"rm {SECRET}", arguments_json="{}")
 
