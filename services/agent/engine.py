@@ -16,6 +16,7 @@ from services.agent.authority import Authority
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.core.run import CANCELLED, Ending
 from services.agent.core.turns import Turns
+from services.agent.errors import RunNotFound
 from services.agent.feed import Feed
 from services.agent.job import Job
 from services.agent.leases import Held, Lease, Leases
@@ -117,7 +118,7 @@ class Engine:
     async def clear(self, owner: Owner, thread_id: ThreadId) -> None:
         """End the runs of a thread that is about to be forgotten; they can store nothing once it is."""
         for run_id in await self._runs.unfinished(owner, thread_id):
-            with suppress(TimeoutError):
+            with suppress(TimeoutError, RunNotFound):  # Somebody else may be forgetting the thread as well.
                 async with asyncio.timeout(CLEAR_S_MAX):
                     await self.cancel(owner, run_id)
             if (job := self._jobs.get(run_id)) is not None:
@@ -129,7 +130,11 @@ class Engine:
 
     def watching(self, run: RunRecord) -> Callable[[], None]:
         """Somebody watches the run, until what is returned is called."""
-        return self._watches.count(run.run_id) if run.is_watched else lambda: None
+        if not run.is_watched:
+            return lambda: None
+        if run.run_id not in self._watches.counted():
+            self._tasks.create_task(self._seen(run.run_id))
+        return self._watches.count(run.run_id)
 
     async def stop(self) -> None:
         """Give back what still works, and return when others can go on with it."""
@@ -299,6 +304,11 @@ class Engine:
             elif kept[run_id]:
                 job.end(CANCELLED)
                 self._skip(job)
+
+    async def _seen(self, run_id: RunId) -> None:
+        """It may have less time left than until its watchers are counted."""
+        with suppress(StoreFailure):
+            await self._runs.watched([run_id], for_s=self._pace.watched_for_s)
 
     async def _watch(self) -> None:
         if watched := self._watches.counted():
