@@ -34,6 +34,7 @@ from services.agent.recorder import RunRecorder
 from services.agent.summaries import Summaries
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced
+from services.common.errors import StoreFailure
 
 log = structlog.get_logger(__name__)
 
@@ -267,6 +268,8 @@ class Worker:
             return NO_ACCESS
         except LeaseLost:
             raise
+        except StoreFailure:
+            return None  # No run fails for that: whoever is next goes on, as long as its time lasts.
         except Exception:
             log.exception("run_failed", run_id=str(assignment.run_id))
             return BROKEN
