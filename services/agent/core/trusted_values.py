@@ -59,7 +59,7 @@ def values_of(arguments: Json, *, known_names: frozenset[str]) -> Iterator[Json]
                 yield from (name for name in value if name not in known_names)
                 waiting += ((inner, depth + 1) for inner in value.values())
             case list():
-                yield from (False for inner in value if inner is None or inner == [] or inner == {})
+                yield from (False for inner in value if inner is None or inner in ([], {}))
                 waiting += ((inner, depth + 1) for inner in value)
             case _:
                 yield value
