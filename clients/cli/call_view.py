@@ -30,6 +30,11 @@ def code_of(arguments_json: str) -> str | None:
     return code if isinstance(code, str) else None
 
 
+def is_shown_whole(arguments_json: str) -> bool:
+    """Whether a call that was shown while it was written has been shown to its end: behind a program nothing is."""
+    return STARTS_WITH_CODE.match(arguments_json) is None or code_of(arguments_json) is not None
+
+
 def show_call(console: Console, arguments_json: str) -> None:
     """Show a whole call."""
     code = code_of(arguments_json)

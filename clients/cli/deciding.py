@@ -30,6 +30,7 @@ class Decider:
         self._run_id, self._edge = run_id, edge
         self._told_count = told_count
         self._calls: dict[str, runs.ToolCalled] = {}
+        self._shown = ""  # The call that was shown last.
         self._open: dict[str, runs.ApprovalRequested] = {}
 
     async def heed(self, event: runs.Event) -> None:
@@ -37,6 +38,7 @@ class Decider:
         match event:
             case runs.ToolCalled():
                 self._calls[event.tool_call_id] = event
+                self._shown = event.tool_call_id
             case runs.ApprovalRequested():
                 self._open[event.approval_id] = event
             case runs.ApprovalResolved():
@@ -52,6 +54,10 @@ class Decider:
         if call is None:  # Told before what is shown now.
             click.echo(later(self._run_id, question.approval_id))
             return
+        if self._shown != question.tool_call_id:  # Nobody should have to guess which of several it is.
+            self._console.print(printable(call.tool_name), style="bold")
+            show_call(self._console, call.arguments_json)
+            self._shown = question.tool_call_id
         while not await self._decided(question, call):
             pass
 

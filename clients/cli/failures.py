@@ -7,6 +7,8 @@ from typing import IO, Any
 
 import click
 
+from clients.cli.output import printable
+
 
 class Failure(click.ClickException):
     """The work failed. The message says what is wrong and, where somebody can mend it, how."""
@@ -14,7 +16,7 @@ class Failure(click.ClickException):
     exit_code = 1
 
     def show(self, file: IO[Any] | None = None) -> None:
-        click.echo(f"ollamesh: {self.message}", file=file, err=file is None)
+        click.echo(f"ollamesh: {printable(self.message)}", file=file, err=file is None)
 
 
 class Unreachable(Failure):

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 WIDTH_MAX = 100  # Longer lines are hard to read, however wide the terminal.
 # All that could move the cursor or be obeyed: C0 and C1 controls but for tab and newline, and what turns
-# the direction of the text around.
-CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+# the direction of the text around; and what is seen by nobody, so that what is approved is what is read.
+CONTROLS = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+    r"\U000e0000-\U000e007f]"
+)
 # Scripts without spaces break anywhere; and no word is so long that it should keep a reader waiting.
 CJK = r"\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 WORDS = re.compile(rf"\n|[^\S\n]+|[{CJK}]|[^\s{CJK}]{{1,40}}")
@@ -103,7 +106,7 @@ def _split(text: str) -> list[str]:
 def print_json(value: object) -> None:
     """One JSON document, on one line if it goes to a program."""
     indent = 2 if sys.stdout.isatty() else None
-    print(json.dumps(value, indent=indent, default=_plain, ensure_ascii=False), flush=True)
+    print(_safe(json.dumps(value, indent=indent, default=_plain, ensure_ascii=False)), flush=True)
 
 
 def print_event(event: "DataclassInstance", **instead: object) -> None:
@@ -113,7 +116,12 @@ def print_event(event: "DataclassInstance", **instead: object) -> None:
 
 
 def print_line(kind: str, **fields: object) -> None:
-    print(json.dumps({"event": kind, **fields}, default=_plain, ensure_ascii=False), flush=True)
+    print(_safe(json.dumps({"event": kind, **fields}, default=_plain, ensure_ascii=False)), flush=True)
+
+
+def _safe(document: str) -> str:
+    """The same JSON, without what a terminal would obey: it has such characters in texts only."""
+    return CONTROLS.sub(lambda found: json.dumps(found[0])[1:-1], document)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

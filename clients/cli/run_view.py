@@ -8,7 +8,7 @@ from ollamesh.client import runs
 from rich.console import Console
 from rich.status import Status
 
-from clients.cli.call_view import RULE, CallBeingWritten, show_call
+from clients.cli.call_view import RULE, CallBeingWritten, is_shown_whole, show_call
 from clients.cli.output import Flow, printable, quantity
 
 DECISIONS: Mapping[runs.Decision, str] = {
@@ -103,7 +103,8 @@ class RunView:
         self._names[called.tool_call_id] = called.tool_name
         written = self._pieces.get(self._call_count)
         self._call_count += 1
-        if written == called.arguments_json and not self._is_torn:
+        is_known = written == called.arguments_json and not self._is_torn
+        if is_known and is_shown_whole(called.arguments_json):
             self._end_flow()
         else:
             self._head(called.tool_name)

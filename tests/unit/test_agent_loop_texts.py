@@ -15,9 +15,10 @@ from services.agent.adapters.middleware.asking import SUMMARY_TOKENS_MAX
 from services.agent.core.budget import Limits
 from services.agent.core.conversation import Message, Role
 from services.agent.core.links import GONE
+from services.agent.core.pii import PiiAction, PiiKind, PiiRule
 from services.agent.core.record import Record
 from services.agent.core.summary import ASK, SO_FAR
-from services.agent.errors import LimitReached
+from services.agent.errors import LimitReached, PiiBlocked
 from services.agent.ports import Effect
 from services.agent.summaries import Kept
 from tests.fakes.agent_parts import KeptSummaries
@@ -109,6 +110,18 @@ async def test_what_outgrows_the_context_is_read_as_a_summary(
     assert listener.told == ["ask 1", "hear So.", "answer 0"], "nobody is told of it"
     assert listener.answers[0].output_token_count == 12, "but it counts"
     assert summaries.kept == [Kept(text="They spoke.", newer_count=len(asked) - 2)]
+
+
+async def test_what_a_summary_of_earlier_runs_says_is_read_by_the_rules_of_this_one(
+    agent: LangChainAgent, inference: FakeInference
+) -> None:
+    rules = (PiiRule(PiiKind.EMAIL, PiiAction.REDACT),)
+    made = replace(assignment(replace(SMALL, pii_rules=rules)), summary="Ann is ann@example.org.")
+    await agent.work(made, Listener())
+    assert read(inference)[0] == f"{SO_FAR}\nAnn is [EMAIL]."
+    blocking = replace(SMALL, pii_rules=(PiiRule(PiiKind.EMAIL, PiiAction.BLOCK),))
+    with pytest.raises(PiiBlocked):
+        await agent.work(replace(made, config=blocking), Listener())
 
 
 async def test_it_is_asked_under_a_name_of_its_own_so_that_it_can_be_replayed(

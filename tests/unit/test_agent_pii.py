@@ -1,5 +1,6 @@
 """Personal data: what is found, what becomes of it, and that none gets through in pieces."""
 
+import json
 from collections.abc import Sequence
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from services.agent.adapters.pii_detectors import DETECTORS
 from services.agent.core.pii import HELD_CHARS_MAX, PiiAction, PiiKind, PiiRule, Redactor
 from services.agent.core.text_filter import filtered
+from services.agent.core.writing import Piece, Wording, Writing
 from services.agent.errors import PiiBlocked
 
 ENTITIES = {
@@ -137,3 +139,12 @@ def test_the_strictest_of_rules_that_meet_holds() -> None:
 )
 def test_what_only_looks_alike_is_left(harmless: str) -> None:
     assert filtered(f"It is {harmless} here", redactor()) == f"It is {harmless} here"
+
+
+def test_a_number_may_be_a_card_and_so_may_a_tool_that_there_is_not() -> None:
+    card, number = 4111111111111111, 17
+    wording = Wording(inner_filters=lambda: [redactor()])
+    calls = [("pay", json.dumps({"card": card, "n": number, "x": [1.5, True, None]})), (str(card), "{}")]
+    told = Writing({"pay": {}}, wording).hear(Piece(calls=calls))
+    assert told.calls[0].arguments == {"card": "[CREDIT_CARD]", "n": number, "x": [1.5, True, None]}
+    assert told.calls[1].name == "[CREDIT_CARD]"

@@ -1,15 +1,21 @@
 """A call on a terminal, whole and in pieces: the same lines, and nothing that a terminal would obey."""
 
+import asyncio
 import io
 import json
+from unittest.mock import MagicMock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from ollamesh.client import runs
 from rich.console import Console
 
 from clients.cli.call_view import CallBeingWritten, CodeText, code_of, show_call
-from clients.cli.output import CONTROLS
+from clients.cli.deciding import Decider
+from clients.cli.failures import Failure
+from clients.cli.output import CONTROLS, print_line, printable
+from clients.cli.run_view import RunView
 
 CODE = 'import math\n\n\nprint("ä😀\\n")  # \u2028\nx = [\n    1,\n]'
 
@@ -93,3 +99,61 @@ def test_a_terminal_is_told_nothing_by_a_call(text: str) -> None:
         writing.write(arguments)
         writing.end()
     assert not CONTROLS.search(shown(console))
+
+
+def test_nothing_of_a_call_is_hidden_behind_its_program() -> None:
+    """What a person approves is all of it."""
+    call = json.dumps({"code": "print(1)", "to": "eve@evil.test"})
+    console = screen(is_terminal=True)
+    view = RunView(console)
+    piece = runs.ToolCallPiece(index=0, tool_name="send", arguments_json=call)
+    view.show(runs.Delta(sequence=1, event_time=None, text="", thinking="", tool_call=piece))
+    view.show(
+        runs.ToolCalled(sequence=2, event_time=None, tool_call_id="c", tool_name="send", arguments_json=call)
+    )
+    view.close()
+    assert "eve@evil.test" in shown(console)
+
+
+def test_a_question_shows_its_call_unless_it_is_the_last_one_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([None, None])
+
+    async def typed(_: str) -> str | None:
+        return next(answers)
+
+    async def ask() -> None:
+        console = screen()
+        decider = Decider(MagicMock(), RunView(console), console, run_id="r", edge="", told_count=0)
+        for at in (0, 1):
+            call = f'{{"to": "{at}"}}'
+            await decider.heed(
+                runs.ToolCalled(
+                    sequence=at, event_time=None, tool_call_id=f"c{at}", tool_name="send", arguments_json=call
+                )
+            )
+        for at, count in ((1, 0), (0, 1)):
+            question = runs.ApprovalRequested(
+                sequence=3,
+                event_time=None,
+                expire_time=None,
+                approval_id=f"a{at}",
+                tool_call_id=f"c{at}",
+                call_hash=b"",
+                reason="",
+            )
+            await decider.heed(question)
+            assert shown(console).count('"to"') == count
+
+    monkeypatch.setattr("clients.cli.deciding.typed", typed)
+    asyncio.run(ask())
+
+
+@pytest.mark.parametrize("char", ["\x1b", "\x9b", "\u202e", "\u200b", "\U000e0041", "\ud800"])
+def test_nothing_unseen_and_nothing_obeyed_is_printed(char: str, capsys: pytest.CaptureFixture[str]) -> None:
+    print_line("delta", text=f"a{char}b")
+    printed = capsys.readouterr().out
+    assert char not in printed
+    assert json.loads(printed)["text"] == f"a{char}b"
+    Failure(f"the answer is {char}").show()
+    assert char not in capsys.readouterr().err
+    assert char not in printable(char)

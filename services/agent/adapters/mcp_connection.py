@@ -78,7 +78,7 @@ class McpConnection:
                 return await client.call_tool(name, dict(arguments))
             except MCPError as error:
                 if error.code in _OVER:
-                    self._is_broken.set()
+                    self._broke(client)
                     raise UnreachableError from error
                 raise
 
@@ -122,9 +122,16 @@ class McpConnection:
                     async with asyncio.timeout(CONNECTS_WITHIN_S):
                         await self._verify(client)
                 except Exception:  # noqa: BLE001 - Whatever it lists instead.
-                    self._is_broken.set()
+                    self._broke(client)
                     raise UnreachableError from None
         return client
+
+    def _broke(self, client: Client) -> None:
+        """Nobody uses it any more, and another one is made; unless that has been done already."""
+        if client is self._client:
+            self._client = None
+            self._is_connected.clear()
+            self._is_broken.set()
 
     async def _verify(self, client: Client) -> None:
         """Whoever is cut off here has verified nothing."""

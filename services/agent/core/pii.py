@@ -112,10 +112,18 @@ class Redactor:
 
 
 def redacted(value: object, redact: Callable[[str], str]) -> object:
-    """A JSON value with every text in it redacted, the names of its properties too."""
+    """A JSON value with every text in it redacted, the names of its properties too.
+
+    A number that holds personal data, as a card's does, becomes the text that is left of it.
+    """
     match value:
         case str():
             return redact(value)
+        case bool() | None:
+            return value
+        case int() | float():
+            written = json.dumps(value)
+            return value if (left := redact(written)) == written else left
         case list():
             return [redacted(each, redact) for each in value]
         case dict():

@@ -86,9 +86,7 @@ def calls_in(
     """
     for start in _starts(text):
         written = text[start:].strip()
-        if any(written in each for each in read):
-            continue
-        calls = _every_call(written, tools, closes=whole)
+        calls = _every_call(written, tools, read=[_solid(each) for each in read], closes=whole)
         if calls:
             return text[:start], calls
     return text, ()
@@ -178,16 +176,23 @@ def _starts(text: str) -> Iterator[int]:
         yield opener.start()
 
 
-def _every_call(text: str, tools: Schemas, *, closes: bool) -> Sequence[Call]:
-    """The calls of which the text consists; none if there is anything else in it."""
+def _every_call(text: str, tools: Schemas, *, read: Sequence[str], closes: bool) -> Sequence[Call]:
+    """The calls of which the text consists; none if there is anything else in it, or a quotation of what was `read`.
+
+    Whoever quotes puts marks of their own around it, and indents it as they like.
+    """
     calls: list[Call] = []
     place = 0
     while place < len(text):
         opener = _OPENER.match(text, place)
         reader = Reader(text, place=opener.end() if opener else place, closes=closes)
+        start = reader.place
         try:
             value = reader.value()
         except ValueError:
+            return ()
+        written = _solid(text[start : reader.place])
+        if any(written in each for each in read):
             return ()
         for each in value if isinstance(value, list) else [value]:
             call = _call(each, tools)
@@ -196,6 +201,10 @@ def _every_call(text: str, tools: Schemas, *, closes: bool) -> Sequence[Call]:
             calls.append(call)
         place = _after_closers(text, reader)
     return calls
+
+
+def _solid(text: str) -> str:
+    return "".join(text.split())
 
 
 def _after_closers(text: str, reader: Reader) -> int:

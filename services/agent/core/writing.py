@@ -79,7 +79,10 @@ class Writing:
 
     def _filtered(self, call: Call) -> Call:
         arguments = {self._inner(key): redacted(value, self._inner) for key, value in call.arguments.items()}
-        return Call(call.name, arguments)
+        name = (
+            call.name if call.name in self._tools else self._inner(call.name)
+        )  # One that the model made up.
+        return Call(name, arguments)
 
     def _inner(self, text: str) -> str:
         return filtered(text, Chain(self._wording.inner_filters()))

@@ -18,7 +18,7 @@ from services.agent.adapters.middleware.context import RunContext
 from services.agent.adapters.pii_detectors import DETECTORS
 from services.agent.core.conversation import Message, Role, ToolCall
 from services.agent.core.links import LinkStripper
-from services.agent.core.pii import Redactor
+from services.agent.core.pii import PiiRule, Redactor
 from services.agent.core.run_config import RunConfig
 from services.agent.core.summary import (
     CHARS_PER_TOKEN,
@@ -30,7 +30,7 @@ from services.agent.core.summary import (
     question_for,
     token_count,
 )
-from services.agent.core.text_filter import TextFilter
+from services.agent.core.text_filter import TextFilter, filtered
 from services.agent.core.writing import Wording
 from services.agent.summaries import Kept, Summaries
 from services.common.errors import StoreFailure
@@ -105,7 +105,7 @@ class Asking(AgentMiddleware[AgentState[Any], RunContext]):
         context = request.runtime.context
         if context.summary is None:
             stored: Any = request.state.get("summary")
-            before = Summary(context.assignment.summary)
+            before = Summary(_cleaned(context.assignment.summary, context.assignment.config.pii_rules))
             context.summary = Summary(stored["text"], stored["count"]) if stored else before
         messages = [_message(message) for message in request.messages]
         budget = self._budget(request, context.assignment.config)
@@ -143,6 +143,11 @@ async def _asked(model: BaseChatModel, question: str, wording: Wording) -> AIMes
     answer = await asked.ainvoke([HumanMessage(question)], config={"callbacks": []}, wording=wording)
     assert isinstance(answer, AIMessage)
     return answer
+
+
+def _cleaned(text: str, rules: Sequence[PiiRule]) -> str:
+    """What the model may read of a text. Raises PiiBlocked."""
+    return filtered(text, Redactor(rules, DETECTORS)) if rules else text
 
 
 def _as_read(messages: Sequence[AnyMessage], summary: Summary) -> list[AnyMessage]:
