@@ -129,10 +129,11 @@ class Showing:
             print_line("accepted", run_id=started.run_id, thread_id=started.thread_id, model=started.model)
         else:
             self._view.accepted(started)
+            self._console.print(f"thread {started.thread_id}", style="dim")  # Which `--thread` wants.
 
     async def watch(self, client: Client, *, after_sequence: int, is_new: bool) -> None:
         """Show what follows, to the end of the run, and have its questions answered if somebody is there."""
-        assert self.run_id
+        assert self.run_id is not None
         self._last_sequence = after_sequence
         decider = await self._decider(client, self.run_id, is_new=is_new)
         now_s = asyncio.get_running_loop().time

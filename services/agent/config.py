@@ -111,14 +111,15 @@ def _mcp_servers(env: Environment) -> tuple[McpServer, ...]:
     """Usually of the file that OLLAMESH_AGENT_MCP_FILE names."""
     if (text := env.optional(MCP)) is None:
         return ()
+    name = MCP if env.file_of(MCP) is None else f"{MCP}_FILE"
     try:
         servers = parsed(text)
         for tool in tools_of(servers):
             JsonSchema(json.dumps(tool.definition["inputSchema"]))
     except McpFileInvalidError as error:
-        env.reject(MCP, f"cannot be used: {error}")
+        env.reject(name, f"cannot be used: {error}")
     except SchemaInvalidError as error:
-        env.reject(MCP, f"cannot be used: the schema of {tool.offered_as} {error}")
+        env.reject(name, f"cannot be used: the schema of {tool.offered_as} {error}")
     else:
         return servers
     return ()

@@ -1,7 +1,8 @@
 """`python -m services.agent.pins FILE [SERVER...]`: what the servers of a file offer, for their operator to review.
 
 Prints the `tools` of each server as they stand in the file: those that are pinned with what the file says of them,
-and with what the server says now. `--check` prints only what differs, and the exit status is 1 if anything does.
+and with what the server says now. `--check` prints only what differs, and the exit status is 1 if anything that is
+pinned does: tools that nobody pinned are printed, and are offered to nobody.
 """
 
 import argparse
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from services.agent.adapters.mcp_connection import listed_once
 from services.agent.core.mcp_servers import McpFileInvalidError, McpServer, parsed
-from services.agent.core.tool_pins import Definition, judged, pin, pinned_part
+from services.agent.core.tool_pins import Definition, Refusal, judged, pin, pinned_part
 
 
 def entry(server: McpServer, definition: Definition) -> Mapping[str, object]:
@@ -45,7 +46,7 @@ async def looked_at(servers: Sequence[McpServer], *, is_check: bool) -> tuple[Ma
             is_well = False
             continue
         differs = differences(server, listed)
-        is_well = is_well and not differs
+        is_well = is_well and set(differs.values()) <= {Refusal.UNPINNED.value}
         found = {str(each["name"]): entry(server, each) for each in listed}
         told[server.name] = differs if is_check else {"tools": found}
     return told, is_well

@@ -340,5 +340,8 @@ async def test_the_pins_are_printed_and_checked(tmp_path: Path, capsys: pytest.C
         assert found["fake"]["tools"]["add"]["definition"]["description"] == "Adds two numbers."
         file.write_text(json.dumps({"servers": {"fake": {"url": served.url, **found["fake"]}}}))
         assert await run("--check") == (0, {"fake": {}})
+        assert found["fake"]["tools"].pop("fail")
+        file.write_text(json.dumps({"servers": {"fake": {"url": served.url, **found["fake"]}}}))
+        assert await run("--check") == (0, {"fake": {"fail": "unpinned"}})  # It is not offered.
         served.change("add", "Adds.")
-        assert await run("--check") == (1, {"fake": {"add": "changed"}})
+        assert await run("--check") == (1, {"fake": {"fail": "unpinned", "add": "changed"}})

@@ -332,6 +332,12 @@ def test_a_run_is_cancelled(cli: Cli, mesh: ScriptedMesh) -> None:
     assert (result.exit_code, result.stdout) == (0, "the run ended as cancelled\n")
 
 
+def test_a_run_without_a_name_is_refused_by_its_field(cli: Cli, asking: Asking) -> None:
+    result = cli("run", "--resume", "")
+    assert (result.exit_code, not asking.watched_after) == (1, True)
+    assert "run_id" in result.stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [[], ["x", "--cancel", "r"], ["--resume", "r", "--cancel", "r"], ["x", "--after", "1"]]
 )

@@ -123,6 +123,7 @@ def test_a_run_is_shown_as_it_happens(cli: Cli, started: list[StartRunRequest]) 
     assert result.exit_code == 0
     assert result.stdout.splitlines() == [
         "run run-1",
+        "thread thread-1",
         "model",
         "Let me compute.",
         "run_python",

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,15 @@ def test_a_service_does_not_start_with_a_wrong_file() -> None:
         assert any(line.startswith("OLLAMESH_AGENT_MCP cannot be used") for line in refused.value.mistakes)
     environment = Environment({"OLLAMESH_AGENT_MCP": file(tools={"add": tool()})})
     assert [server.name for server in Config.read(environment).mcp_servers] == ["math"]
+
+
+def test_a_wrong_file_is_refused_under_the_name_that_gave_it(tmp_path: Path) -> None:
+    (tmp_path / "mcp.json").write_text("{")
+    environment = Environment({"OLLAMESH_AGENT_MCP_FILE": str(tmp_path / "mcp.json")})
+    Config.read(environment)
+    with pytest.raises(ConfigError) as refused:
+        environment.check()
+    assert any(line.startswith("OLLAMESH_AGENT_MCP_FILE cannot be used") for line in refused.value.mistakes)
 
 
 @pytest.mark.parametrize("key", PINNED)
