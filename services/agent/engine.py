@@ -134,7 +134,11 @@ class Engine:
 
     def watching(self, run: RunRecord) -> Callable[[], None]:
         """Somebody watches the run, until what is returned is called."""
-        return self._watches.count(run.run_id) if run.is_watched else lambda: None
+        if not run.is_watched:
+            return lambda: None
+        if run.run_id not in self._watches.counted():
+            self._tasks.create_task(self._seen(run.run_id))
+        return self._watches.count(run.run_id)
 
     async def stop(self) -> None:
         """Give back what still works, and return when others can go on with it."""
@@ -312,6 +316,11 @@ class Engine:
             elif kept[run_id]:
                 job.end(CANCELLED)
                 self._skip(job)
+
+    async def _seen(self, run_id: RunId) -> None:
+        """It may have less time left than until its watchers are counted."""
+        with suppress(StoreFailure):
+            await self._runs.watched([run_id], for_s=self._pace.watched_for_s)
 
     async def _watch(self) -> None:
         if watched := self._watches.counted():

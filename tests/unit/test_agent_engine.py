@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -213,3 +214,16 @@ async def test_an_answer_that_comes_while_a_run_is_being_let_go_is_left_for_who_
         assert store.woken == [run.run_id]
         parrot.let.set()
         await has_ended(store, run.run_id)
+
+
+async def test_whoever_comes_to_watch_is_seen_at_once() -> None:
+    """A run that ends unwatched may have little time left, less than until watchers are counted next."""
+    store, agent = Store(), Parrot()
+    agent.let.clear()
+    async with engine(store, agent) as made:
+        run = replace(await start(made), is_watched=True)
+        leave = made.watching(run)
+        async with asyncio.timeout(1):
+            while run.run_id not in store.watched_runs:
+                await asyncio.sleep(0.005)
+        leave()

@@ -14,7 +14,17 @@ from services.agent.core.ids import RunId, ThreadId
 from services.agent.errors import LeaseLost
 from services.agent.leases import Held, Lease
 from services.agent.ports import Batch, StoredEvent
-from tests.unit.agent_engine_rig import Parrot, Store, engine, has_ended, orphan, start
+from tests.unit.agent_engine_rig import (
+    ANN,
+    HOLDER,
+    THREAD,
+    Parrot,
+    Store,
+    engine,
+    has_ended,
+    orphan,
+    start,
+)
 
 WORKERS_MAX, RUNS_MAX = 4, 8  # Of the rig.
 
@@ -188,3 +198,15 @@ async def test_a_full_house_takes_no_more_that_only_wait() -> None:
         renewals = len(store.renewed)
         await until(lambda: len(store.renewed) > renewals + 3)
         assert len(store.orphans) == 3
+
+
+async def test_a_thread_is_cleared_of_runs_that_others_forget_meanwhile() -> None:
+    """As when it is deleted twice at a time: the store lists its run, and then finds it no more."""
+    store, agent = Hands(), Parrot()
+    agent.let.clear()
+    async with engine(store, agent) as made:
+        run = await start(made)
+        store.lost = {Lease(run_id=run.run_id, holder=HOLDER, fence=1)}
+        async with asyncio.timeout(5):
+            await made.clear(ANN, THREAD)
+        assert not made._jobs
