@@ -29,7 +29,7 @@ async def test_later_runs_read_what_was_kept_and_what_is_newer(
 ) -> None:
     thread_id = await replica.thread()
     await run_that_says(replica, thread_id, 4)
-    keeper = await run_that_says(replica, thread_id, 2)
+    keeper = await run_that_says(replica, thread_id, 2, ends=False)
     assert await summaries.find(keeper) is None
     await summaries.keep(keeper, Kept(text="All \0 was said.", newer_count=1))
     assert await summaries.find(keeper) == Kept(text="All \0 was said.", newer_count=1), (
@@ -54,10 +54,22 @@ async def test_more_than_there_is_covers_nothing(replica: Replica, summaries: Po
     assert await summaries.find(run_id) is None, "there are no earlier runs"
 
 
+async def test_who_thinks_that_its_run_works_still_keeps_nothing(
+    replica: Replica, summaries: PostgresSummaries
+) -> None:
+    """It counts from the newest message that it knows of: what was said since would be taken for covered."""
+    thread_id = await replica.thread()
+    await run_that_says(replica, thread_id, 2)
+    lost = await run_that_says(replica, thread_id, 0)
+    later = await run_that_says(replica, thread_id, 2)
+    await summaries.keep(lost, Kept(text="the first two", newer_count=0))
+    assert await summaries.find(later) is None
+
+
 async def test_it_goes_with_its_thread(replica: Replica, summaries: PostgresSummaries) -> None:
     thread_id = await replica.thread()
     await run_that_says(replica, thread_id, 2)
-    run_id = await run_that_says(replica, thread_id, 1)
+    run_id = await run_that_says(replica, thread_id, 1, ends=False)
     await summaries.keep(run_id, Kept(text="gone", newer_count=0))
     await replica.threads.delete(ANN, thread_id)
     assert await summaries.find(run_id) is None

@@ -12,7 +12,8 @@ FIND = """
     ) AS newer_count
     FROM runs JOIN thread_summaries USING (thread_id) WHERE runs.run_id = $1
 """
-# The last message that is covered, counted from the newest that an earlier run said.
+# The last message that is covered, counted from the newest that an earlier run said. While a run has not ended, later
+# ones have said nothing.
 KEEP = """
     INSERT INTO thread_summaries (thread_id, position, summary)
     SELECT runs.thread_id, covered.position, $3
@@ -21,7 +22,7 @@ KEEP = """
         WHERE messages.thread_id = runs.thread_id AND messages.run_id <> $1
         ORDER BY position DESC OFFSET $2 LIMIT 1
     ) covered
-    WHERE runs.run_id = $1
+    WHERE runs.run_id = $1 AND runs.end_time IS NULL
     ON CONFLICT (thread_id) DO UPDATE SET position = excluded.position, summary = excluded.summary
     WHERE thread_summaries.position < excluded.position
 """
