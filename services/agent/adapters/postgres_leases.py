@@ -57,7 +57,7 @@ KEEP = """
 """
 _TAKE = """
     UPDATE runs SET holder = $1, fence = fence + 1, lease_until = now() + $2::float8 * interval '1 second',
-           attempt_count = attempt_count + (taken.holder IS NOT NULL)::integer
+           attempt_count = attempt_count + (taken.holder IS NOT NULL AND taken.status <> 'PENDING')::integer
     FROM taken JOIN threads USING (thread_id)
     WHERE runs.run_id = taken.run_id
     RETURNING runs.*, organization_id, user_id,
@@ -65,7 +65,7 @@ _TAKE = """
 """
 _ADOPT = f"""
     WITH taken AS (
-        SELECT run_id, thread_id, holder FROM runs
+        SELECT run_id, thread_id, holder, status FROM runs
         WHERE end_time IS NULL AND is_batch = $4 AND lease_until < now() {{}}
         ORDER BY lease_until, position LIMIT $3 FOR UPDATE SKIP LOCKED
     ) {_TAKE}
@@ -74,7 +74,7 @@ ADOPT = _ADOPT.format("")
 ADOPT_URGENT = _ADOPT.format("AND (status <> 'PENDING' OR cancel_requested)")
 TAKE = f"""
     WITH taken AS (
-        SELECT run_id, thread_id, holder FROM runs
+        SELECT run_id, thread_id, holder, status FROM runs
         WHERE end_time IS NULL AND holder IS NULL AND run_id = $3 FOR UPDATE
     ) {_TAKE}
 """
