@@ -270,8 +270,8 @@ class Worker:
             return NO_ACCESS
         except LeaseLost:
             raise
-        except StoreFailure as error:
-            raise LeaseLost from error  # Others, or this replica later, find the store better.
+        except StoreFailure:
+            return None  # No run fails for that: whoever is next goes on, as long as its time lasts.
         except Exception:
             log.exception("run_failed", run_id=str(assignment.run_id))
             return BROKEN

@@ -17,7 +17,7 @@ from services.agent.core.ids import RunId
 from services.agent.errors import LeaseLost
 from services.agent.leases import Lease
 from services.common.errors import StoreUnavailable
-from services.common.postgres import Database
+from services.common.postgres import WAIT_S_MAX, Database
 from services.common.seals import Seals
 from tests.contract.agent_replica import ANN, BOB, OTHER_ANN, Replica, execute
 from tests.contract.checkpoint_rig import (
@@ -216,3 +216,15 @@ async def test_a_long_list_is_read_in_parts(saver: Checkpoints) -> None:
     assert [checkpoint_id(one.config) async for one in saver.alist(None, limit=70)] == made[:49:-1]
     found = [one async for one in saver.alist(None, filter={"step": 1}, limit=3)]
     assert [checkpoint_id(one.config) for one in found] == made[:-4:-1]
+
+
+async def test_a_run_waits_for_a_connection_to_read_where_it_goes_on(database: Migrated) -> None:
+    """As when a crowd of runs begins: each reads first, and none of them fails for that."""
+    async with Database.connect(database("agent"), connections_max=1) as connected:
+        seals = Seals([KEY], purpose=SEAL_PURPOSE)
+        saver = Checkpoints(connected, seals, patience_s=9.0).of(ANN.organization_id, None)
+        config = await put(saver, messages=MESSAGES)
+        async with connected.connection():
+            reading = asyncio.create_task(got(saver, config))
+            await asyncio.wait({reading}, timeout=WAIT_S_MAX + 0.3)
+        assert (await reading).checkpoint["channel_values"]["messages"] == MESSAGES

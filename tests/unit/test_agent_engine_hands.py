@@ -14,6 +14,7 @@ from services.agent.core.ids import RunId, ThreadId
 from services.agent.errors import LeaseLost
 from services.agent.leases import Held, Lease
 from services.agent.ports import Batch, StoredEvent
+from services.common.errors import StoreBusy
 from tests.unit.agent_engine_rig import (
     ANN,
     HOLDER,
@@ -210,3 +211,19 @@ async def test_a_thread_is_cleared_of_runs_that_others_forget_meanwhile() -> Non
         async with asyncio.timeout(5):
             await made.clear(ANN, THREAD)
         assert not made._jobs
+
+
+class Refused(Parrot):
+    """Does not get a connection in time, as when all are in use."""
+
+    async def work(self, assignment: Assignment, recorder: Recorder) -> str:
+        raise StoreBusy
+
+
+async def test_a_run_is_let_go_of_and_not_failed_where_the_store_refuses() -> None:
+    store = Hands()
+    held = store.left(1)
+    async with engine(store, Refused()) as made:
+        store.orphans = [held]
+        await until(lambda: store.given_back == [held.lease] and not made._jobs)
+    assert not store.ended(held.lease.run_id)

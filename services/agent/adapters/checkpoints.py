@@ -19,7 +19,7 @@ anything of its organisation; only tests and tools have use for one.
 import copy
 import json
 import secrets
-from collections.abc import AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,7 +45,7 @@ from services.agent.adapters.checkpoint_copies import copy_thread
 from services.agent.core.ids import Owner, RunId, ThreadId
 from services.agent.errors import CheckpointUnreadable, LeaseLost
 from services.agent.leases import Lease
-from services.agent.patience import patiently
+from services.agent.patience import Result, patiently
 from services.common.postgres import Connection, Database
 from services.common.seals import Seals
 
@@ -75,7 +75,7 @@ class Checkpoints(BaseCheckpointSaver[str]):
     """Asynchronous methods only. Raises StoreFailure, LeaseLost, CheckpointUnreadable."""
 
     def __init__(self, database: Database, seals: Seals, *, patience_s: float = 0.0) -> None:
-        """`seals` are for SEAL_PURPOSE; `patience_s` is how long a write waits for a store that is away."""
+        """`seals` are for SEAL_PURPOSE; `patience_s` is how long a run waits for a store that is away."""
         super().__init__(serde=STRICT)
         self._database, self._seals, self._patience_s = database, seals, patience_s
         self._organization_id = ""
@@ -105,8 +105,12 @@ class Checkpoints(BaseCheckpointSaver[str]):
         place, checkpoint_id = _place(config), get_checkpoint_id(config)
         statement = sql.GET if checkpoint_id else sql.GET_LATEST
         arguments = (*place, checkpoint_id) if checkpoint_id else place
-        async with self._connection() as connection:
-            row = await connection.fetchrow(statement, *arguments)
+
+        async def read() -> asyncpg.Record | None:
+            async with self._connection() as connection:
+                return await connection.fetchrow(statement, *arguments)
+
+        row = await self._patiently(read)
         return self._tuple(row) if row else None
 
     async def alist(
@@ -247,10 +251,10 @@ class Checkpoints(BaseCheckpointSaver[str]):
                 if not await connection.fetchval(statement, *by, self._organization_id, *arguments):
                     raise LeaseLost
 
-        if self._patience_s:
-            await patiently(write, for_s=self._patience_s)
-        else:
-            await write()
+        await self._patiently(write)
+
+    async def _patiently(self, attempt: Callable[[], Awaitable[Result]]) -> Result:
+        return await patiently(attempt, for_s=self._patience_s) if self._patience_s else await attempt()
 
     async def _forget(self, thread_ids: Sequence[str]) -> None:
         async with self._connection() as connection:
