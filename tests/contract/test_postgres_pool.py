@@ -207,3 +207,32 @@ async def test_a_block_whose_connection_breaks_fails_as_it_failed(pool: Database
     with pytest.raises(StoreUnavailable):
         await breaks(None)
     assert await pool.answers()
+
+
+async def test_a_block_that_is_left_twice_leaves_its_connection_clean(pool: Database) -> None:
+    """The second time while it takes back what it did. Nobody resets connections between their users."""
+    for pause_s in (0.0, 0.0005, 0.001, 0.002):
+        tasks = [asyncio.create_task(_left(pool)) for _ in range(CONNECTIONS_MAX)]
+        async with asyncio.timeout(TIMEOUT_S):
+            while pool._in_use_count < CONNECTIONS_MAX:
+                await asyncio.sleep(0)
+            for task in tasks:
+                task.cancel()
+            await asyncio.sleep(pause_s)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        seen = await asyncio.gather(*(_whose(pool) for _ in range(CONNECTIONS_MAX)))
+        assert set(seen) == {(False, "")}
+
+
+async def _left(pool: Database) -> None:
+    async with pool.transaction(system=True) as connection:
+        await connection.execute(MADE)
+        await connection.execute("SELECT pg_sleep(60)")
+
+
+async def _whose(pool: Database) -> tuple[bool, str]:
+    async with pool.connection() as connection:
+        seen = await connection.fetchval("SELECT current_setting('ollamesh.system', true)")
+        return connection.is_in_transaction(), seen or ""
