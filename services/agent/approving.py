@@ -6,6 +6,7 @@ can not, though it acts with the owner's rights: its tokens are good for other s
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from services.agent.calling import Problem
@@ -13,13 +14,16 @@ from services.agent.core.approvals import Decided, asked_in, check_hash, is_too_
 from services.agent.core.conversation import ToolCall
 from services.agent.core.events import ApprovalRequested, Decision, Status
 from services.agent.core.ids import Owner, RunId
+from services.agent.core.pii import Detectors, PiiRule, Redactor, redacted
 from services.agent.core.record import Record
+from services.agent.core.text_filter import filtered
 from services.agent.errors import ApprovalNotFound
 from services.agent.ports import Approvals, Events, RunRecord, Runs, ToolSpec
 from services.common.audit import Action, Happened, Outcome, Trail
 from services.common.errors import InvalidRequest, Violation
 
 EDITED_FIELD = "edit.arguments_json"
+PERSONAL = "holds personal data that the run's pii_rules keep out"
 NO_TOOL = "the tool is there no more"
 
 
@@ -34,24 +38,25 @@ class Approving:
         trail: Trail,
         clock: Callable[[], float],
         problem: Problem,
+        detectors: Detectors,
         go_on: Callable[[RunId], Awaitable[None]],
     ) -> None:
         """`problem` says how arguments break a JSON Schema; `go_on` has a run that waits gone on with."""
         self._runs, self._events, self._approvals = runs, events, approvals
         self._tools, self._trail, self._clock = tools, trail, clock
-        self._problem, self._go_on = problem, go_on
+        self._problem, self._detectors, self._go_on = problem, detectors, go_on
 
     async def submit(
         self, owner: Owner, run_id: RunId, approval_id: UUID, *, call_hash: bytes, decided: Decided
     ) -> RunRecord:
         """Store a decision and have the run gone on with. The same decision again is no other one.
 
-        Raises RunNotFound, ApprovalNotFound, ApprovalMismatch, InvalidRequest, AuditUnavailable.
+        Raises RunNotFound, ApprovalNotFound, ApprovalMismatch, InvalidRequest, PiiBlocked, AuditUnavailable.
         """
         run = await self._runs.find(owner, run_id)
         question, call = asked_in((event for _, event in await self._events.told(run_id)), approval_id)
         check_hash(call_hash, question, call)
-        decided = self._with_sound_arguments(call, decided)
+        decided = self._without_pii(run.config.pii_rules, self._with_sound_arguments(call, decided))
         holds = (await self._approvals.settled(run_id)).get(approval_id)
         if holds is None:
             if run.outcome is not None or is_too_late(question, now_s=self._clock()):
@@ -88,6 +93,21 @@ class Approving:
         return Decided(
             decision=decided.decision, user_id=decided.user_id, arguments_json=json.dumps(arguments)
         )
+
+    def _without_pii(self, rules: Sequence[PiiRule], decided: Decided) -> Decided:
+        """What people say to a run keeps its rules. Raises PiiBlocked, InvalidRequest.
+
+        Arguments are made or refused as they are: what is called is what was approved.
+        """
+
+        def clean(text: str) -> str:
+            return filtered(text, Redactor(rules, self._detectors)) if rules else text
+
+        if decided.decision is Decision.EDITED:
+            arguments: object = json.loads(decided.arguments_json)
+            if redacted(arguments, clean) != arguments:
+                raise InvalidRequest([Violation(EDITED_FIELD, PERSONAL)])
+        return replace(decided, reason=clean(decided.reason))
 
 
 def _refuse(name: str) -> object:

@@ -64,6 +64,7 @@ def servicer_of(parts: Parts) -> AgentServicer:
         trail=trail,
         clock=time.time,
         problem=problem_with,
+        detectors=DETECTORS,
         go_on=parts.engine.decided,
     )
     return AgentServicer(

@@ -53,6 +53,7 @@ class Desk:
             trail=self.trail,
             clock=lambda: self.now_s,
             problem=_problem,
+            detectors={},
             go_on=self._go_on,
         )
 

@@ -2,8 +2,10 @@
 
 import json
 
+import asyncpg
 import grpc
 import pytest
+from ollamesh.agent.v1.assistant_pb2 import PII_ACTION_REDACT, PII_KIND_EMAIL
 from ollamesh.agent.v1.run_pb2 import (
     APPROVAL_DECISION_APPROVED,
     APPROVAL_DECISION_EDITED,
@@ -105,6 +107,28 @@ async def test_an_edited_call_is_made_with_the_persons_arguments_and_told_so(app
     assert json.loads(resolved.arguments_json) == {"to": "carl@example.com"}
     assert "carl@example.com" in results(events)[-1], "the model is told what was done in its name"
     assert (await refusal(submit(user, run_id, question)))[1] == "APPROVAL_NOT_FOUND"
+
+
+async def test_what_a_person_says_to_a_run_keeps_its_rules_about_personal_data(
+    app: App, tools: Tools, module_database: Database
+) -> None:
+    user, using = app.user(), config()
+    using.pii_rules.add(kind=PII_KIND_EMAIL, action=PII_ACTION_REDACT)
+    says(app, [READ], [STEAL])
+    run_id = await start(user, using=using)
+    [question] = await waiting(user, run_id)
+    changed = submit(user, run_id, question, edit='{"to": "carl@example.com"}')
+    assert (await refusal(changed))[1] == "INVALID_REQUEST", "it would be called with something else"
+    await submit(user, run_id, question, reject="ask carl@example.com")
+    events = await user.watch(run_id)
+    assert tools.mail.calls == []
+    assert "ask [EMAIL]" in results(events)[-1]
+    connection = await asyncpg.connect(module_database.system("agent"))
+    try:
+        kept = await connection.fetchval("SELECT reason FROM approvals WHERE run_id = $1::text::uuid", run_id)
+    finally:
+        await connection.close()
+    assert kept == b"ask [EMAIL]"
 
 
 async def test_a_question_lapses_and_the_call_with_it(app: App, tools: Tools) -> None:

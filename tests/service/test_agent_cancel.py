@@ -83,6 +83,7 @@ async def test_cancelling_a_run_that_waits(app: App) -> None:
     user = app.user()
     thread_id = await user.thread()
     first, second, third = [await user.start(thread_id, text) for text in ("1", "2", "3")]
+    await until(lambda: app.inference.running == 1)
     assert (await user.cancel(second.run_id)).status == RUN_STATUS_CANCELLED
     assert (await user.run(first.run_id)).status == RUN_STATUS_RUNNING
     run_grammar.check(await user.watch(second.run_id))

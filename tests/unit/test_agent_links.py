@@ -156,6 +156,26 @@ def test_allowed_hosts_stay(link: str) -> None:
     assert strip(link, "other.test") != link
 
 
+@pytest.mark.parametrize(
+    "rest",
+    [
+        f"{mark}{more}"
+        for mark in "\"'`(){}[]|*_~,;"
+        for more in ("@evil.test/x", ".evil.test/x", "evil.test")
+    ],
+)
+def test_an_allowed_host_does_not_go_on_as_another_one(rest: str) -> None:
+    for text in (f"https://{GOOD}{rest}", f"See https://{GOOD}*{rest} now"):
+        for shown in (strip(text, GOOD), in_pieces(list(text), GOOD)):
+            assert "https://" not in shown
+
+
+@pytest.mark.parametrize("rest", ["", ".", '".', "')", "`, and", "**.", "|", "<br>", "/'x", '/"@x'])
+def test_what_only_stands_behind_an_allowed_host_does_not_matter(rest: str) -> None:
+    text = f"https://{GOOD}{rest}"
+    assert strip(text, GOOD) == in_pieces(list(text), GOOD) == text
+
+
 @given(st.text(alphabet="abc .,:;!?*_#\n0123456789(){}=+-/", max_size=200))
 def test_text_without_links_is_left_alone(text: str) -> None:
     assert strip(text) == text

@@ -22,6 +22,9 @@ _START = re.compile("|".join(map(re.escape, _STARTS)), re.IGNORECASE)
 _BEGUN_CHARS_MAX = max(map(len, _STARTS)) - 1
 _AFTER_ADDRESS = re.compile(r"[\s<>\"'`(){}\[\]|\\]")
 _PUNCTUATION = ".,;:!?*_~"  # Belongs to the sentence.
+_HAS_PATH = re.compile(r"https?://[^/?#]*[/?#]", re.IGNORECASE)
+_SPACE = re.compile(r"[\s<]")
+_CLOSERS = re.compile(r"[\"'`)}\]>|.,;:!?*_~]*")
 _TAG_NAME = re.compile(r"</?[A-Za-z][A-Za-z0-9-]*/?>")
 _TAGS_THAT_ACT = re.compile(
     r"</?(?:script|style|iframe|object|embed|link|meta|base|svg|math|form|audio|video|img|image|frame|template)\b",
@@ -112,8 +115,16 @@ class LinkStripper:
             self._take(length)
             return GONE
         whole = self._held[:length].rstrip(_PUNCTUATION)
+        may_stay = self._may_stay(_ADDRESS.fullmatch(whole))
+        if may_stay and not _HAS_PATH.match(whole):
+            # Its host may go on for another reader, to whom a quote or a bracket is a letter of it.
+            end = _SPACE.search(self._held, len(whole))
+            if end is None and not is_end and len(self._held) <= HELD_CHARS_MAX:
+                return None
+            rest = self._held[len(whole) : end.start() if end else len(self._held)]
+            may_stay = _CLOSERS.fullmatch(rest) is not None and (end is not None or is_end)
         self._take(len(whole))
-        return whole if self._may_stay(_ADDRESS.fullmatch(whole)) else GONE
+        return whole if may_stay else GONE
 
     def _may_stay(self, address: re.Match[str] | None) -> bool:
         if address is None:
