@@ -20,6 +20,7 @@ from tests.fakes import run_grammar
 from tests.service.agent_app import App, Mesh, app, refusal
 from tests.service.agent_enemy import READ, STEAL, Tools, around, config, results, says, start, tools
 from tests.service.agent_people import submit, waiting
+from tests.stack import Database
 
 __all__ = ["app", "around", "tools"]
 
