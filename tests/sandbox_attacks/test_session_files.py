@@ -121,7 +121,8 @@ async def test_races_of_links_win_nothing(client: Client, session_id: str) -> No
         seen.add(await tried(client, session_id, "put", "folder/new"))
         await tried(client, session_id, "delete", "folder/passwd-")
     call.cancel()
-    assert seen <= {b"own", "folder/new", *REFUSED}, seen
+    # It is empty for a moment, when the program has opened it and not written yet.
+    assert seen <= {b"own", b"", "folder/new", *REFUSED}, seen
     assert b"own" in seen
     assert seen & REFUSED
 
