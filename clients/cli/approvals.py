@@ -10,7 +10,8 @@ from ollamesh.client import Client, runs
 from clients.cli.call_view import show_call
 from clients.cli.connection import call
 from clients.cli.failures import Failure
-from clients.cli.output import console, print_json, printable
+from clients.cli.output import console, print_json
+from clients.cli.printable import printable
 from clients.cli.settings import Settings
 
 RUN = click.argument("run_id")

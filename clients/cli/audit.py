@@ -17,7 +17,8 @@ from ollamesh.client.values import time as time_of
 
 from clients.cli.administration import Auth, call
 from clients.cli.failures import Failure
-from clients.cli.output import print_json, printable, quantity
+from clients.cli.output import print_json, quantity
+from clients.cli.printable import printable
 from clients.cli.settings import Settings
 
 PAGE_SIZE = 1000

@@ -13,7 +13,8 @@ from ollamesh.client import CallError, Client, batches
 from clients.cli.batch_lines import BadLine, items_of
 from clients.cli.connection import call
 from clients.cli.failures import Failure
-from clients.cli.output import print_json, print_line, print_table, printable, quantity
+from clients.cli.output import print_json, print_line, print_table, quantity
+from clients.cli.printable import printable
 from clients.cli.settings import Settings
 
 FOLLOW_S = 3000.0  # Streams must have an end; one that reaches it goes on where it was.

@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from clients.cli.output import Flow, printable
+from clients.cli.output import Flow
+from clients.cli.printable import printable
 
 RULE = "│ "
 CODE = "code"  # The argument that is a program.

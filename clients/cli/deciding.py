@@ -12,7 +12,7 @@ from rich.console import Console
 
 from clients.cli.call_view import show_call
 from clients.cli.connection import failure_of
-from clients.cli.output import printable
+from clients.cli.printable import printable
 from clients.cli.run_view import RunView
 
 LINE_BYTES_MAX = 4096

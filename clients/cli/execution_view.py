@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 from ollamesh.client import executions
 
-from clients.cli.output import print_event, printable, size
+from clients.cli.output import print_event, size
+from clients.cli.printable import printable
 
 # In the order in which one is chosen, if a result has several.
 IMAGES = {

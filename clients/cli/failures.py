@@ -7,7 +7,7 @@ from typing import IO, Any
 
 import click
 
-from clients.cli.output import printable
+from clients.cli.printable import printable
 
 
 class Failure(click.ClickException):

@@ -9,7 +9,8 @@ import click
 from ollamesh.client.fleet import Fleet, Gpu, Instance, ResidentModel
 
 from clients.cli.connection import call, calling, open_client
-from clients.cli.output import console, print_json, print_line, print_table, printable, quantity, size
+from clients.cli.output import console, print_json, print_line, print_table, quantity, size
+from clients.cli.printable import printable
 from clients.cli.settings import Settings
 
 # Streams must have an end; a watch that reaches it begins anew, as it does when the service is replaced.

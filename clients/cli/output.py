@@ -16,24 +16,15 @@ import click
 from rich.cells import cell_len
 from rich.console import Console
 
+from clients.cli.printable import CONTROLS, printable
+
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 WIDTH_MAX = 100  # Longer lines are hard to read, however wide the terminal.
-# All that could move the cursor or be obeyed: C0 and C1 controls but for tab and newline, and what turns
-# the direction of the text around; and what is seen by nobody, so that what is approved is what is read.
-CONTROLS = re.compile(
-    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
-    r"\U000e0000-\U000e007f]"
-)
 # Scripts without spaces break anywhere; and no word is so long that it should keep a reader waiting.
 CJK = r"\u2e80-\u9fff\uac00-\ud7a3\uf900-\ufaff\uff00-\uffef"
 WORDS = re.compile(rf"\n|[^\S\n]+|[{CJK}]|[^\s{CJK}]{{1,40}}")
-
-
-def printable(text: str) -> str:
-    """`text` with its control characters made visible, so that a terminal shows and does not obey them."""
-    return CONTROLS.sub(lambda found: repr(found[0])[1:-1], text.replace("\r\n", "\n"))
 
 
 def console(*, err: bool = False) -> Console:

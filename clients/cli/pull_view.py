@@ -17,7 +17,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from clients.cli.output import printable, size
+from clients.cli.output import size
+from clients.cli.printable import printable
 
 
 class PullView:

@@ -9,7 +9,8 @@ from rich.console import Console
 from rich.status import Status
 
 from clients.cli.call_view import RULE, CallBeingWritten, is_shown_whole, show_call
-from clients.cli.output import Flow, printable, quantity
+from clients.cli.output import Flow, quantity
+from clients.cli.printable import printable
 
 DECISIONS: Mapping[runs.Decision, str] = {
     "approved": "yes, by {user}",

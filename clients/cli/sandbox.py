@@ -12,7 +12,8 @@ from ollamesh.client.executions import Limits
 
 from clients.cli.connection import call
 from clients.cli.failures import Failure
-from clients.cli.output import print_json, print_table, printable, size
+from clients.cli.output import print_json, print_table, size
+from clients.cli.printable import printable
 from clients.cli.sandbox_options import limited, limits_of, where
 from clients.cli.settings import Settings
 

@@ -14,7 +14,8 @@ from rich.console import Console
 from clients.cli.call_view import CallBeingWritten, CodeText, code_of, show_call
 from clients.cli.deciding import Decider
 from clients.cli.failures import Failure
-from clients.cli.output import CONTROLS, print_line, printable
+from clients.cli.output import print_line
+from clients.cli.printable import CONTROLS, printable
 from clients.cli.run_view import RunView
 
 CODE = 'import math\n\n\nprint("ä😀\\n")  # \u2028\nx = [\n    1,\n]'

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ollamesh.client import executions, runs
 from rich.console import Console
 
-from clients.cli.output import Flow, print_event, print_table, printable, quantity, size
+from clients.cli.output import Flow, print_event, print_table, quantity, size
+from clients.cli.printable import printable
 
 
 def terminal(width: int = 20, *, real: bool = True) -> tuple[Console, io.StringIO]:
