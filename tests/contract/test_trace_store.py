@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as Wire
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from deploy.local.traces import store as store_module
 from deploy.local.traces.intake import SPAN_BYTES_MAX, take_in
@@ -87,7 +88,8 @@ def test_what_came_is_read_as_it_was(place: Place) -> None:
     trace_id = random_bytes(16)
     root = wire(trace_id, "root", note="x")
     child = wire(trace_id, "child", parent=root.span_id)
-    child.kind, child.status.code, child.status.message = Wire.SPAN_KIND_CLIENT, 2, "no"
+    child.kind, child.status.message = Wire.SPAN_KIND_CLIENT, "no"
+    child.status.code = Status.STATUS_CODE_ERROR
     child.attributes.add(key="count").value.int_value = 3
     child.attributes.add(key="share").value.double_value = 0.5
     child.attributes.add(key="raw").value.bytes_value = b"\x01"
@@ -263,7 +265,9 @@ def found(place: Place, name: str) -> list[str]:
 
 def test_a_trace_is_found_by_its_id_and_by_what_else_people_know(place: Place) -> None:
     one, two = bytes.fromhex("ab" * 16), bytes.fromhex("ab" * 8 + "cd" * 8)
-    place.add(request(wire(one, **{"guid:x-request-id": "D2C3-1"}), wire(one, ollamesh__run__id="run-7")))
+    answered = wire(one)
+    answered.attributes.add(key="guid:x-request-id").value.string_value = "D2C3-1"
+    place.add(request(answered, wire(one, ollamesh__run__id="run-7")))
     place.add(request(wire(two, ollamesh__run__id="run-7", start_s=1)))
     assert found(place, "AB" * 16) == [one.hex()]
     assert set(found(place, "abab")) == {one.hex(), two.hex()}
