@@ -19,6 +19,7 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.metrics.service import ready_watched
 from services.common.postgres import Database
 from services.common.screening import Screen
 from services.common.seals import Seals
@@ -262,6 +263,7 @@ def _server(
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     rest.add_to(server.grpc, gateway, config.policies, desk, acts)
+    ready_watched(registry, server)
     return server
 
 
