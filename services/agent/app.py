@@ -49,6 +49,7 @@ from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
 from services.common.metrics.service import ready_watched, service_watched
 from services.common.postgres import Database
+from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
@@ -64,7 +65,7 @@ async def run(
     registry = process_registry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        databases = await _databases(config, opened)
+        databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="agent")
@@ -135,10 +136,15 @@ def _tracing(config: Config, specs: Mapping[str, ToolSpec], opened: AsyncExitSta
     )
 
 
-async def _databases(config: Config, opened: AsyncExitStack) -> tuple[Database, Database]:
+async def _databases(
+    config: Config, registry: CollectorRegistry, opened: AsyncExitStack
+) -> tuple[Database, Database]:
     """One for everything, and one for leases alone."""
-    counts = config.connections_max, 1
-    first, second = (Database.connect(config.database_url, connections_max=count) for count in counts)
+    metrics = PostgresMetrics(registry)
+    first, second = (
+        Database.connect(config.database_url, connections_max=count, metrics=metrics.pool(name))
+        for name, count in (("main", config.connections_max), ("leases", 1))
+    )
     return await opened.enter_async_context(first), await opened.enter_async_context(second)
 
 

@@ -21,6 +21,7 @@ from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.metrics.service import ready_watched
 from services.common.postgres import Database
+from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
@@ -120,7 +121,11 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
         accounts: Accounts | NoAccounts = NoAccounts()
         if (known := config.database) is not None:
             database = await opened.enter_async_context(
-                Database.connect(known.url, connections_max=known.connections_max)
+                Database.connect(
+                    known.url,
+                    connections_max=known.connections_max,
+                    metrics=PostgresMetrics(registry).pool("main"),
+                )
             )
             accounts = await opened.enter_async_context(
                 Accounts.opened(
