@@ -1,4 +1,4 @@
-"""Logs as JSON lines, metrics on a port of their own, one span's worth of facts per call.
+"""Logs as JSON lines, and one span's worth of facts per call.
 
 An event is a constant name plus fields. Fields are chosen one by one where they are logged: never a
 prompt, a token, a secret or a request.
@@ -11,12 +11,15 @@ import time
 
 import grpc
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.grpc.around import Around, Context, Rest
 from services.common.grpc.traced import answered, begun
 from services.common.tracing.ids import exemplar, trace_ids
 from services.common.tracing.tracer import Tracer
+
+# Few, for there are as many series for each method.
+DURATION_BUCKETS_S = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 log = structlog.get_logger(__name__)
 
@@ -62,14 +65,13 @@ class RpcMetrics:
         labels = ("method", "code")
         self.handled = Counter("ollamesh_rpc_handled_total", "Calls by status", labels, registry=registry)
         self.duration = Histogram(
-            "ollamesh_rpc_duration_seconds", "From first byte to status", ("method",), registry=registry
+            "ollamesh_rpc_duration_seconds",
+            "From first byte to status",
+            ("method",),
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
         )
         self.in_flight = Gauge("ollamesh_rpc_in_flight", "Calls under way", registry=registry)
-
-
-def serve_metrics(registry: CollectorRegistry, *, bind: str, port: int) -> None:
-    """Publish `registry` over HTTP from a thread of its own."""
-    start_http_server(port, addr=bind, registry=registry)
 
 
 def telemetry(metrics: RpcMetrics, tracer: Tracer | None = None) -> Around:

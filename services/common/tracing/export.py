@@ -6,6 +6,8 @@ joined and handed to gRPC.
 """
 
 import asyncio
+import os
+import socket
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
@@ -49,10 +51,9 @@ Send = Callable[[bytes], object]
 class Outcome(Enum):
     """What becomes of a span."""
 
-    SENT = "sent"
-    QUEUE_FULL = "queue_full"
-    UNREACHABLE = "unreachable"
-    REFUSED = "refused"
+    EXPORTED = "exported"
+    DROPPED = "dropped"  # There was no room to wait.
+    FAILED = "failed"  # The collector was away for too long, or did not want it.
 
 
 class Exporter:
@@ -77,14 +78,14 @@ class Exporter:
         self._some, self._many = asyncio.Event(), asyncio.Event()
         self._is_away = False
         spans = Counter(
-            "ollamesh_trace_spans", "Spans recorded, by what became of them", ("outcome",), registry=registry
+            "ollamesh_spans", "Spans recorded, by what became of them", ("outcome",), registry=registry
         )
         self._counts = {outcome: spans.labels(outcome.value) for outcome in Outcome}
 
     def add(self, span: bytes) -> None:
         """Take a span that has ended. Never waits."""
         if len(self._queue) >= self._queue_spans_max or self._queue_bytes + len(span) > QUEUE_BYTES_MAX:
-            self._counts[Outcome.QUEUE_FULL].inc()
+            self._counts[Outcome.DROPPED].inc()
             return
         self._queue.append(span)
         self._queue_bytes += len(span)
@@ -120,23 +121,22 @@ class Exporter:
 
     async def _deliver(self, batch: list[bytes]) -> None:
         request = encode.request(self._frame, batch)
-        outcome, refused_count = Outcome.UNREACHABLE, 0
+        outcome, refused_count = Outcome.FAILED, 0
         for attempt in range(TRIES_MAX):
             try:
                 answer = await self._export(request, timeout=SEND_S_MAX)
             except grpc.aio.AioRpcError as error:
                 self._note(error.code())
                 if error.code() not in _PASSES:
-                    outcome = Outcome.REFUSED
                     break
                 if attempt + 1 < TRIES_MAX:
                     await asyncio.sleep(self._pause_s)
             else:
-                outcome, self._is_away = Outcome.SENT, False
+                outcome, self._is_away = Outcome.EXPORTED, False
                 refused_count = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
                 break
         self._counts[outcome].inc(len(batch) - refused_count)
-        self._counts[Outcome.REFUSED].inc(refused_count)
+        self._counts[Outcome.FAILED].inc(refused_count)
 
     def _note(self, code: grpc.StatusCode) -> None:
         if not self._is_away:  # Once for each time that it goes away.
@@ -146,7 +146,7 @@ class Exporter:
 
 @asynccontextmanager
 async def tracing(
-    config: TracingConfig, service: str, registry: CollectorRegistry, *, instance: str = ""
+    config: TracingConfig, service: str, registry: CollectorRegistry, *, version: str = ""
 ) -> AsyncIterator[Tracer | None]:
     """What begins this process's traces; None if nobody collects them. At the end, what is queued is sent."""
     if config.target is None:
@@ -155,8 +155,9 @@ async def tracing(
     if config.is_exposed:
         log.warning("traces_in_plain_text", mend="set OLLAMESH_OTLP_CA")
     resource = {"service.name": f"ollamesh-{service}", "service.namespace": "ollamesh"}
-    if instance:
-        resource["service.instance.id"] = instance
+    resource["service.instance.id"] = f"{socket.gethostname()}:{os.getpid()}"
+    if version:
+        resource["service.version"] = version
     channel = collector_channel(config.target, config.authority)
     try:
         exporter = Exporter(channel, resource, registry)
