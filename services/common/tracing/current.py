@@ -6,12 +6,13 @@ OpenTelemetry's own instrumentation comes to "Failed to detach context". Where a
 and no such block may hold a `yield` of a stream.
 """
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import Context, ContextVar
 
 from services.common.errors import MeshError
-from services.common.tracing.names import ERROR
+from services.common.tracing.names import CANCELLED, ERROR
 from services.common.tracing.spans import Remote, Shape, Span
 
 Current = Span | Remote | None
@@ -64,11 +65,19 @@ def inner(shape: Shape) -> Iterator[Span | None]:
     try:
         yield span
     except BaseException as error:
-        span.fail(reason_of(error))
+        ended_by(span, error)
         raise
     finally:
         _current.reset(token)
         span.end()
+
+
+def noted(event: str, *, to: Current = None) -> None:
+    """Something happened to what is under way; it may have to do with another span from now on."""
+    if (span := recorded()) is not None:
+        span.event(event)
+        if to is not None:
+            span.link(to)
 
 
 def note(reason: str) -> None:
@@ -77,6 +86,9 @@ def note(reason: str) -> None:
         span.set({ERROR: reason})
 
 
-def reason_of(error: BaseException) -> str:
-    """What a span says of a failure: its reason, or the name of its class; never its words."""
-    return error.reason if isinstance(error, MeshError) else type(error).__name__
+def ended_by(span: Span, error: BaseException) -> None:
+    """What a span says of a failure: its reason, or the name of its class; never its words. To be left is no failure."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        span.set({ERROR: CANCELLED})
+    else:
+        span.fail(error.reason if isinstance(error, MeshError) else type(error).__name__)

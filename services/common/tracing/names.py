@@ -7,3 +7,4 @@ operator asks for it.
 
 CODE = "rpc.grpc.status_code"
 ERROR = "error.type"
+CANCELLED = "CANCELLED"
