@@ -68,7 +68,7 @@ async def run(
         databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="agent")
+            trust(config.trust, inside=config.server.inside, audience="agent", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "agent", registry, inside=config.server.inside)

@@ -69,6 +69,7 @@ from services.common.grpc.caller import Verifier
 from services.common.grpc.dpop import proven_key
 from services.common.grpc.server import Server
 from services.common.postgres_metrics import PostgresMetrics
+from services.common.redis_metrics import RedisMetrics
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -106,15 +107,19 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         provider=await opened.enter_async_context(HttpOpenIdProvider.connected(config.federation))
         if config.federation
         else None,
-        rates_redis=await _rates_redis(config.quotas, opened),
+        rates_redis=await _rates_redis(config.quotas, registry, opened),
     )
 
 
-async def _rates_redis(config: QuotaConfig, opened: AsyncExitStack) -> RedisCounter | None:
+async def _rates_redis(
+    config: QuotaConfig, registry: CollectorRegistry, opened: AsyncExitStack
+) -> RedisCounter | None:
     if config.redis_url is None:
         return None
     return await opened.enter_async_context(
-        RedisCounter.opened(config.redis_url, timeout_s=config.redis_timeout_s)
+        RedisCounter.opened(
+            config.redis_url, timeout_s=config.redis_timeout_s, metrics=RedisMetrics(registry)
+        )
     )
 
 

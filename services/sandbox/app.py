@@ -44,7 +44,7 @@ async def run(
     registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="sandbox")
+            trust(config.trust, inside=config.server.inside, audience="sandbox", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
