@@ -192,6 +192,7 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
         clock=time.time,
         pace=Pace(renew_s=renew_s, look_s=min(LOOK_EVERY_S, renew_s), watched_for_s=config.watched_for_s),
     )
+    metrics.watch(engine.ages_s, workers_max=config.workers_max)
     return engine, runs
 
 

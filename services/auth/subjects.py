@@ -37,6 +37,7 @@ from services.auth.core.request_digest import RequestDigest
 from services.auth.ending import RevokedSessions
 from services.auth.founding import founded, founders
 from services.auth.key_checks import KeyChecks
+from services.auth.key_metrics import keys_watched
 from services.auth.key_swaps import Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
@@ -164,6 +165,7 @@ def _keys(shared: Shared, verifier: Verifier, oauth: OAuth) -> Subject:
         every_s=config.key_rotation_s,
         lead_s=config.key_lead_s,
     )
+    keys_watched(shared.registry, shared.keyring, rotation_s=config.key_rotation_s)
     bells = {REVOCATIONS: revocations.ring, SIGNING_KEYS: rotation.ring}
     taken_back = RevocationMethods(
         revocations, verifier, shared.trail, logins=oauth.logins, people=oauth.people
