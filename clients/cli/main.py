@@ -24,6 +24,7 @@ COMMANDS = {
         "clients.cli.rollout",
         "Bring a new version of a service in, a share of the calls at a time.",
     ),
+    "backup": ("clients.cli.backup", "Back up what must survive, and bring it back."),
     "demo": ("clients.cli.demo", "Start the stack and show the main job end to end."),
     "login": ("clients.cli.login", "Log in, and stay so for the commands that follow."),
     "logout": ("clients.cli.login", "End the saved login, here and in the mesh."),
