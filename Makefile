@@ -70,9 +70,10 @@ demo: setup ## set up, start the stack, run the main job through the edge with a
 	@.venv/bin/ollamesh demo
 
 # OBSERVE=1 is OLLAMESH_OBSERVE=true, and fetches what that needs.
+OBSERVED = $(filter-out 0 false,$(OBSERVE))
 .PHONY: up
-up: setup $(if $(OBSERVE),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
-	@$(if $(OBSERVE),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
+up: setup $(if $(OBSERVED),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
+	@$(if $(OBSERVED),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
 
 .PHONY: down
 down: setup ## stop the stack and leave nothing running
