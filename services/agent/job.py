@@ -8,6 +8,7 @@ from services.agent.core.ids import RunId
 from services.agent.core.run import Ending
 from services.agent.feed import Feed
 from services.agent.leases import Held
+from services.common.tracing.current import Current
 
 
 @dataclass(slots=True, eq=False)
@@ -16,9 +17,12 @@ class Job:
     authority: Authority
     feed: Feed
     is_taken: bool = False  # Somebody had it before.
+    asked_by: Current = None  # The call that started it, if it was answered here.
     verdict: Ending | None = None
     is_handed_over: bool = False  # Somebody else goes on with it.
     has_ended: bool = False  # Its end is committed.
+    came_at_s: float = 0.0  # When it got its place here.
+    began_at_s: float | None = None  # When its turn came; None while it waits.
     pause_s: float = 0.0  # Before it looks again whether it is its turn.
     task: asyncio.Task[Ending | None] | None = None
     is_safe: asyncio.Event | None = None  # Nothing is under way that nobody could make again.
