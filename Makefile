@@ -59,6 +59,10 @@ lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and t
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
 	@$(PY) -m tools.gvisor .tools/gvisor/runsc
 
+.PHONY: prometheus
+prometheus: setup ## fetch Prometheus, Alertmanager and exporters from this machine's Debian packages, for make up OBSERVE=1
+	@$(PY) -m tools.prometheus
+
 # ---- The stack -------------------------------------------------------------------------------------
 
 .PHONY: demo
