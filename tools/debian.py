@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +44,29 @@ def obtain(wanted: Mapping[Path, Program]) -> None:
             packages = ", ".join(sorted({program.package for program in wanted.values()}))
             message = f"this machine's package manager cannot get {packages} ({type(error).__name__})"
             raise Unobtainable(message) from error
+
+
+def unpack(packages: Sequence[str], target: Path) -> None:
+    """Lay the files of packages out in `target`, as they would lie in `/`, all or none of them. Raises Unobtainable.
+
+    For programs that bring more than themselves. What they need of other packages has to be named, too.
+    """
+    with tempfile.TemporaryDirectory(prefix="ollamesh-debian-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        try:
+            apt = _Apt(folder)
+            apt.update()
+            for package in packages:
+                shutil.copytree(apt.unpack(package, "0"), folder / "all", symlinks=True, dirs_exist_ok=True)
+        except (OSError, subprocess.SubprocessError) as error:
+            message = f"this machine's package manager cannot get {', '.join(packages)} ({type(error).__name__})"
+            raise Unobtainable(message) from error
+        fresh = target.with_name(f".{target.name}.fresh")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(folder / "all", _made(fresh.parent) / fresh.name, symlinks=True)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.replace(target)
 
 
 def _obtain(wanted: Mapping[Path, Program], apt: "_Apt") -> None:
