@@ -188,6 +188,10 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+.PHONY: images-prove
+images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
+	@$(PY) -m deploy.docker.prove $(ARGS)
+
 .tools/%/.ready: deploy/check/%.lock | .tools/.ready
 	@echo "deploy-check: installing the tools of $<"
 	@$(UV) venv -q --allow-existing --python .tools/bin/python $(@D)

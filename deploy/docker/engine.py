@@ -54,16 +54,18 @@ class Settings:
     stop_signal: str = ""
 
 
-def enter() -> None:
-    """Start this program anew with the engine's files over the machine's, unless that has been done."""
+def enter(module: str) -> None:
+    """Start `python -m module` anew with the engine's files over the machine's, unless that has been done."""
     if os.environ.get(INSIDE):
         return
     files = PLACE / "debian"
     if not (files / "usr/bin/buildah").exists():
         unpack(PACKAGES, files)
-    lay = " && ".join(f"mount -t overlay {name} -o lowerdir={files}/{name}:/{name} /{name}" for name in ("usr", "etc"))
+    lay = " && ".join(
+        f"mount -t overlay {name} -o lowerdir={files}/{name}:/{name} /{name}" for name in ("usr", "etc")
+    )
     script = f'{lay} && exec "$@"'
-    argv = ["unshare", "--mount", "sh", "-euc", script, "sh", sys.executable, "-m", "deploy.docker.prove", *sys.argv[1:]]
+    argv = ["unshare", "--mount", "sh", "-euc", script, "sh", sys.executable, "-m", module, *sys.argv[1:]]
     os.execvpe(argv[0], argv, {**os.environ, INSIDE: "1"})  # noqa: S606 - ourselves.
 
 
@@ -101,12 +103,22 @@ class Engine:
             *("bud", "--isolation", "chroot", "--format", "docker", "--timestamp", "0"),
             *("--signature-policy", str(self._policy), "--no-cache" if anew else "--layers", *secrets),
             *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
-            *("--target", image.target, "--tag", tag or f"localhost/{image.name}", "--file", str(DOCKERFILE), str(ROOT)),
+            *(
+                "--target",
+                image.target,
+                "--tag",
+                tag or f"localhost/{image.name}",
+                "--file",
+                str(DOCKERFILE),
+                str(ROOT),
+            ),
         )
         return self._buildah("images", "--format", "{{.Digest}}", tag or f"localhost/{image.name}").strip()
 
     def settings(self, image: Image) -> Settings:
-        found = json.loads(self._buildah("inspect", "--type", "image", f"localhost/{image.name}"))["Docker"]["config"]
+        found = json.loads(self._buildah("inspect", "--type", "image", f"localhost/{image.name}"))["Docker"][
+            "config"
+        ]
         test = (found.get("Healthcheck") or {}).get("Test") or []
         return Settings(
             user=found["User"],
@@ -135,7 +147,14 @@ class Engine:
             self._buildah("rm", container)
 
     def _buildah(self, command: str, *arguments: str) -> str:
-        store = ("--storage-driver", "overlay", "--root", f"{self._place}/store", "--runroot", f"{self._place}/run")
+        store = (
+            "--storage-driver",
+            "overlay",
+            "--root",
+            f"{self._place}/store",
+            "--runroot",
+            f"{self._place}/run",
+        )
         return _run("buildah", *store, command, *arguments)
 
 

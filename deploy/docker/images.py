@@ -32,7 +32,9 @@ IMAGES = (
     Image("auth", "service", ("services.auth.__main__", HEALTHCHECK)),
     Image("agent", "service", ("services.agent.__main__", HEALTHCHECK)),
     Image("inference", "service", ("services.inference.__main__", HEALTHCHECK)),
-    Image("sandbox", "sandbox", ("services.sandbox.__main__", "services.sandbox.rootfs.__main__", HEALTHCHECK)),
+    Image(
+        "sandbox", "sandbox", ("services.sandbox.__main__", "services.sandbox.rootfs.__main__", HEALTHCHECK)
+    ),
     Image("edge", "edge", ("deploy.envoy.__main__", "deploy.envoy.serve", "deploy.envoy.endpoints")),
     Image("migrations", "migrations", ("deploy.migrations.__main__",)),
 )
