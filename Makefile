@@ -59,15 +59,20 @@ lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and t
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
 	@$(PY) -m tools.gvisor .tools/gvisor/runsc
 
+.PHONY: prometheus
+prometheus: setup ## fetch Prometheus, Alertmanager and exporters from this machine's Debian packages, for make up OBSERVE=1
+	@$(PY) -m tools.prometheus
+
 # ---- The stack -------------------------------------------------------------------------------------
 
 .PHONY: demo
 demo: setup ## set up, start the stack, run the main job through the edge with a real model, and print it
 	@.venv/bin/ollamesh demo
 
+# OBSERVE=1 is OLLAMESH_OBSERVE=true, and fetches what that needs.
 .PHONY: up
-up: setup ## start the stack in the background; return when every part is ready
-	@$(PY) -m deploy.local up
+up: setup $(if $(OBSERVE),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
+	@$(if $(OBSERVE),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
 
 .PHONY: down
 down: setup ## stop the stack and leave nothing running
@@ -76,6 +81,10 @@ down: setup ## stop the stack and leave nothing running
 .PHONY: status
 status: setup ## show each part of the stack, its port, health and pid
 	@$(PY) -m deploy.local status
+
+.PHONY: trace
+trace: setup ## what happened inside a call and where its time went: make trace ID=4bf9; without ID, the latest
+	@.venv/bin/ollamesh trace $(ID)
 
 # ---- Checks and tests ------------------------------------------------------------------------------
 
@@ -184,6 +193,10 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	@OLLAMESH_CHAOS_SEED=$(SEED) OLLAMESH_CHAOS_KILLS=$(KILLS) OLLAMESH_CHAOS_FAULT_S=$(FAULT_S) \
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
+
+.PHONY: images-prove
+images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
+	@$(PY) -m deploy.docker.prove $(ARGS)
 
 .tools/%/.ready: deploy/check/%.lock | .tools/.ready
 	@echo "deploy-check: installing the tools of $<"

@@ -103,7 +103,7 @@ def make_plan(settings: Settings) -> Plan:
     """Look at the machine, choose, and write the secrets. Raises StackError."""
     check_folders(settings)
     source = find_models(settings)
-    wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_ours}
+    wanted = settings.wanted_ports(has_runtime=source.is_ours)
     if source.is_ours and (port := wanted["runtime"]) != 0 and not is_free(port):
         raise RuntimePortTakenError(port=port, holder=holder(port), variable=port_variable("runtime"))
     ports = resolve(wanted, host=settings.bind)
@@ -143,6 +143,7 @@ def _write_derived(plan: Plan) -> None:
     password = secrets.read("redis_password")
     secrets.write("redis.conf", redis.configuration(port=plan.ports["redis"], password=password))
     secrets.write("redis_url", redis.url(port=plan.ports["redis"], password=password))
+    secrets.write("redis_exporter.json", redis.for_exporter(port=plan.ports["redis"], password=password))
     _write_database_url(plan, "admin", role=postgres.ADMIN, password=secrets.read("postgres_password"))
     for service in MIGRATED:
         password = secrets.read(f"{service}_db_password")

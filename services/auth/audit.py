@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.audit_signer import AuditSigner, Seal
 from services.auth.adapters.postgres_audit import Link, PostgresAudit, Wanted, connected
 from services.auth.audit_appender import AuditAppender
 from services.auth.audit_heads import AuditHeads
+from services.auth.audit_metrics import heads_watched
 from services.auth.audit_reading import ChainReader
 from services.auth.audit_witness import Witness
 from services.auth.core.audit_chain import Place, Problem
@@ -23,6 +24,7 @@ from services.common.auditing.records import Record
 from services.common.auditing.trail import ChainAway
 from services.common.beside import beside
 from services.common.errors import StoreFailure
+from services.common.postgres_metrics import PoolMetrics
 
 VERIFIED_MAX = 500_000  # Events checked for one answer.
 VERIFICATIONS_MAX = 1  # At a time: each is work for this process that nobody else waits for.
@@ -98,11 +100,15 @@ class AuditLog:
 
 @asynccontextmanager
 async def audit_log(
-    database_url: str, config: AuditConfig, seal: Seal, registry: CollectorRegistry
+    database_url: str,
+    config: AuditConfig,
+    seal: Seal,
+    registry: CollectorRegistry,
+    pool: PoolMetrics | None = None,
 ) -> AsyncIterator[AuditLog]:
     """The log, for as long as the service runs; at its end, what was told is safe and signed."""
     async with AsyncExitStack() as opened:
-        store = PostgresAudit(await opened.enter_async_context(connected(database_url)))
+        store = PostgresAudit(await opened.enter_async_context(connected(database_url, pool)))
         appender = await opened.enter_async_context(AuditAppender.opened(store))
         signer = AuditSigner(seal)
         heads = AuditHeads(store, signer, Witness(config.spool))
@@ -120,10 +126,7 @@ async def audit_log(
 
 @asynccontextmanager
 async def _signing(heads: AuditHeads, registry: CollectorRegistry) -> AsyncIterator[None]:
-    intact = Gauge(
-        "ollamesh_audit_chain_intact", "1 while nothing is wrong that was looked at", registry=registry
-    )
-    intact.set_function(lambda: heads.problem is None)
+    heads_watched(registry, heads)
     async with beside(heads.run(), name="audit heads"):
         yield
     await heads.end()

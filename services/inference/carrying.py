@@ -19,10 +19,14 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.metrics.service import ready_watched
 from services.common.postgres import Database
+from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
+from services.common.tracing.tracer import Tracer
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
 from services.inference.acts import Acts
@@ -90,6 +94,7 @@ class Outside:
     trail: Trail
     budgets: Budgets
     background: Sequence[Background]
+    tracer: Tracer | None
 
     def record(self, entry: Entry) -> None:
         """Write down what a request used, and charge it."""
@@ -109,8 +114,11 @@ class Carried:
 async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterator[Outside]:
     """Reach for what is outside. None of it need be there yet."""
     async with AsyncExitStack() as opened:
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "inference", registry, version=config.server.version)
+        )
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="inference")
+            trust(config.trust, inside=config.server.inside, audience="inference", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "inference", registry, inside=config.server.inside)
@@ -119,7 +127,11 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
         accounts: Accounts | NoAccounts = NoAccounts()
         if (known := config.database) is not None:
             database = await opened.enter_async_context(
-                Database.connect(known.url, connections_max=known.connections_max)
+                Database.connect(
+                    known.url,
+                    connections_max=known.connections_max,
+                    metrics=PostgresMetrics(registry).pool("main"),
+                )
             )
             accounts = await opened.enter_async_context(
                 Accounts.opened(
@@ -154,6 +166,7 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
             trail=trail,
             budgets=budgets,
             background=background,
+            tracer=tracer,
         )
 
 
@@ -254,7 +267,11 @@ def _server(
     denied, acts = denials(outside.trail), Acts(outside.trail)
     server = Server(
         config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh", denied), rest.refused(denied)],
+        [
+            telemetry(RpcMetrics(registry), outside.tracer),
+            errors("inference.ollamesh", denied),
+            rest.refused(denied),
+        ],
         [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(
@@ -262,6 +279,7 @@ def _server(
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     rest.add_to(server.grpc, gateway, config.policies, desk, acts)
+    ready_watched(registry, server)
     return server
 
 

@@ -1,20 +1,24 @@
 """Composition root: the only module that knows every concrete class."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
-from prometheus_client import CollectorRegistry
 
-from services.common.certificates import expiry_watched
 from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
-from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.common.metrics.endpoint import metrics_served
+from services.common.metrics.process import process_registry
+from services.common.metrics.service import ready_watched, service_watched
+from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
 from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
@@ -31,7 +35,7 @@ from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.sessions import Sessions
 from services.sandbox.sessions_told import SessionsTold
-from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
+from services.sandbox.telemetry import EngineMetrics, SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
 
@@ -40,10 +44,13 @@ async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
     """Serve until `stop`. `started` is told the port."""
-    registry = CollectorRegistry()
+    registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "sandbox", registry, version=config.server.version)
+        )
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="sandbox")
+            trust(config.trust, inside=config.server.inside, audience="sandbox", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
@@ -51,6 +58,7 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
+        registry.register(EngineMetrics(catalogue.every))
         places = Places(config.bounds)
         engine = Engine(catalogue, places, metrics)
         told = SessionsTold(registry, trail)
@@ -58,7 +66,7 @@ async def run(
         told.count_by(lambda: sessions.count)
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
+            [telemetry(RpcMetrics(registry), tracer), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         executions = Executions(
@@ -80,8 +88,12 @@ async def run(
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        folders = {"audit_spool": config.audit.spool, "temporary": Path(tempfile.gettempdir())}
+        service_watched(registry, config.server, folders=folders)
+        ready_watched(registry, server)
+        opened.enter_context(
+            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        )
 
         async def ready() -> bool:
             return catalogue.problem is None
