@@ -38,7 +38,6 @@ from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Tracing, tracer
 from services.agent.worker import Worker
-from services.common.certificates import expiry_watched
 from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.client import channel
@@ -46,10 +45,14 @@ from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
+from services.common.metrics.endpoint import metrics_served
+from services.common.metrics.process import process_registry
+from services.common.metrics.service import ready_watched, service_watched
 from services.common.postgres import Database
+from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
-from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.common.telemetry import RpcMetrics, telemetry
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 RENEWALS_PER_LEASE = 4  # Three may be lost before somebody else goes on with the run.
@@ -59,10 +62,10 @@ LOOK_EVERY_S = 1.0  # At the latest: for runs that nobody works on.
 async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
-    registry = CollectorRegistry()
+    registry = process_registry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
-        databases = await _databases(config, opened)
+        databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="agent")
@@ -114,8 +117,11 @@ async def run(
         )
         add_AgentServiceServicer_to_server(servicer_of(parts), server.grpc)
         opened.enter_context(loop_watched(registry))
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
+        ready_watched(registry, server)
+        opened.enter_context(
+            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        )
         async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
@@ -130,10 +136,15 @@ def _tracing(config: Config, specs: Mapping[str, ToolSpec], opened: AsyncExitSta
     )
 
 
-async def _databases(config: Config, opened: AsyncExitStack) -> tuple[Database, Database]:
+async def _databases(
+    config: Config, registry: CollectorRegistry, opened: AsyncExitStack
+) -> tuple[Database, Database]:
     """One for everything, and one for leases alone."""
-    counts = config.connections_max, 1
-    first, second = (Database.connect(config.database_url, connections_max=count) for count in counts)
+    metrics = PostgresMetrics(registry)
+    first, second = (
+        Database.connect(config.database_url, connections_max=count, metrics=metrics.pool(name))
+        for name, count in (("main", config.connections_max), ("leases", 1))
+    )
     return await opened.enter_async_context(first), await opened.enter_async_context(second)
 
 

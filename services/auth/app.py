@@ -4,12 +4,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
-from prometheus_client import CollectorRegistry
-
 from services.auth.config import Config
 from services.auth.revocations import Revocations
 from services.auth.subjects import serve_all, shared_by_all
-from services.common.certificates import expiry_watched
 from services.common.grpc.address import addressed
 from services.common.grpc.audit import denials
 from services.common.grpc.caller import authentication, deadline
@@ -17,7 +14,10 @@ from services.common.grpc.dpop import proving
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
-from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.common.metrics.endpoint import metrics_served
+from services.common.metrics.process import process_registry
+from services.common.metrics.service import ready_watched, service_watched
+from services.common.telemetry import RpcMetrics, telemetry
 
 # What issues tokens, and the path by which REST knows it: there a caller may bind his to a key.
 TOKEN_METHODS = {
@@ -32,7 +32,7 @@ async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
     """Serve until `stop`. `started` is told the port."""
-    registry = CollectorRegistry()
+    registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         shared = await shared_by_all(config, registry, opened)
         verifier = shared.verifier("auth")
@@ -51,8 +51,11 @@ async def run(
             ("dismissal", lambda: _dismissed(shared.revocations, stop)),
         ]
         opened.enter_context(loop_watched(registry))
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
+        ready_watched(registry, server)
+        opened.enter_context(
+            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        )
 
         async def ready() -> bool:
             return shared.keyring.usable and await shared.store.answers()

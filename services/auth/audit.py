@@ -23,6 +23,7 @@ from services.common.auditing.records import Record
 from services.common.auditing.trail import ChainAway
 from services.common.beside import beside
 from services.common.errors import StoreFailure
+from services.common.postgres_metrics import PoolMetrics
 
 VERIFIED_MAX = 500_000  # Events checked for one answer.
 VERIFICATIONS_MAX = 1  # At a time: each is work for this process that nobody else waits for.
@@ -98,11 +99,15 @@ class AuditLog:
 
 @asynccontextmanager
 async def audit_log(
-    database_url: str, config: AuditConfig, seal: Seal, registry: CollectorRegistry
+    database_url: str,
+    config: AuditConfig,
+    seal: Seal,
+    registry: CollectorRegistry,
+    pool: PoolMetrics | None = None,
 ) -> AsyncIterator[AuditLog]:
     """The log, for as long as the service runs; at its end, what was told is safe and signed."""
     async with AsyncExitStack() as opened:
-        store = PostgresAudit(await opened.enter_async_context(connected(database_url)))
+        store = PostgresAudit(await opened.enter_async_context(connected(database_url, pool)))
         appender = await opened.enter_async_context(AuditAppender.opened(store))
         signer = AuditSigner(seal)
         heads = AuditHeads(store, signer, Witness(config.spool))

@@ -68,6 +68,7 @@ from services.common.grpc.address import client_network
 from services.common.grpc.caller import Verifier
 from services.common.grpc.dpop import proven_key
 from services.common.grpc.server import Server
+from services.common.postgres_metrics import PostgresMetrics
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -82,7 +83,8 @@ class Subject:
 
 async def shared_by_all(config: Config, registry: CollectorRegistry, opened: AsyncExitStack) -> Shared:
     """Reach for what is outside. None of it need be there yet."""
-    database = await opened.enter_async_context(connected(config.database_url))
+    stores = PostgresMetrics(registry)
+    database = await opened.enter_async_context(connected(config.database_url, stores.pool("main")))
     store = PostgresStore(database)
     seal = Seal(config.encryption_keys)
     locksmith = Es256Locksmith(seal)
@@ -98,7 +100,9 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         digest=SecretDigest(config.secret_key),
         keyring=Keyring(store, locksmith, proven_key=proven_key),
         revocations=Revocations(PostgresRevocations(database)),
-        audit=await opened.enter_async_context(audit_log(config.database_url, config.audit, seal, registry)),
+        audit=await opened.enter_async_context(
+            audit_log(config.database_url, config.audit, seal, registry, stores.pool("audit"))
+        ),
         provider=await opened.enter_async_context(HttpOpenIdProvider.connected(config.federation))
         if config.federation
         else None,

@@ -44,6 +44,7 @@ class Material:
     authorities: bytes  # PEM; two of them while the authority is being replaced.
     uris: tuple[str, ...]
     expires_at_s: float
+    authority_expires_at_s: float  # Of the one that lasts longest.
 
 
 def read(files: Files) -> Material:
@@ -59,7 +60,7 @@ def read(files: Files) -> Material:
     try:
         leaf = x509.load_pem_x509_certificate(certificate)
         public = load_pem_private_key(key, password=None).public_key()
-        x509.load_pem_x509_certificates(authorities)
+        trusted = x509.load_pem_x509_certificates(authorities)
         uris = tuple(_uris(leaf))
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise CertificateError("is not a PEM certificate with its key and authorities") from error
@@ -71,6 +72,7 @@ def read(files: Files) -> Material:
         authorities=authorities,
         uris=uris,
         expires_at_s=leaf.not_valid_after_utc.timestamp(),
+        authority_expires_at_s=max(each.not_valid_after_utc.timestamp() for each in trusted),
     )
 
 
@@ -107,15 +109,18 @@ class Followed:
 
 
 def expiry_watched(registry: CollectorRegistry, files: Files | None) -> None:
-    """Publish how long the certificate is still good for; negative when it is not any more."""
+    """Publish how long certificates are still good for; negative when they are not any more."""
     if files is None:
         return
     followed = Followed(files)
-    Gauge(
+    left = Gauge(
         "ollamesh_certificate_expiry_seconds",
-        "Until this process's own certificate expires",
+        "Until the service's own certificate expires (inside), and the last authority that it trusts",
+        ("name",),
         registry=registry,
-    ).set_function(lambda: followed.latest.expires_at_s - time.time())
+    )
+    left.labels("inside").set_function(lambda: followed.latest.expires_at_s - time.time())
+    left.labels("authority").set_function(lambda: followed.latest.authority_expires_at_s - time.time())
 
 
 def _uris(leaf: x509.Certificate) -> list[str]:

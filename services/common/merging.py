@@ -12,13 +12,15 @@ from prometheus_client.samples import Exemplar, Sample
 
 # What was counted stays counted when the process that did it is gone. Everything else is a state, and goes with it.
 _LASTING = frozenset({"counter", "histogram", "summary"})
-_BORN = "_created"  # A time, beside each counter and histogram: the earliest is that of the sum.
+# Of these the least is what is true of all: whether all are ready, since when nothing has been learnt.
+_LEAST = ("process_start_time_seconds", "_timestamp_seconds", "ollamesh_ready", "ollamesh_memory_limit_bytes")
 
 
 def merged(groups: Iterable[Iterable[Metric]]) -> list[Metric]:
     """Return the families of all `groups`, each once, in the order in which they are first met.
 
-    Samples of the same name and labels are added, gauges too. Of exemplars, the latest is kept.
+    Samples of the same name and labels are added, gauges too, but for those of which a sum says nothing. Of exemplars,
+    the latest is kept.
     """
     families: dict[str, _Family] = {}
     for group in groups:
@@ -55,7 +57,7 @@ class _Family:
 def _sum(one: Sample, other: Sample, kind: str) -> Sample:
     if kind == "info":
         return one  # Its value is always 1; what it says is in its labels.
-    if kind in _LASTING and one.name.endswith(_BORN):
+    if kind == "gauge" and one.name.endswith(_LEAST):
         return one._replace(value=min(one.value, other.value))
     return one._replace(value=one.value + other.value, exemplar=_latest(one.exemplar, other.exemplar))
 

@@ -13,14 +13,17 @@ The word is given for one transaction and ends with it, so that no pool, ours or
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Self, TypeAlias
 
 import asyncpg
 import structlog
+from prometheus_client import CollectorRegistry
 
 from services.common.errors import StoreBusy, StoreFailure, StoreUnavailable
+from services.common.postgres_metrics import PoolMetrics, PostgresMetrics
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +61,10 @@ AWAY = (
 class Database:
     """What the stores of a service share."""
 
-    def __init__(self, pool: Pool, *, connections_max: int, connect_s_max: float) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: Pool, metrics: PoolMetrics, *, connections_max: int, connect_s_max: float
+    ) -> None:
+        self._pool, self._metrics = pool, metrics
         self._places = asyncio.Semaphore(connections_max)  # First come, first served.
         self._connect_s_max = connect_s_max
         self._in_use_count = 0
@@ -73,8 +78,17 @@ class Database:
         connections_max: int,
         connect_s_max: float = CONNECT_S_MAX,
         command_s_max: float = COMMAND_S_MAX,
+        metrics: PoolMetrics | None = None,
     ) -> AsyncIterator[Self]:
-        """The pool, for as long as the block runs; whoever uses it must have ended before."""
+        """The pool, for as long as the block runs; whoever uses it must have ended before.
+
+        Without `metrics`, nobody is told what it costs.
+        """
+        told = metrics or PostgresMetrics(CollectorRegistry()).pool("main")
+
+        async def watch(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+            connection.add_query_logger(told.ran)
+
         pool = asyncpg.create_pool(
             dsn,
             min_size=0,
@@ -82,10 +96,12 @@ class Database:
             timeout=connect_s_max,
             command_timeout=command_s_max,
             reset=_left_as_it_was,
+            init=watch,
         )
+        told.opened(pool)
         try:
             await pool
-            yield cls(pool, connections_max=connections_max, connect_s_max=connect_s_max)
+            yield cls(pool, told, connections_max=connections_max, connect_s_max=connect_s_max)
         finally:
             pool.terminate()  # A polite end would wait for a store that hangs.
 
@@ -124,13 +140,16 @@ class Database:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Connection]:
-        with _translated():
+        with self._translated():
+            began_s = time.perf_counter()
             async with self._place(), self._pool.acquire(timeout=self._connect_s_max) as connection:
+                self._metrics.acquired(time.perf_counter() - began_s)
                 self._in_use_count += 1
                 try:
                     yield connection
                 finally:
                     self._in_use_count -= 1
+            self._metrics.answered()
 
     async def answers(self) -> bool:
         """Whether a call that needs the store would get an answer now."""
@@ -144,15 +163,29 @@ class Database:
     @asynccontextmanager
     async def _place(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(WAIT_S_MAX):
-                await self._places.acquire()
+            with self._metrics.waiting():
+                async with asyncio.timeout(WAIT_S_MAX):
+                    await self._places.acquire()
         except TimeoutError:
             # Where nobody has a connection, all who have a place are trying to connect.
-            raise (StoreBusy if self._in_use_count else StoreUnavailable) from None
+            if not self._in_use_count:
+                self._metrics.away()
+                raise StoreUnavailable from None
+            self._metrics.busy()
+            raise StoreBusy from None
         try:
             yield
         finally:
             self._places.release()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except AWAY as error:
+            self._metrics.away()
+            log.warning("store_failed", error=type(error).__name__)
+            raise StoreUnavailable from error
 
 
 async def _left_as_it_was(_: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -160,12 +193,3 @@ async def _left_as_it_was(_: "asyncpg.Connection[asyncpg.Record]") -> None:
 
     We say nothing but for the rest of a transaction, and an open one has been rolled back by now.
     """
-
-
-@contextmanager
-def _translated() -> Iterator[None]:
-    try:
-        yield
-    except AWAY as error:
-        log.warning("store_failed", error=type(error).__name__)
-        raise StoreUnavailable from error

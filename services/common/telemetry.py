@@ -1,4 +1,4 @@
-"""Logs as JSON lines, metrics on a port of their own, one span's worth of facts per call.
+"""Logs as JSON lines, and one span's worth of facts per call.
 
 An event is a constant name plus fields. Fields are chosen one by one where they are logged: never a
 prompt, a token, a secret or a request.
@@ -10,7 +10,7 @@ import time
 
 import grpc
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.grpc.around import Around, Context, Rest
 
@@ -60,11 +60,6 @@ class RpcMetrics:
             "ollamesh_rpc_duration_seconds", "From first byte to status", ("method",), registry=registry
         )
         self.in_flight = Gauge("ollamesh_rpc_in_flight", "Calls under way", registry=registry)
-
-
-def serve_metrics(registry: CollectorRegistry, *, bind: str, port: int) -> None:
-    """Publish `registry` over HTTP from a thread of its own."""
-    start_http_server(port, addr=bind, registry=registry)
 
 
 def telemetry(metrics: RpcMetrics) -> Around:

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 
 import structlog
 from prometheus_client import CollectorRegistry
 
-from services.common.certificates import expiry_watched
 from services.common.loop_lag import loop_watched
-from services.common.telemetry import serve_metrics
+from services.common.metrics.endpoint import metrics_served
+from services.common.metrics.process import process_registry
+from services.common.metrics.service import service_watched
 from services.inference.carrying import FleetParts, carrying, outside_of
 from services.inference.config import Config
 from services.inference.core.ledger import Ledger
@@ -44,7 +45,7 @@ async def run(
 
 async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int], None]) -> None:
     """One process that does everything."""
-    registry, ledger = CollectorRegistry(), Ledger()
+    registry, ledger = process_registry(), Ledger()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         # Before what records and shares, so that it closes after that.
         outside = await opened.enter_async_context(outside_of(config, registry))
@@ -57,8 +58,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             metrics=truth.metrics,
         )
         carried = await opened.enter_async_context(carrying(config, registry, fleet, outside, stop))
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        opened.enter_context(_published(config, registry, registry))
 
         async def ready() -> bool:
             return ledger.any_ready()
@@ -72,7 +72,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
 
 async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int], None]) -> None:
     """The process that decides, of several; the others carry the streams."""
-    registry = CollectorRegistry()
+    registry = process_registry()
     counts, ledger = AllCounts(registry), Ledger()
     async with deciding(config, registry, ledger) as truth:
         staff = Staff(
@@ -84,14 +84,13 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
             variables=config.worker_variables,
         )
         ledger.tells(staff.tell)
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry_of(counts), bind=config.server.bind, port=config.server.metrics_port)
-        async with asyncio.TaskGroup() as tasks:  # As above.
-            background = _begun(tasks, truth.background)
-            drain_s = config.server.lame_duck_s + config.server.grace_s + DRAIN_MARGIN_S
-            await staff.run(stop, drain_s=drain_s, started=started)
-            for task in background:
-                task.cancel()
+        with _published(config, registry, registry_of(counts)):
+            async with asyncio.TaskGroup() as tasks:  # As above.
+                background = _begun(tasks, truth.background)
+                drain_s = config.server.lame_duck_s + config.server.grace_s + DRAIN_MARGIN_S
+                await staff.run(stop, drain_s=drain_s, started=started)
+                for task in background:
+                    task.cancel()
 
 
 async def run_worker(
@@ -99,7 +98,7 @@ async def run_worker(
 ) -> None:
     """One of the processes that carry the streams. `link` is the descriptor of the head's other end."""
     structlog.contextvars.bind_contextvars(worker=place)
-    registry, ledger = CollectorRegistry(), Ledger()
+    registry, ledger = process_registry(), Ledger()
     metrics = Metrics(registry, tenants=config.metrics_tenants)
     config = replace(config, server=replace(config.server, port=config.ports[place]))
     async with AsyncExitStack() as opened:
@@ -141,3 +140,11 @@ async def run_worker(
 
 def _begun(tasks: asyncio.TaskGroup, background: Sequence[Background]) -> list[asyncio.Task[None]]:
     return [tasks.create_task(run(), name=name) for name, run in background]
+
+
+def _published(
+    config: Config, own: CollectorRegistry, every: CollectorRegistry
+) -> AbstractContextManager[int]:
+    """What is true of the service as a whole is measured by its `own` process; `every` is what is shown."""
+    service_watched(own, config.server, folders={"audit_spool": config.audit.spool})
+    return metrics_served(every, bind=config.server.bind, port=config.server.metrics_port)

@@ -19,7 +19,9 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
+from services.common.metrics.service import ready_watched
 from services.common.postgres import Database
+from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
@@ -119,7 +121,11 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
         accounts: Accounts | NoAccounts = NoAccounts()
         if (known := config.database) is not None:
             database = await opened.enter_async_context(
-                Database.connect(known.url, connections_max=known.connections_max)
+                Database.connect(
+                    known.url,
+                    connections_max=known.connections_max,
+                    metrics=PostgresMetrics(registry).pool("main"),
+                )
             )
             accounts = await opened.enter_async_context(
                 Accounts.opened(
@@ -262,6 +268,7 @@ def _server(
     )
     add_InferenceServiceServicer_to_server(servicer, server.grpc)
     rest.add_to(server.grpc, gateway, config.policies, desk, acts)
+    ready_watched(registry, server)
     return server
 
 

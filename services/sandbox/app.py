@@ -5,16 +5,17 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
-from prometheus_client import CollectorRegistry
 
-from services.common.certificates import expiry_watched
 from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
 from services.common.loop_lag import loop_watched
-from services.common.telemetry import RpcMetrics, serve_metrics, telemetry
+from services.common.metrics.endpoint import metrics_served
+from services.common.metrics.process import process_registry
+from services.common.metrics.service import ready_watched, service_watched
+from services.common.telemetry import RpcMetrics, telemetry
 from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
@@ -40,7 +41,7 @@ async def run(
     config: Config, stop: asyncio.Event, *, started: Callable[[int], None] = lambda _: None
 ) -> None:
     """Serve until `stop`. `started` is told the port."""
-    registry = CollectorRegistry()
+    registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="sandbox")
@@ -80,8 +81,11 @@ async def run(
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
-        expiry_watched(registry, config.server.inside.files)
-        serve_metrics(registry, bind=config.server.bind, port=config.server.metrics_port)
+        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
+        ready_watched(registry, server)
+        opened.enter_context(
+            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        )
 
         async def ready() -> bool:
             return catalogue.problem is None

@@ -349,7 +349,12 @@ async def test_a_certificate_that_does_not_work_is_no_reason_to_give_up_one_that
 def test_the_time_until_expiry_is_published(authority: Authority, tmp_path: Path) -> None:
     registry = CollectorRegistry()
     expiry_watched(registry, authority.issue("auth", tmp_path))
-    left_s = registry.get_sample_value("ollamesh_certificate_expiry_seconds")
+    left_s, authority_left_s = (
+        registry.get_sample_value("ollamesh_certificate_expiry_seconds", {"name": name})
+        for name in ("inside", "authority")
+    )
     assert left_s is not None
     assert DAY_S - 60 < left_s <= DAY_S
+    assert authority_left_s is not None
+    assert DAY_S - 60 < authority_left_s <= DAY_S
     assert LOOK_EVERY_S <= 1

@@ -49,20 +49,20 @@ def test_what_was_counted_outlives_its_process_and_a_state_does_not() -> None:
     assert {metric.name for metric in lasting(process(1))} == {"seen", "size"}
 
 
-def test_the_earliest_beginning_counts() -> None:
-    first, second = process(1), process(1)
-    times = [
-        min(sample.value for sample in metric.samples if sample.name.endswith("_created"))
-        for metric in (*lasting(first), *lasting(second))
-    ]
-    found = [
-        sample.value
-        for metric in merged((second, first))
-        for sample in metric.samples
-        if sample.name.endswith("_created")
-    ]
-    assert min(found) == min(times)
-    assert max(found) < 2 * min(times), "they are not added"
+def test_of_what_must_hold_for_all_the_least_counts() -> None:
+    def process(ready: float, began_s: float, heard_s: float) -> list[Metric]:
+        registry = CollectorRegistry()
+        for name, value in (
+            ("ollamesh_ready", ready),
+            ("process_start_time_seconds", began_s),
+            ("ollamesh_revocations_timestamp_seconds", heard_s),
+            ("ollamesh_instance_ready", 1),
+        ):
+            Gauge(name, name, registry=registry).set(value)
+        return list(registry.collect())
+
+    found = merged((process(1, 200, 300), process(0, 100, 400)))
+    assert [metric.samples[0].value for metric in found] == [0, 100, 300, 2]
 
 
 def test_of_exemplars_the_latest_is_kept() -> None:

@@ -10,6 +10,7 @@ from services.auth.core.identity import SCOPES, Identity, Role, service_user_id
 from services.auth.core.keys import Term
 from services.auth.ports import Founders, SealedKey, ServiceAccount, User
 from services.common.postgres import Database
+from services.common.postgres_metrics import PoolMetrics
 
 CONNECTIONS_MAX = 8
 CONNECT_S_MAX = 1.0
@@ -50,13 +51,14 @@ _FOUND_KEY = """
 """
 
 
-def connected(database_url: str) -> AbstractAsyncContextManager[Database]:
+def connected(database_url: str, metrics: PoolMetrics | None = None) -> AbstractAsyncContextManager[Database]:
     """What the service's stores share. Connects when first used: PostgreSQL may come up later."""
     return Database.connect(
         database_url,
         connections_max=CONNECTIONS_MAX,
         connect_s_max=CONNECT_S_MAX,
         command_s_max=COMMAND_S_MAX,
+        metrics=metrics,
     )
 
 

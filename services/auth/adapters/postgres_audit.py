@@ -17,6 +17,7 @@ import asyncpg
 from services.auth.core.audit_chain import Entry, Place, linked
 from services.common.auditing.records import Record
 from services.common.postgres import Connection, Database
+from services.common.postgres_metrics import PoolMetrics
 
 CONNECTIONS_MAX = 3  # Of its own: logins may use up theirs. One appends, one reads, one signs.
 CONNECT_S_MAX = 1.0
@@ -99,12 +100,13 @@ class StoredHead:
     signed: str
 
 
-def connected(database_url: str) -> AbstractAsyncContextManager[Database]:
+def connected(database_url: str, metrics: PoolMetrics | None = None) -> AbstractAsyncContextManager[Database]:
     return Database.connect(
         database_url,
         connections_max=CONNECTIONS_MAX,
         connect_s_max=CONNECT_S_MAX,
         command_s_max=COMMAND_S_MAX,
+        metrics=metrics,
     )
 
 

@@ -18,6 +18,7 @@ from services.common.grpc.client import MESSAGE_BYTES_MAX
 from services.common.grpc.peer import peers
 from services.common.grpc.tls import server_credentials
 from services.common.inside import Inside
+from services.common.version import UNKNOWN, read_version
 
 READINESS, LIVENESS = "", "liveness"
 READINESS_CHECK_EVERY_S = 1.0
@@ -39,6 +40,8 @@ class ServerConfig:
     connection_age_s: float = (
         3600.0  # After it, a connection takes no new calls: who calls must prove itself again.
     )
+    name: str = ""
+    version: str = UNKNOWN
 
     @property
     def insecure_inside(self) -> bool:
@@ -50,6 +53,8 @@ class ServerConfig:
         prefix = f"OLLAMESH_{name.upper()}"
         bind = env.text("OLLAMESH_BIND", "127.0.0.1")
         return cls(
+            name=name,
+            version=read_version(env),
             inside=Inside.read(env, name, plain_hosts=[bind]),
             bind=bind,
             port=env.integer(f"{prefix}_PORT", port, high=65_535),
@@ -79,6 +84,7 @@ class Server:
                 ("grpc.max_connection_age_grace_ms", CALL_S_MAX * 1000),
             ],
         )
+        self.is_ready = False  # As it was last told to whoever asks for its health.
         self._health = health.HealthServicer()
         add_HealthServicer_to_server(self._health, self.grpc)
 
@@ -101,11 +107,11 @@ class Server:
             reflection.enable_server_reflection((*services, reflection.SERVICE_NAME), self.grpc)
         port = self._listen(f"{self._config.bind}:{self._config.port}")
         await self._health.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-        await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say(is_ready=False)
         await self.grpc.start()
         started(port)
         await self._follow(ready, stop)
-        await self._health.set(READINESS, health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._say(is_ready=False)
         await asyncio.sleep(self._config.lame_duck_s)
         grace_s = self._config.grace_s
         if drained is not None:
@@ -120,9 +126,13 @@ class Server:
         return self.grpc.add_secure_port(address, server_credentials(Followed(self._config.inside.files)))
 
     async def _follow(self, ready: Callable[[], Awaitable[bool]], stop: asyncio.Event) -> None:
-        status = health_pb2.HealthCheckResponse
         while not stop.is_set():
-            await self._health.set(READINESS, status.SERVING if await ready() else status.NOT_SERVING)
+            await self._say(is_ready=await ready())
             with suppress(TimeoutError):
                 async with asyncio.timeout(READINESS_CHECK_EVERY_S):
                     await stop.wait()
+
+    async def _say(self, *, is_ready: bool) -> None:
+        status = health_pb2.HealthCheckResponse
+        self.is_ready = is_ready
+        await self._health.set(READINESS, status.SERVING if is_ready else status.NOT_SERVING)
