@@ -103,6 +103,10 @@ check-static: setup protos-check ## format, lint, types, protos
 golden: setup ## write the edge's configuration anew where the tests compare with it
 	@$(PY) -m tests.unit.envoy_golden
 
+.PHONY: dashboards
+dashboards: setup ## write Grafana's dashboards anew from deploy/grafana
+	@$(PY) -m deploy.grafana
+
 .PHONY: protos
 protos: .venv/.ready ## generate the stubs anew
 	@touch buf.gen.yaml
