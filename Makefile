@@ -150,6 +150,10 @@ bench-smoke: setup ## the data plane and checkpoints in a minute: fails if a rat
 profile: setup ## flame graphs of the gateway under load, in .ollamesh/bench/
 	@$(PY) -m tests.bench.plane.flame
 
+.PHONY: load
+load: setup ## mixed traffic through the edge at fixed times, report and plots in .ollamesh/load/: make load RATE=2 SECONDS=60 MODELS=fake GPUS=2
+	@MODELS="$(MODELS)" RATE="$(RATE)" SECONDS="$(SECONDS)" SEED="$(SEED)" MIX="$(MIX)" GPUS="$(GPUS)" SLOTS="$(SLOTS)" $(PY) -m tests.load
+
 # A benchmark leaves out peers that are not there.
 .PHONY: bench-peers
 bench-peers: setup ## install what benchmarks compare with, each in its own environment: make bench-peers PEERS=litellm
