@@ -68,7 +68,7 @@ async def run(
         databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="agent")
+            trust(config.trust, inside=config.server.inside, audience="agent", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "agent", registry, inside=config.server.inside)
@@ -192,6 +192,7 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
         clock=time.time,
         pace=Pace(renew_s=renew_s, look_s=min(LOOK_EVERY_S, renew_s), watched_for_s=config.watched_for_s),
     )
+    metrics.watch(engine.ages_s, workers_max=config.workers_max)
     return engine, runs
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from services.auth.backup_metrics import backups_watched
 from services.auth.config import Config
 from services.auth.revocations import Revocations
 from services.auth.subjects import serve_all, shared_by_all
@@ -52,6 +53,7 @@ async def run(
         ]
         opened.enter_context(loop_watched(registry))
         service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
+        backups_watched(registry, config.backup_metrics_file)
         ready_watched(registry, server)
         opened.enter_context(
             metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)

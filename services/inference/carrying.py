@@ -112,7 +112,7 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
     """Reach for what is outside. None of it need be there yet."""
     async with AsyncExitStack() as opened:
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="inference")
+            trust(config.trust, inside=config.server.inside, audience="inference", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "inference", registry, inside=config.server.inside)

@@ -1,8 +1,10 @@
 """Composition root: the only module that knows every concrete class."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
 
@@ -32,7 +34,7 @@ from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.sessions import Sessions
 from services.sandbox.sessions_told import SessionsTold
-from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
+from services.sandbox.telemetry import EngineMetrics, SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
 
@@ -44,7 +46,7 @@ async def run(
     registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="sandbox")
+            trust(config.trust, inside=config.server.inside, audience="sandbox", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
@@ -52,6 +54,7 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
+        registry.register(EngineMetrics(catalogue.every))
         places = Places(config.bounds)
         engine = Engine(catalogue, places, metrics)
         told = SessionsTold(registry, trail)
@@ -81,7 +84,8 @@ async def run(
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
         opened.enter_context(loop_watched(registry))
-        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
+        folders = {"audit_spool": config.audit.spool, "temporary": Path(tempfile.gettempdir())}
+        service_watched(registry, config.server, folders=folders)
         ready_watched(registry, server)
         opened.enter_context(
             metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
