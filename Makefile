@@ -81,6 +81,10 @@ down: setup ## stop the stack and leave nothing running
 status: setup ## show each part of the stack, its port, health and pid
 	@$(PY) -m deploy.local status
 
+.PHONY: trace
+trace: setup ## what happened inside a call and where its time went: make trace ID=4bf9; without ID, the latest
+	@.venv/bin/ollamesh trace $(ID)
+
 # ---- Checks and tests ------------------------------------------------------------------------------
 
 .PHONY: format
