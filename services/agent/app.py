@@ -53,6 +53,7 @@ from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
 
 FULL_NAME = agent_service_pb2.DESCRIPTOR.services_by_name["AgentService"].full_name
 RENEWALS_PER_LEASE = 4  # Three may be lost before somebody else goes on with the run.
@@ -65,6 +66,9 @@ async def run(
     registry = process_registry()
     metrics = AgentMetrics(registry)
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "agent", registry, version=config.server.version)
+        )
         databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
@@ -99,7 +103,7 @@ async def run(
         )
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("agent.ollamesh", denials(trail))],
+            [telemetry(RpcMetrics(registry), tracer), errors("agent.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         parts = Parts(

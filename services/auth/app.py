@@ -19,6 +19,7 @@ from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
 from services.common.metrics.service import ready_watched, service_watched
 from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
 
 # What issues tokens, and the path by which REST knows it: there a caller may bind his to a key.
 TOKEN_METHODS = {
@@ -35,11 +36,14 @@ async def run(
     """Serve until `stop`. `started` is told the port."""
     registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "auth", registry, version=config.server.version)
+        )
         shared = await shared_by_all(config, registry, opened)
         verifier = shared.verifier("auth")
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("auth.ollamesh", denials(shared.trail))],
+            [telemetry(RpcMetrics(registry), tracer), errors("auth.ollamesh", denials(shared.trail))],
             [
                 deadline(),
                 addressed(),

@@ -20,10 +20,12 @@ from typing import Self, TypeAlias
 
 import asyncpg
 import structlog
+from asyncpg.connection import LoggedQuery
 from prometheus_client import CollectorRegistry
 
 from services.common.errors import StoreBusy, StoreFailure, StoreUnavailable
 from services.common.postgres_metrics import PoolMetrics, PostgresMetrics
+from services.common.tracing.stores import connection_waited, statement_ran
 
 log = structlog.get_logger(__name__)
 
@@ -86,8 +88,12 @@ class Database:
         """
         told = metrics or PostgresMetrics(CollectorRegistry()).pool("main")
 
+        def ran(query: LoggedQuery) -> None:
+            told.ran(query)
+            statement_ran(query)
+
         async def watch(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
-            connection.add_query_logger(told.ran)
+            connection.add_query_logger(ran)
 
         pool = asyncpg.create_pool(
             dsn,
@@ -143,7 +149,9 @@ class Database:
         with self._translated():
             began_s = time.perf_counter()
             async with self._place(), self._pool.acquire(timeout=self._connect_s_max) as connection:
-                self._metrics.acquired(time.perf_counter() - began_s)
+                waited_s = time.perf_counter() - began_s
+                self._metrics.acquired(waited_s)
+                connection_waited(waited_s)
                 self._in_use_count += 1
                 try:
                     yield connection

@@ -1,11 +1,6 @@
-"""Logs as JSON lines, and one span's worth of facts per call.
+"""One span's worth of facts per call: counted, timed, traced, and logged if it fails."""
 
-An event is a constant name plus fields. Fields are chosen one by one where they are logged: never a
-prompt, a token, a secret or a request.
-"""
-
-import logging
-import sys
+import asyncio
 import time
 
 import grpc
@@ -13,41 +8,14 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from services.common.grpc.around import Around, Context, Rest
+from services.common.grpc.traced import answered, begun
+from services.common.tracing.ids import exemplar
+from services.common.tracing.tracer import Tracer
+
+# Few, for there are as many series for each method.
+DURATION_BUCKETS_S = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 log = structlog.get_logger(__name__)
-
-
-# Without the locals of each frame, among which are passwords, tokens and prompts.
-_TRACEBACK = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
-
-
-def configure_logging(service: str) -> None:
-    """Send every log line, ours and the libraries', to standard error as one JSON object."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _TRACEBACK,
-        lambda _logger, _method, event: {"service": service, **event},
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
 class RpcMetrics:
@@ -57,18 +25,23 @@ class RpcMetrics:
         labels = ("method", "code")
         self.handled = Counter("ollamesh_rpc_handled_total", "Calls by status", labels, registry=registry)
         self.duration = Histogram(
-            "ollamesh_rpc_duration_seconds", "From first byte to status", ("method",), registry=registry
+            "ollamesh_rpc_duration_seconds",
+            "From first byte to status",
+            ("method",),
+            buckets=DURATION_BUCKETS_S,
+            registry=registry,
         )
         self.in_flight = Gauge("ollamesh_rpc_in_flight", "Calls under way", registry=registry)
 
 
-def telemetry(metrics: RpcMetrics) -> Around:
-    """Count and time every call, and log those that fail. Outermost, so that it sees the final status."""
+def telemetry(metrics: RpcMetrics, tracer: Tracer | None = None) -> Around:
+    """Count, time and trace every call, and log those that fail. Outermost, so that it sees the final status."""
 
     async def around(method: str, context: Context, rest: Rest) -> object:
         if method.startswith("/grpc."):  # Health checks would drown everything else.
             return await rest()
         started_s = time.perf_counter()
+        span = begun(tracer, method, context) if tracer is not None else None
         code = grpc.StatusCode.OK
         metrics.in_flight.inc()
         try:
@@ -76,20 +49,29 @@ def telemetry(metrics: RpcMetrics) -> Around:
         except grpc.aio.AbortError:
             code = grpc.StatusCode(_status(context))
             raise
-        except BaseException:
-            remaining_s = context.time_remaining()
-            over = remaining_s is not None and remaining_s <= 0
-            code = grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
+        except BaseException as error:
+            code = _code_of(error, context)
             raise
         finally:
             duration_s = time.perf_counter() - started_s
             metrics.in_flight.dec()
             metrics.handled.labels(method, code.name).inc()
-            metrics.duration.labels(method).observe(duration_s)
+            metrics.duration.labels(method).observe(duration_s, exemplar=exemplar())
             if code is not grpc.StatusCode.OK:
                 log.info("rpc_failed", method=method, code=code.name, duration_s=round(duration_s, 4))
+            if span is not None:
+                answered(span, code)
 
     return around
+
+
+def _code_of(error: BaseException, context: Context) -> grpc.StatusCode:
+    """What gRPC makes of an error that nobody has answered. A call that ends too soon is cancelled, by whomever."""
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        remaining_s = context.time_remaining()
+        over = remaining_s is not None and remaining_s <= 0
+        return grpc.StatusCode.DEADLINE_EXCEEDED if over else grpc.StatusCode.CANCELLED
+    return grpc.StatusCode.UNKNOWN
 
 
 def _status(context: Context) -> object:

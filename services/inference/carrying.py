@@ -25,6 +25,8 @@ from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
 from services.common.seals import Seals
 from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
+from services.common.tracing.tracer import Tracer
 from services.inference.account_metrics import AccountMetrics
 from services.inference.accounts import Accounts, NoAccounts
 from services.inference.acts import Acts
@@ -92,6 +94,7 @@ class Outside:
     trail: Trail
     budgets: Budgets
     background: Sequence[Background]
+    tracer: Tracer | None
 
     def record(self, entry: Entry) -> None:
         """Write down what a request used, and charge it."""
@@ -111,6 +114,9 @@ class Carried:
 async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterator[Outside]:
     """Reach for what is outside. None of it need be there yet."""
     async with AsyncExitStack() as opened:
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "inference", registry, version=config.server.version)
+        )
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="inference", registry=registry)
         )
@@ -160,6 +166,7 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
             trail=trail,
             budgets=budgets,
             background=background,
+            tracer=tracer,
         )
 
 
@@ -260,7 +267,11 @@ def _server(
     denied, acts = denials(outside.trail), Acts(outside.trail)
     server = Server(
         config.server,
-        [telemetry(RpcMetrics(registry)), errors("inference.ollamesh", denied), rest.refused(denied)],
+        [
+            telemetry(RpcMetrics(registry), outside.tracer),
+            errors("inference.ollamesh", denied),
+            rest.refused(denied),
+        ],
         [deadline(), authentication(outside.verifier, insecure_inside=config.server.insecure_inside)],
     )
     servicer = InferenceServicer(

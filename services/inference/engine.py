@@ -233,7 +233,7 @@ class Engine:
                 load_s=self._scheduler.load_s(name, job.model),
             ),
         )
-        call.task = tasks.create_task(self._work(call, seat), context=self._context)
+        call.task = tasks.create_task(self._work(call, seat), context=self._context.copy())
         # Not a `finally` in the task: cancelled before its first step, it would never get there.
         call.task.add_done_callback(partial(self._ended, call, name))
 

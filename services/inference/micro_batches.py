@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from services.common.errors import Kind, MeshError
+from services.common.tracing.current import Current, current
 from services.inference.core.admission import Order
 from services.inference.core.asks import Embed
 from services.inference.core.jobs import Priority
@@ -55,6 +56,7 @@ class _Call:
     order: Order
     terms: Terms
     result: asyncio.Future[Embedded]
+    asked_by: Current
     batch: "_Batch | None" = None  # Once it was sent.
 
 
@@ -89,9 +91,9 @@ class MicroBatches:
         ask = _ask(order)
         byte_count = sum(len(text.encode()) for text in ask.inputs)
         if not self._is_on or self._tasks is None or byte_count > GATHERED_BYTES_MAX:
-            return await self._asked(order, terms)
+            return await self._asked(order, terms, [current()])
         loop = asyncio.get_running_loop()
-        number, call = next(self._numbers), _Call(order, terms, loop.create_future())
+        number, call = next(self._numbers), _Call(order, terms, loop.create_future(), current())
         self._calls[number] = call
         like = _Like(terms.tenant, order.model, ask.truncate, ask.dimension_count, terms.priority)
         out_of_time = loop.call_later(terms.total_max_s, _out_of_time, call)
@@ -138,7 +140,7 @@ class MicroBatches:
     async def _carry_out(self, batch: _Batch) -> None:
         calls = list(batch.calls.values())
         try:
-            embedded = await self._asked(*_joined(calls), batch)
+            embedded = await self._asked(*_joined(calls), [call.asked_by for call in calls], batch)
         except MeshError as error:
             if error.kind is Kind.INVALID and len(calls) > 1:
                 self._send([[number] for number in batch.calls])
@@ -153,8 +155,10 @@ class MicroBatches:
         else:
             _divide(calls, embedded)
 
-    async def _asked(self, order: Order, terms: Terms, batch: _Batch | None = None) -> Embedded:
-        work = Embedding(order)
+    async def _asked(
+        self, order: Order, terms: Terms, asked_by: Sequence[Current], batch: _Batch | None = None
+    ) -> Embedded:
+        work = Embedding(order, asked_by)
         if batch is not None:
             batch.work = work
         ticket = await self._desk.submit(order, terms, work)

@@ -178,17 +178,18 @@ class Metrics:
         labels = (summary.operation, job.model)
         duration_s = (summary.ended_at_s or now_s) - job.arrived_at_s
         error_type = "CANCELLED" if summary.ended_at_s is None else _error_type(summary.error)
-        self._duration.labels(*labels, error_type).observe(duration_s)
+        exemplar = dict(summary.exemplar) if summary.exemplar is not None else None
+        self._duration.labels(*labels, error_type).observe(duration_s, exemplar)
         for kind, count in (("input", summary.prompt_token_count), ("output", summary.output_token_count)):
             if count:
                 self._tokens.labels(*labels, kind).observe(count)
         if summary.first_token_at_s is None:
             return
         first_token_s = summary.first_token_at_s - job.arrived_at_s
-        self._first_token.labels(*labels).observe(first_token_s)
+        self._first_token.labels(*labels).observe(first_token_s, exemplar)
         if summary.output_token_count > 1:
             per_token_s = (duration_s - first_token_s) / (summary.output_token_count - 1)
-            self._per_token.labels(*labels).observe(per_token_s)
+            self._per_token.labels(*labels).observe(per_token_s, exemplar)
 
 
 def _few(metric: Child, labels: Sequence[str]) -> Few[Child]:

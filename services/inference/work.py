@@ -5,10 +5,11 @@ instance and where the result goes.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.tracing.current import Current
 from services.inference.completion import Completion, Finished, Started
 from services.inference.core.admission import Order
 from services.inference.core.asks import Chat
@@ -18,6 +19,7 @@ from services.inference.errors import InstanceFailed, InstanceLost, StreamCancel
 from services.inference.frame_log import FrameLog
 from services.inference.ports import Fault, Instance, Trouble, Vectors
 from services.inference.repetition import Repetition
+from services.inference.tracing import SlotTrace, told
 
 # How long the first token may take, by what was measured: generous, because a wrong alarm costs an answer. As long
 # as nothing was, configuration alone decides.
@@ -51,6 +53,7 @@ class Summary:
     prompt_token_count: int = 0
     output_token_count: int = 0
     error: Exception | None = None
+    exemplar: Mapping[str, str] | None = None  # What leads to its trace, if that is recorded.
 
 
 class Work(Protocol):
@@ -101,12 +104,14 @@ class Answering:
         *,
         told: Callable[[FrameLog], Repetition],
         failed: Callable[[Exception], None] | None = None,
+        asked_by: Current = None,
     ) -> None:
         """`told` says what a log holds. `failed` hears that it will not be done; without it, the readers do."""
         self._order = order
         self._completion = completion
-        self._told = told
+        self._repeated = told
         self._failed = failed or completion.fail
+        self._trace = SlotTrace("chat" if isinstance(order.ask, Chat) else "text_completion", [asked_by])
 
     @property
     def begun(self) -> bool:
@@ -131,14 +136,24 @@ class Answering:
     async def run(self, seat: Seat) -> None:
         card = seat.card
         if self._completion.begun:
-            self._completion.restart(self._told)
+            self._completion.restart(self._repeated)
         started = Started(model=card.name, model_digest=card.digest, instance=seat.name)
-        self._completion.place(started, now_s=asyncio.get_running_loop().time())
-        await seat.instance.complete(
-            self._order, card.name, self._completion, first_token_s=seat.first_token_s
-        )
+        asked_at_s = asyncio.get_running_loop().time()
+        self._completion.place(started, now_s=asked_at_s)
+        with self._trace.asking(card.name, seat.name) as span:
+            await seat.instance.complete(
+                self._order, card.name, self._completion, first_token_s=seat.first_token_s
+            )
+            if span is not None:
+                told(
+                    span,
+                    ending.outcome if isinstance(ending := self._completion.ending, Finished) else None,
+                    first_token_at_s=self._completion.first_piece_at_s,
+                    asked_at_s=asked_at_s,
+                )
 
     def fail(self, error: Exception) -> None:
+        self._trace.fail(error)
         self._failed(error)
 
     def usage(self) -> Usage | None:
@@ -154,6 +169,7 @@ class Answering:
             prompt_token_count=ending.outcome.prompt_token_count if isinstance(ending, Finished) else 0,
             output_token_count=ending.outcome.output_token_count if isinstance(ending, Finished) else 0,
             error=ending if isinstance(ending, Exception) and not self._left else None,
+            exemplar=self._trace.exemplar,
         )
 
 
@@ -172,8 +188,9 @@ class Embedding:
     begun = False
     may_restart = True
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: Order, asked_by: Sequence[Current] = ()) -> None:
         self.is_placed = False
+        self._trace = SlotTrace("embeddings", asked_by)
         self._order = order
         self.placed_at_s: float | None = None
         self._ended_at_s: float | None = None
@@ -191,7 +208,10 @@ class Embedding:
     async def run(self, seat: Seat) -> None:
         self.is_placed = True
         began_at_s = self.placed_at_s = asyncio.get_running_loop().time()
-        vectors = await seat.instance.embed(self._order, seat.card.name, first_token_s=seat.first_token_s)
+        with self._trace.asking(seat.card.name, seat.name) as span:
+            vectors = await seat.instance.embed(self._order, seat.card.name, first_token_s=seat.first_token_s)
+            if span is not None:
+                span.set({"gen_ai.usage.input_tokens": vectors.prompt_token_count})
         now_s = asyncio.get_running_loop().time()
         # Ollama does not say how much of the time it read for.
         self._usage = Usage(prompt_token_count=vectors.prompt_token_count, prompt_s=now_s - began_at_s)
@@ -200,6 +220,7 @@ class Embedding:
             self.result.set_result(Embedded(vectors, seat.card.name, seat.card.digest))
 
     def fail(self, error: Exception) -> None:
+        self._trace.fail(error)
         if not self.result.done():
             self._ended_at_s = asyncio.get_running_loop().time()
             self._error = error
@@ -214,4 +235,5 @@ class Embedding:
             ended_at_s=self._ended_at_s,
             prompt_token_count=self._usage.prompt_token_count if self._usage is not None else 0,
             error=self._error,
+            exemplar=self._trace.exemplar,
         )

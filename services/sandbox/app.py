@@ -18,6 +18,7 @@ from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
 from services.common.metrics.service import ready_watched, service_watched
 from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.export import tracing
 from services.sandbox.catalogue import Catalogue
 from services.sandbox.config import Config
 from services.sandbox.engine import Engine
@@ -45,6 +46,9 @@ async def run(
     """Serve until `stop`. `started` is told the port."""
     registry = process_registry()
     async with AsyncExitStack() as opened:  # Closed in reverse, after the tasks that use them.
+        tracer = await opened.enter_async_context(
+            tracing(config.server.tracing, "sandbox", registry, version=config.server.version)
+        )
         verifier = await opened.enter_async_context(
             trust(config.trust, inside=config.server.inside, audience="sandbox", registry=registry)
         )
@@ -62,7 +66,7 @@ async def run(
         told.count_by(lambda: sessions.count)
         server = Server(
             config.server,
-            [telemetry(RpcMetrics(registry)), errors("sandbox.ollamesh", denials(trail))],
+            [telemetry(RpcMetrics(registry), tracer), errors("sandbox.ollamesh", denials(trail))],
             [deadline(), authentication(verifier, insecure_inside=config.server.insecure_inside)],
         )
         executions = Executions(

@@ -22,6 +22,7 @@ from redis.exceptions import RedisError
 from services.auth.core.rates import Window
 from services.auth.rate_ports import CounterAway
 from services.common.redis_metrics import RedisMetrics
+from services.common.tracing.stores import redis_asked
 
 CONNECTIONS_MAX = 32
 FAILURES_MAX = 3  # In a row; a single one may be a hiccup of this process.
@@ -110,8 +111,9 @@ class RedisCounter:
             raise CounterAway
         began_s = asyncio.get_running_loop().time()
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._counter.hit(key, limit)
+            with redis_asked((("EVALSHA",),)):  # A script of the library's.
+                async with asyncio.timeout(self._timeout_s):
+                    found = await self._counter.hit(key, limit)
         except _FAILURES as error:
             self._failed(error, asyncio.get_running_loop().time() - began_s)
             raise CounterAway from None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Protocol, TypeVar
 
 import grpc.aio
@@ -10,6 +11,7 @@ import grpc.aio
 from services.common.certificates import Followed, Material
 from services.common.grpc.following import FollowingChannel
 from services.common.grpc.tls import channel_credentials, must_be
+from services.common.grpc.traced import TracedChannel
 from services.common.inside import Inside
 
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
@@ -31,13 +33,23 @@ def channel(
     """
     options = _options(service, idempotent)
     if inside.files is None:
-        return grpc.aio.insecure_channel(target, options=options)
+        return TracedChannel(grpc.aio.insecure_channel(target, options=options))
 
     def secure(material: Material) -> grpc.aio.Channel:
         named = [*options, must_be(inside.dns_name(to))]
         return grpc.aio.secure_channel(target, channel_credentials(material), options=named)
 
-    return FollowingChannel(Followed(inside.files), secure)
+    return TracedChannel(FollowingChannel(Followed(inside.files), secure))
+
+
+def collector_channel(target: str, authority: Path | None) -> grpc.aio.Channel:
+    """Open a channel to a collector of traces, which is none of the mesh: by TLS, if it is known who signs for it."""
+    options = [("grpc.max_reconnect_backoff_ms", 1_000)]
+    if authority is None:
+        return grpc.aio.insecure_channel(target, options=options)
+    return grpc.aio.secure_channel(
+        target, grpc.ssl_channel_credentials(authority.read_bytes()), options=options
+    )
 
 
 def _options(service: str, idempotent: Iterable[str]) -> list[tuple[str, str | int]]:

@@ -13,6 +13,7 @@ from google.rpc.status_pb2 import Status
 
 from services.common.errors import InvalidRequest, Kind, MeshError, NotServed
 from services.common.grpc.around import Around, Context, Rest
+from services.common.tracing.current import note
 
 log = structlog.get_logger(__name__)
 
@@ -46,12 +47,14 @@ def errors(domain: str, told: Callable[[str, MeshError], None] = lambda _method,
             raise  # Already answered; gRPC asserts that this very object comes back.
         except MeshError as error:
             told(method, error)
+            note(error.reason)
             await _abort(context, error, domain)
         except NotImplementedError:  # Raised by the generated base class of a servicer.
             await _abort(context, NotServed(), domain)
         except Exception:
             # Unmapped, gRPC would send the exception's text, secrets and all, to the caller.
             log.exception("bug", method=method)
+            note("INTERNAL")
             await context.abort(grpc.StatusCode.INTERNAL, "internal error")
 
     return around

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc.aio
 from grpc_health.v1 import health_pb2
@@ -18,6 +18,7 @@ from services.common.grpc.client import MESSAGE_BYTES_MAX
 from services.common.grpc.peer import peers
 from services.common.grpc.tls import server_credentials
 from services.common.inside import Inside
+from services.common.tracing.config import TracingConfig
 from services.common.version import UNKNOWN, read_version
 
 READINESS, LIVENESS = "", "liveness"
@@ -40,6 +41,7 @@ class ServerConfig:
     connection_age_s: float = (
         3600.0  # After it, a connection takes no new calls: who calls must prove itself again.
     )
+    tracing: TracingConfig = field(default_factory=TracingConfig)
     name: str = ""
     version: str = UNKNOWN
 
@@ -63,6 +65,7 @@ class ServerConfig:
             lame_duck_s=env.seconds("OLLAMESH_LAME_DUCK_S", 3, high=60),
             grace_s=env.seconds("OLLAMESH_GRACE_S", 10, high=3600),
             connection_age_s=env.seconds("OLLAMESH_CONNECTION_AGE_S", 3600, low=1),
+            tracing=TracingConfig.read(env),
         )
 
 

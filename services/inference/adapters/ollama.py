@@ -32,7 +32,7 @@ from services.inference.adapters.readers import StreamReader, WholeReader, known
 from services.inference.adapters.shelf import OllamaShelf
 from services.inference.adapters.wire import Wire, decoded
 from services.inference.core.admission import Order
-from services.inference.core.asks import Embed
+from services.inference.core.asks import Chat, Embed
 from services.inference.core.endpoints import Endpoint
 from services.inference.core.ledger import Report
 from services.inference.core.names import key
@@ -93,14 +93,17 @@ class Ollama:
             return self._wire.request("POST", *completion_body(order, model))
 
         reader = StreamReader(sink)
-        await self._wire.pool.exchange(request, reader, self._patience(first_token_s))
+        path = "/api/chat" if isinstance(order.ask, Chat) else "/api/generate"
+        with self._wire.traced("POST", path, reader):
+            await self._wire.pool.exchange(request, reader, self._patience(first_token_s))
         reader.check(model)
 
     async def embed(self, order: Order, model: str, *, first_token_s: float) -> Vectors:
         assert isinstance(order.ask, Embed)
         reader = WholeReader(bytes_max=EMBEDDINGS_BYTES_MAX)
         request = self._wire.request("POST", "/api/embed", embed_body(order, model))
-        await self._wire.send(request, reader, self._patience(first_token_s))
+        with self._wire.traced("POST", "/api/embed", reader):
+            await self._wire.send(request, reader, self._patience(first_token_s))
         answer = decoded(reader.body(model), Embeddings)
         if len(answer.embeddings) != len(order.ask.inputs):
             raise Trouble(Fault.BROKEN, "as many vectors as texts were due")

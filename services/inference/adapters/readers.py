@@ -42,17 +42,17 @@ class StreamReader:
     def __init__(self, sink: Sink) -> None:
         self.phase = Phase.SILENT
         self._sink = sink
-        self._status = 0
+        self.status = 0
         self._rest = bytearray()  # The beginning of a line.
         self._error_body = bytearray()
         self._trouble: Trouble | None = None
         self._given_up = False
 
     def head(self, status: int) -> None:
-        self._status = status
+        self.status = status
 
     def feed(self, data: bytes) -> bool:
-        if self._status != 200:
+        if self.status != 200:
             self._error_body += data
             return len(self._error_body) <= ERROR_BYTES_MAX
         if self.phase is Phase.COMPLETE:
@@ -69,8 +69,8 @@ class StreamReader:
 
     def check(self, model: str | None) -> None:
         """Raise what went wrong, if anything did. A sink that wanted no more is not wrong."""
-        if self._status != 200:
-            raise refusal(self._status, bytes(self._error_body), model)
+        if self.status != 200:
+            raise refusal(self.status, bytes(self._error_body), model)
         if self._trouble is not None:
             raise self._trouble
         if self.phase is not Phase.COMPLETE and not self._given_up:
@@ -121,11 +121,11 @@ class WholeReader:
     def __init__(self, *, bytes_max: int) -> None:
         self.phase = Phase.SILENT
         self._bytes_max = bytes_max
-        self._status = 0
+        self.status = 0
         self._body = bytearray()
 
     def head(self, status: int) -> None:
-        self._status = status
+        self.status = status
 
     def feed(self, data: bytes) -> bool:
         self.phase = Phase.FLOWING
@@ -141,8 +141,8 @@ class WholeReader:
         """Raise what went wrong, if anything did."""
         if len(self._body) > self._bytes_max:
             raise Trouble(Fault.BROKEN, "an answer without end")
-        if self._status != 200:
-            raise refusal(self._status, bytes(self._body), model)
+        if self.status != 200:
+            raise refusal(self.status, bytes(self._body), model)
 
 
 def _well_formed(text: bytes) -> tuple[list[Line], bool]:

@@ -19,6 +19,7 @@ from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from services.common.redis_metrics import RedisMetrics
+from services.common.tracing.stores import redis_asked
 
 CONNECTIONS_MAX = 32
 FAILURES_MAX = 3  # In a row; a single one may be a hiccup of this process.
@@ -98,7 +99,8 @@ class RedisLink:
             raise RedisAway
         began_s = asyncio.get_running_loop().time()
         try:
-            answers = await self._asked(commands)
+            with redis_asked(commands):
+                answers = await self._asked(commands)
         except _FAILURES as error:
             self._failed(error, asyncio.get_running_loop().time() - began_s)
             raise RedisAway from None

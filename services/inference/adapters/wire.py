@@ -1,16 +1,22 @@
 """How requests are put to an Ollama server, and whole answers read."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar
 
 import msgspec
 
+from services.common.tracing.current import inner
+from services.common.tracing.spans import Kind, Shape
 from services.inference.adapters.answers import NOT_OF_THE_SHAPE
 from services.inference.adapters.connection import Patience, Reader
 from services.inference.adapters.pool import Pool
-from services.inference.adapters.readers import WholeReader
+from services.inference.adapters.readers import StreamReader, WholeReader
 from services.inference.core.endpoints import Endpoint
 from services.inference.ports import Fault, Trouble
 
+SHAPES_MAX = 256
 LISTING_BYTES_MAX = 16 * 1024 * 1024
 
 Answer = TypeVar("Answer")
@@ -43,6 +49,16 @@ class Wire:
         """Return the head of a request, with `more` header lines."""
         return f"{method} {self.endpoint.prefix}{path} HTTP/1.1\r\n{self._headers}{more}\r\n".encode()
 
+    @contextmanager
+    def traced(self, method: str, path: str, reader: StreamReader | WholeReader) -> Iterator[None]:
+        """A request within a call that is recorded. `path` is one of Ollama's own, and holds nothing of a caller's."""
+        with inner(_asked(method, path, self.endpoint.host, self.endpoint.port)) as span:
+            try:
+                yield
+            finally:
+                if span is not None and reader.status:
+                    span.set({"http.response.status_code": reader.status})
+
     async def send(self, request: bytes, reader: Reader, patience: Patience) -> None:
         """As Pool.exchange."""
         await self.pool.exchange(lambda: request, reader, patience)
@@ -61,6 +77,15 @@ class Wire:
         reader = WholeReader(bytes_max=LISTING_BYTES_MAX)
         await self.send(self.request(method, path, body), reader, patience or self.listing)
         return decoded(reader.body(model), kind)
+
+
+@lru_cache(SHAPES_MAX)
+def _asked(method: str, path: str, host: str, port: int) -> Shape:
+    return Shape(
+        f"{method} {path}",
+        Kind.CLIENT,
+        {"http.request.method": method, "url.path": path, "server.address": host, "server.port": port},
+    )
 
 
 def decoded(body: bytes, kind: type[Answer]) -> Answer:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from services.common.tracing.current import Current, current
 from services.inference.broadcast import Dress, Reader
 from services.inference.charging import Account
 from services.inference.completion import Completion
@@ -26,7 +27,8 @@ class _Seat:
     leaves: Callable[[], None]
 
 
-Spawn = Callable[[Coroutine[None, None, None]], asyncio.Task[None]]
+# For whose call, so that what is done for it is in its trace.
+Spawn = Callable[[Coroutine[None, None, None], Current], asyncio.Task[None]]
 
 # What only says that one reader could not wait long enough.
 _OF_ONE_READER = (QueueTimeout, DeadlineUnreachable)
@@ -73,6 +75,7 @@ class Live:
         self.is_claimed = False  # Whether other replicas have been told of the name.
         self.accepted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.stream_id = completion.stream_id  # Under which it is kept.
+        self.asked_by = current()  # The call that opened it.
         self._desk = desk
         self._spawn = spawn
         self._deserted = deserted
@@ -158,7 +161,7 @@ class Live:
 
     def begin(self, work: Coroutine[None, None, None]) -> None:
         """Do `work` for all readers: in a task that no reader's leaving cancels, and that is nobody's call."""
-        self._task = self._spawn(self._begun(work))
+        self._task = self._spawn(self._begun(work), self.asked_by)
         # Cancelled before its first step, it never began.
         self._task.add_done_callback(lambda _: work.close())
 
@@ -202,7 +205,7 @@ class Live:
         self.accept()
 
     async def _submit(self, order: Order, terms: Terms) -> None:
-        work = Answering(order, self.completion, told=repetition, failed=self._failed)
+        work = Answering(order, self.completion, told=repetition, failed=self._failed, asked_by=self.asked_by)
         ticket = await self._desk.submit(order, terms, work)
         if self._abandoned:
             self._desk.abandon(ticket)

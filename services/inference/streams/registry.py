@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import structlog
 
+from services.common.tracing.current import noted
 from services.inference.broadcast import Dress
 from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed
@@ -155,6 +156,7 @@ class Streams:
             leaves=self._charges.of_another(asked, stream_id, live),
         )
         self._means.metrics.joined(Where.HERE)
+        noted("joined", to=live.asked_by)
         self._note(live, stream_id, dress)
         self._keeper.alias(live.keeping.tenant, stream_id, self._alias_of(live))
         try:
@@ -187,6 +189,7 @@ class Streams:
             )
             live.completion.keeping = found.keeping
             if found.cached is not None:
+                noted("cache_hit")
                 await tell_again(live, found.cached, tokens_per_s=self._means.replay_tokens_per_s)
                 return
         if await self._is_answered_elsewhere(live):
@@ -270,6 +273,7 @@ class Streams:
         live.completion.adopt()
         live.accept()
         self._means.metrics.joined(Where.REPLICA)
+        noted("joined_replica")
         await self._following.follow(live, head, may_outlive_owner=True)
         return True
 
