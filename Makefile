@@ -69,9 +69,10 @@ prometheus: setup ## fetch Prometheus, Alertmanager and exporters from this mach
 demo: setup ## set up, start the stack, run the main job through the edge with a real model, and print it
 	@.venv/bin/ollamesh demo
 
+# OBSERVE=1 is OLLAMESH_OBSERVE=true, and fetches what that needs.
 .PHONY: up
-up: setup ## start the stack in the background; return when every part is ready
-	@$(PY) -m deploy.local up
+up: setup $(if $(OBSERVE),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
+	@$(if $(OBSERVE),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
 
 .PHONY: down
 down: setup ## stop the stack and leave nothing running

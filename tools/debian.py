@@ -24,6 +24,12 @@ class Program:
     path: str
     """Inside the package."""
     version_min: str = "0"
+    is_data: bool = False  # It is not started to see whether it can be.
+    edit: tuple[bytes, bytes] | None = None
+    """What is replaced in it, and by what, of the same length: a path where nobody but root can put anything."""
+
+    def __post_init__(self) -> None:
+        assert self.edit is None or len(self.edit[0]) == len(self.edit[1])
 
 
 class Unobtainable(Exception):
@@ -52,22 +58,29 @@ def _obtain(wanted: Mapping[Path, Program], apt: "_Apt") -> None:
     for target, program in wanted.items():
         if program.package not in unpacked:
             unpacked[program.package] = apt.unpack(program.package, program.version_min)
-        _place(unpacked[program.package] / program.path, target)
+        _place(unpacked[program.package] / program.path, target, program)
 
 
-def _place(source: Path, target: Path) -> None:
+def _place(source: Path, target: Path, program: Program) -> None:
     with tempfile.TemporaryDirectory(prefix=".fresh-", dir=_made(target.parent)) as fresh:
         copy = Path(fresh) / target.name
         shutil.copy2(source, copy)
-        tried = subprocess.run(
-            [copy, "--version"], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
-        )
-        if lacking := _LACKING.search(tried.stderr):
-            message = f"Debian's {target.name} needs the library {lacking[1]}, which this machine lacks"
-            raise Unobtainable(message)
-        if tried.returncode != 0:
-            raise Unobtainable(f"Debian's {target.name} does not start on this machine")
+        if program.edit is not None:
+            copy.write_bytes(copy.read_bytes().replace(*program.edit))
+        if not program.is_data:
+            _try(copy)
         copy.replace(target)
+
+
+def _try(program: Path) -> None:
+    tried = subprocess.run(
+        [program, "--version"], check=False, capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    if lacking := _LACKING.search(tried.stderr):
+        message = f"Debian's {program.name} needs the library {lacking[1]}, which this machine lacks"
+        raise Unobtainable(message)
+    if tried.returncode != 0:
+        raise Unobtainable(f"Debian's {program.name} does not start on this machine")
 
 
 def _made(folder: Path) -> Path:

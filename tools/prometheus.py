@@ -11,15 +11,24 @@ from pathlib import Path
 
 from tools.debian import Program, Unobtainable, obtain
 
+# Debian's Alertmanager reads templates that are in other builds' program, and from a place that is root's. This one reads
+# them below the folder it is started in, which is to be its own.
+TEMPLATES = (b"/usr/share/prometheus/alertmanager", b"./" * 12 + b"/templates")
 VARIABLE = "OLLAMESH_PROMETHEUS_BIN"
 FETCHED = Path(__file__).resolve().parents[1] / ".tools/prometheus"
 PROGRAMS: Mapping[str, Program] = {
     "prometheus": Program("prometheus", "usr/bin/prometheus"),
     "promtool": Program("prometheus", "usr/bin/promtool"),
-    "alertmanager": Program("prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),
+    "alertmanager": Program("prometheus-alertmanager", "usr/bin/prometheus-alertmanager", edit=TEMPLATES),
     "amtool": Program("prometheus-alertmanager", "usr/bin/amtool"),
     "postgres_exporter": Program("prometheus-postgres-exporter", "usr/bin/prometheus-postgres-exporter"),
     "redis_exporter": Program("prometheus-redis-exporter", "usr/bin/prometheus-redis-exporter"),
+}
+DATA: Mapping[str, Program] = {
+    f"templates/{name}.tmpl": Program(
+        "prometheus-alertmanager", f"usr/share/prometheus/alertmanager/{name}.tmpl", is_data=True
+    )
+    for name in ("default", "email")
 }
 ADVICE = (
     "get Prometheus, Alertmanager and their PostgreSQL and Redis exporters as their authors say, put "
@@ -30,7 +39,7 @@ ADVICE = (
 def folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Where the programs are, or would be."""
     named = environment.get(VARIABLE)
-    return Path(named) if named else FETCHED
+    return Path(named).absolute() if named else FETCHED
 
 
 def missing(place: Path, names: Iterable[str] = PROGRAMS) -> list[str]:
@@ -42,9 +51,12 @@ def main() -> None:
     lacking = missing(place)
     if lacking and place != FETCHED:
         sys.exit(f"prometheus: {place}, which {VARIABLE} names, lacks {', '.join(lacking)}")
-    if lacking:
+    wanted = {name: PROGRAMS[name] for name in lacking}
+    if place == FETCHED:
+        wanted |= {name: data for name, data in DATA.items() if not (place / name).exists()}
+    if wanted:
         try:
-            obtain({place / name: PROGRAMS[name] for name in lacking})
+            obtain({place / name: program for name, program in wanted.items()})
         except Unobtainable as error:
             sys.exit(f"prometheus: {error}; {ADVICE}")
     print(f"prometheus: {', '.join(PROGRAMS)} are in {place}")

@@ -21,6 +21,11 @@ COMMANDS = {
     "doctor": ("clients.cli.doctor", "Say what is wrong with this machine, and what mends it."),
     "trace": ("clients.cli.trace", "Show what happened inside a call, and where its time went."),
     "edge": ("clients.cli.edge", "Replace the edge of the stack on this machine without losing a call."),
+    "rollout": (
+        "clients.cli.rollout",
+        "Bring a new version of a service in, a share of the calls at a time.",
+    ),
+    "backup": ("clients.cli.backup", "Back up what must survive, and bring it back."),
     "demo": ("clients.cli.demo", "Start the stack and show the main job end to end."),
     "login": ("clients.cli.login", "Log in, and stay so for the commands that follow."),
     "logout": ("clients.cli.login", "End the saved login, here and in the mesh."),

@@ -8,11 +8,13 @@ from envoy_data_plane.envoy.config.cluster.v3 import (
     CircuitBreakersThresholdsRetryBudget,
     Cluster,
     ClusterCommonLbConfig,
+    ClusterCommonLbConfigLocalityWeightedLbConfig,
     ClusterDiscoveryType,
     ClusterDnsLookupFamily,
     ClusterEdsClusterConfig,
     ClusterLbPolicy,
     OutlierDetection,
+    TrackClusterStats,
 )
 from envoy_data_plane.envoy.config.core.v3 import (
     Address,
@@ -36,7 +38,7 @@ from envoy_data_plane.envoy.extensions.upstreams.http.v3 import (
 from envoy_data_plane.envoy.type.v3 import Percent
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import config, files
+from deploy.envoy import config, files, sets, watched
 from deploy.envoy.config import Edge
 from deploy.envoy.inside import upstream_tls
 from deploy.envoy.tracing import COLLECTOR
@@ -78,7 +80,12 @@ def service(edge: Edge, name: str, of: str, *, health: str = "") -> Cluster:
         name=name,
         connect_timeout=CONNECT_TIMEOUT,
         lb_policy=ClusterLbPolicy.MAGLEV if of in KEEPING else ClusterLbPolicy.LEAST_REQUEST,
-        common_lb_config=ClusterCommonLbConfig(healthy_panic_threshold=Percent(value=PANIC_BELOW_PERCENT)),
+        common_lb_config=ClusterCommonLbConfig(
+            healthy_panic_threshold=Percent(value=PANIC_BELOW_PERCENT),
+            locality_weighted_lb_config=ClusterCommonLbConfigLocalityWeightedLbConfig(),
+        ),
+        # What each replica answered: deploy/rollout compares versions by it.
+        track_cluster_stats=TrackClusterStats(per_endpoint_stats=True),
         typed_extension_protocol_options=_http2(),
         health_checks=[_health_check(health)],
         # Who is taken off the list gets nothing new, however well it is.
@@ -90,12 +97,14 @@ def service(edge: Edge, name: str, of: str, *, health: str = "") -> Cluster:
     if edge.watches_endpoints and edge.folder is not None:
         cluster.type = ClusterDiscoveryType.EDS
         cluster.eds_cluster_config = ClusterEdsClusterConfig(
-            eds_config=files.source(files.endpoints_path(edge.folder, of)), service_name=of
+            eds_config=files.source(watched.endpoints_path(edge.folder, of)), service_name=of
         )
     else:
         cluster.type = ClusterDiscoveryType.STRICT_DNS  # Numbers resolve to themselves.
         cluster.dns_lookup_family = ClusterDnsLookupFamily.V4_PREFERRED
-        cluster.load_assignment = _assignment(name, *map(socket_address, edge.upstreams[of]))
+        cluster.load_assignment = ClusterLoadAssignment.from_dict(
+            sets.assignment(name, sets.of_edge(edge, of))
+        )
     return cluster
 
 

@@ -1,6 +1,6 @@
 """What the edge needs to know, read once from the environment."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -10,6 +10,7 @@ from services.common.inside import Inside, is_loopback
 from services.common.process_ports import process_ports
 
 SERVICES = ("auth", "agent", "inference", "sandbox")
+BLUE, GREEN = SETS = ("blue", "green")  # Of a service's replicas: sets.py.
 FIRST_PORT = 50051
 WITH_PROCESSES = "inference"  # The service that can be several processes on one machine.
 LOOPBACK = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - Where one reaches who listens everywhere.
@@ -42,6 +43,14 @@ class Limits:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Green:
+    """The second set of a service's replicas, beside those of `upstreams`, and its share of the calls."""
+
+    replicas: tuple[Endpoint, ...]
+    percent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Edge:
     listen: Endpoint  # Plain text, so on loopback, unless somebody insists.
     tls: Tls | None
@@ -52,6 +61,7 @@ class Edge:
     rates_timeout_s: float  # For auth to say whether a request fits its rate. Auth allows its Redis 0.04.
     cors_origins: tuple[str, ...]  # `*` in the place of a port stands for any.
     inside: Inside  # Who the edge is to the services.
+    greens: Mapping[str, Green] = field(default_factory=dict)  # The second set of replicas, by service.
     folder: Path | None = None  # Of the files that Envoy watches: files.py. Without it there are none.
     watches_endpoints: bool = False  # Replicas come from such files; else from the settings, by DNS.
     otlp: Endpoint | None = None  # Who collects traces.
@@ -68,6 +78,7 @@ class Edge:
             name: _replicas(env, name, Endpoint(LOOPBACK.get(bind, bind), FIRST_PORT + n))
             for n, name in enumerate(SERVICES)
         }
+        greens = {name: green for name in SERVICES if (green := _green(env, name)) is not None}
         return cls(
             listen=Endpoint(
                 _plain_host(env, bind, has_tls=tls is not None),
@@ -77,12 +88,17 @@ class Edge:
             admin_port=env.integer("OLLAMESH_ADMIN_PORT", 9901, high=65_535),
             issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh"),
             upstreams=upstreams,
+            greens=greens,
             keys_timeout_s=env.seconds("OLLAMESH_EDGE_KEYS_TIMEOUT_S", 0.25, low=0.01, high=10),
             rates_timeout_s=env.seconds("OLLAMESH_EDGE_RATES_TIMEOUT_S", 0.2, low=0.01, high=10),
             cors_origins=tuple(
                 env.text("OLLAMESH_CORS_ORIGINS", "http://localhost:*,http://127.0.0.1:*").split(",")
             ),
-            inside=_inside(env, upstreams, has_folder=folder is not None),
+            inside=_inside(
+                env,
+                [*upstreams.values(), *(green.replicas for green in greens.values())],
+                has_folder=folder is not None,
+            ),
             folder=Path(folder).absolute() if folder is not None else None,
             watches_endpoints=_watches_endpoints(env, has_folder=folder is not None),
             otlp=_otlp(env),
@@ -159,8 +175,8 @@ def _otlp(env: Environment) -> Endpoint | None:
     return found
 
 
-def _inside(env: Environment, upstreams: Mapping[str, tuple[Endpoint, ...]], *, has_folder: bool) -> Inside:
-    hosts = {replica.host for replicas in upstreams.values() for replica in replicas}
+def _inside(env: Environment, called: Iterable[tuple[Endpoint, ...]], *, has_folder: bool) -> Inside:
+    hosts = {replica.host for replicas in called for replica in replicas}
     inside = Inside.read(env, "edge", plain_hosts=hosts, look=False)  # Where Envoy runs, perhaps not here.
     if inside.files is not None and not has_folder:
         env.reject(
@@ -179,8 +195,23 @@ def _replicas(env: Environment, service: str, default: Endpoint) -> tuple[Endpoi
     if given is None:
         port = env.integer(f"OLLAMESH_{service.upper()}_PORT", default.port, low=1, high=65_535)
         return (Endpoint(default.host, port),)
+    return _listed(env, name, given) or (default,)
+
+
+def _green(env: Environment, service: str) -> Green | None:
+    """`OLLAMESH_X_GREEN_REPLICAS` as host:port pairs, and `OLLAMESH_X_GREEN_PERCENT` of the calls for them."""
+    name, percent = f"OLLAMESH_{service.upper()}_GREEN_REPLICAS", f"OLLAMESH_{service.upper()}_GREEN_PERCENT"
+    share = env.integer(percent, 0, high=100)
+    if (given := env.optional(name)) is None:
+        if share:
+            env.reject(name, f"is not set: {percent} says that it gets calls")
+        return None
+    return Green(replicas=_listed(env, name, given), percent=share)
+
+
+def _listed(env: Environment, name: str, given: str) -> tuple[Endpoint, ...]:
     found = [endpoint for pair in given.split(",") if (endpoint := parse_endpoint(pair)) is not None]
     if len(found) != len(given.split(",")):
         env.reject(name, "is not a list of host:port pairs")
-        return (default,)
+        return ()
     return tuple(found)

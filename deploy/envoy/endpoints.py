@@ -2,10 +2,13 @@
 
     python -m deploy.envoy.endpoints ls
     python -m deploy.envoy.endpoints add inference 127.0.0.1:50060
+    python -m deploy.envoy.endpoints add inference 127.0.0.1:50061 --set green
+    python -m deploy.envoy.endpoints weigh inference 5
     python -m deploy.envoy.endpoints remove inference 127.0.0.1:50060
 
 Envoy asks a new replica whether it is ready before it sends it anything, and lets one that was removed finish what it
-has. The folder is `--folder` or OLLAMESH_EDGE_FOLDER; that of the local stack is `edge` in OLLAMESH_HOME.
+has. Of the two sets (sets.py), `blue` has all calls until they are weighed: `ollamesh rollout` does that by what it
+measures. The folder is `--folder` or OLLAMESH_EDGE_FOLDER; that of the local stack is `edge` in OLLAMESH_HOME.
 """
 
 import argparse
@@ -13,70 +16,63 @@ import fcntl
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-from envoy_data_plane.envoy.config.core.v3 import Address, SocketAddress
-from envoy_data_plane.envoy.config.endpoint.v3 import (
-    ClusterLoadAssignment,
-    LbEndpoint,
-    LocalityLbEndpoints,
-)
-from envoy_data_plane.envoy.config.endpoint.v3 import Endpoint as EnvoyEndpoint
-
-from deploy.envoy import files
-from deploy.envoy.config import SERVICES, Edge, Endpoint, parse_endpoint
+from deploy.envoy import sets, watched
+from deploy.envoy.config import BLUE, SERVICES, SETS, Edge, Endpoint, parse_endpoint
+from deploy.envoy.sets import ReplicaSet, Sets, WeightError
 
 EXIT_USAGE = 2
-
-
-def assignment(service: str, replicas: Iterable[Endpoint]) -> ClusterLoadAssignment:
-    addresses = [
-        Address(socket_address=SocketAddress(address=replica.host, port_value=replica.port))
-        for replica in replicas
-    ]
-    endpoints = [LbEndpoint(endpoint=EnvoyEndpoint(address=address)) for address in addresses]
-    return ClusterLoadAssignment(
-        cluster_name=service, endpoints=[LocalityLbEndpoints(lb_endpoints=endpoints)]
-    )
+TYPE = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 
 
 def write_all(edge: Edge, folder: Path) -> None:
     """Make the files say what the settings say."""
-    for service, replicas in edge.upstreams.items():
-        _write(folder, service, replicas)
+    for service in edge.upstreams:
+        _write(folder, service, sets.of_edge(edge, service))
 
 
-def read(folder: Path, service: str) -> tuple[Endpoint, ...]:
-    (resource,) = json.loads(files.endpoints_path(folder, service).read_text())["resources"]
-    found = [
-        place["endpoint"]["address"]["socket_address"]
-        for locality in resource.get("endpoints", ())
-        for place in locality.get("lb_endpoints", ())
-    ]
-    return tuple(Endpoint(one["address"], int(one["port_value"])) for one in found)
+def read(folder: Path, service: str) -> Sets:
+    (assignment,) = json.loads(watched.endpoints_path(folder, service).read_text())["resources"]
+    return sets.read(assignment)
 
 
-def add(folder: Path, service: str, replica: Endpoint) -> None:
+def add(folder: Path, service: str, replica: Endpoint, *, to: str = BLUE) -> None:
     """Once: a replica that is there already stays as it is."""
     with _changing(folder):
-        _write(folder, service, dict.fromkeys([*read(folder, service), replica]))
+        now = read(folder, service)
+        replicas = tuple(dict.fromkeys([*now[to].replicas, replica]))
+        _write(folder, service, {**now, to: replace(now[to], replicas=replicas)})
 
 
 def remove(folder: Path, service: str, replica: Endpoint) -> None:
+    """From the set that it is in, whose share does not change."""
     with _changing(folder):
-        _write(folder, service, [one for one in read(folder, service) if one != replica])
+        now = {color: _without(found, replica) for color, found in read(folder, service).items()}
+        _write(folder, service, now)
 
 
-def _write(folder: Path, service: str, replicas: Iterable[Endpoint]) -> None:
-    files.write(files.endpoints_path(folder, service), assignment(service, replicas))
+def _without(found: ReplicaSet, replica: Endpoint) -> ReplicaSet:
+    return replace(found, replicas=tuple(one for one in found.replicas if one != replica))
+
+
+def weigh(folder: Path, service: str, *, green_percent: int) -> None:
+    """Raises WeightError."""
+    with _changing(folder):
+        _write(folder, service, sets.weighed(read(folder, service), green_percent))
+
+
+def _write(folder: Path, service: str, now: Sets) -> None:
+    watched.write(watched.endpoints_path(folder, service), {"@type": TYPE, **sets.assignment(service, now)})
 
 
 @contextmanager
 def _changing(folder: Path) -> Iterator[None]:
     """One at a time: who changes a file reads it first."""
-    descriptor = os.open(folder / files.ENDPOINTS, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(folder / watched.ENDPOINTS, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
@@ -86,9 +82,13 @@ def _changing(folder: Path) -> Iterator[None]:
 
 def _show(folder: Path) -> None:
     for service in SERVICES:
-        places = (f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
-                  for one in read(folder, service))  # fmt: skip
-        print(service, *places)
+        for color, found in read(folder, service).items():
+            if found.replicas:
+                print(service, color, f"{found.weight}%", *map(_written, found.replicas))
+
+
+def _written(one: Endpoint) -> str:
+    return f"[{one.host}]:{one.port}" if ":" in one.host else f"{one.host}:{one.port}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -103,6 +103,11 @@ def _parser() -> argparse.ArgumentParser:
         changing = commands.add_parser(name, help=line)
         changing.add_argument("service", choices=SERVICES)
         changing.add_argument("replica", metavar="HOST:PORT")
+        if name == "add":
+            changing.add_argument("--set", choices=SETS, default=BLUE, help="which set it belongs to")
+    weighing = commands.add_parser("weigh", help="share the calls between the sets")
+    weighing.add_argument("service", choices=SERVICES)
+    weighing.add_argument("green_percent", metavar="GREEN_PERCENT", type=int)
     return parser
 
 
@@ -113,12 +118,20 @@ def main(arguments: list[str]) -> int:
         parser.error("give --folder, or set OLLAMESH_EDGE_FOLDER")
     folder = Path(given.folder)
     try:
-        if given.command != "ls":
+        if given.command == "weigh":
+            weigh(folder, given.service, green_percent=given.green_percent)
+        elif given.command != "ls":
             replica = parse_endpoint(given.replica)
             if replica is None:
                 parser.error("a replica is HOST:PORT")
-            (add if given.command == "add" else remove)(folder, given.service, replica)
+            if given.command == "add":
+                add(folder, given.service, replica, to=given.set)
+            else:
+                remove(folder, given.service, replica)
         _show(folder)
+    except WeightError as error:
+        print(f"endpoints: {error}", file=sys.stderr)
+        return EXIT_USAGE
     except OSError as error:
         print(f"endpoints: {error.filename}: {error.strerror}", file=sys.stderr)
         return EXIT_USAGE

@@ -7,38 +7,21 @@ Each is a DiscoveryResponse, as a control plane would send it, and changes by re
 Of a certificate, Envoy watches the folder that it lies in, too.
 """
 
-import json
-import os
 from pathlib import Path
 
 import betterproto2
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.core.v3 import ConfigSource, PathConfigSource, WatchedDirectory
-from envoy_data_plane.envoy.service.discovery.v3 import DiscoveryResponse
 from envoy_data_plane.google.protobuf import Any
 
-SECRETS, ENDPOINTS = "secrets", "endpoints"
-FOLDER_MODE, FILE_MODE = 0o755, 0o644  # They name files and addresses, and hold no secret.
+from deploy.envoy import watched
 
 
 def source(path: Path) -> ConfigSource:
     """Where Envoy reads a resource, now and whenever a file is moved into that folder."""
-    watched = WatchedDirectory(path=str(path.parent))
-    return ConfigSource(path_config_source=PathConfigSource(path=str(path), watched_directory=watched))
-
-
-def secret_path(folder: Path, name: str) -> Path:
-    return folder / SECRETS / f"{name}.json"
-
-
-def endpoints_path(folder: Path, service: str) -> Path:
-    return folder / ENDPOINTS / f"{service}.json"
+    changes = WatchedDirectory(path=str(path.parent))
+    return ConfigSource(path_config_source=PathConfigSource(path=str(path), watched_directory=changes))
 
 
 def write(path: Path, resource: betterproto2.Message) -> None:
-    response = DiscoveryResponse(resources=[Any.pack(resource)])
-    path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "w") as file:
-        json.dump(response.to_dict(casing=Casing.SNAKE), file, indent=1)
-    unfinished.replace(path)
+    watched.write(path, Any.pack(resource).to_dict(casing=Casing.SNAKE))

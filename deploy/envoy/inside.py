@@ -23,7 +23,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import files
+from deploy.envoy import files, watched
 from deploy.envoy.config import Edge
 from services.common.certificates import Files
 
@@ -69,11 +69,11 @@ def write_secrets(found: Files, folder: Path) -> None:
 
 
 def _write(folder: Path, secret: Secret) -> None:
-    files.write(files.secret_path(folder, secret.name), secret)
+    files.write(watched.secret_path(folder, secret.name), secret)
 
 
 def _watched(name: str, folder: Path) -> SdsSecretConfig:
-    return SdsSecretConfig(name=name, sds_config=files.source(files.secret_path(folder, name)))
+    return SdsSecretConfig(name=name, sds_config=files.source(watched.secret_path(folder, name)))
 
 
 def _file(path: Path) -> DataSource:

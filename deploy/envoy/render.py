@@ -4,7 +4,7 @@ import json
 
 from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap, BootstrapStaticResources
-from envoy_data_plane.envoy.config.core.v3 import Node
+from envoy_data_plane.envoy.config.core.v3 import Locality, Node
 
 from deploy.envoy import overload, statistics
 from deploy.envoy.admin import admin
@@ -16,7 +16,8 @@ from deploy.envoy.listeners import PLAIN, TLS, listeners
 def bootstrap(edge: Edge) -> Bootstrap:
     strangers = [PLAIN, *([TLS] if edge.tls is not None else [])]
     return Bootstrap(
-        node=Node(id="edge", cluster="ollamesh"),  # Watched files are asked for by somebody.
+        # Watched files are asked for by somebody; and a zone of its own has it count by the zones that it calls.
+        node=Node(id="edge", cluster="ollamesh", locality=Locality(zone=statistics.ZONE)),
         admin=admin(edge),
         stats_config=statistics.labels(),
         overload_manager=overload.manager(edge.limits),

@@ -15,12 +15,17 @@ FILTER = "envoy.filters.http.grpc_stats"
 SERVICE = r"^cluster\.[^.]+\.grpc\.(((?:\w+\.)*\w+Service)\.)"
 METHOD = r"^cluster\.[^.]+\.grpc\.(?:\w+\.)*\w+Service\.((\w+)\.)"
 
+# Where Envoy itself is; the sets of replicas that it calls (sets.py) are zones, too, whose durations it tells apart.
+ZONE = "edge"
+ZONE_SET = rf"^cluster\.[^.]+\.zone\.{ZONE}\.((\w+)\.)"
+
 
 def labels() -> StatsConfig:
     return StatsConfig(
         stats_tags=[
             TagSpecifier(tag_name="grpc_service", regex=SERVICE),
             TagSpecifier(tag_name="grpc_method", regex=METHOD),
+            TagSpecifier(tag_name="replica_set", regex=ZONE_SET),
         ]
     )
 

@@ -20,7 +20,7 @@ from envoy_data_plane.envoy.extensions.transport_sockets.tls.v3 import (
 )
 from envoy_data_plane.google.protobuf import Any
 
-from deploy.envoy import files
+from deploy.envoy import files, watched
 from deploy.envoy.config import Tls
 
 CERTIFICATE, CLIENT_CA = "certificate", "client_ca"
@@ -73,11 +73,11 @@ def write_secrets(tls: Tls, folder: Path) -> None:
 
 
 def _write(folder: Path, secret: Secret) -> None:
-    files.write(files.secret_path(folder, secret.name), secret)
+    files.write(watched.secret_path(folder, secret.name), secret)
 
 
 def _watched(name: str, folder: Path) -> SdsSecretConfig:
-    return SdsSecretConfig(name=name, sds_config=files.source(files.secret_path(folder, name)))
+    return SdsSecretConfig(name=name, sds_config=files.source(watched.secret_path(folder, name)))
 
 
 def _file(path: Path) -> DataSource:

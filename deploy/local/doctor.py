@@ -7,6 +7,7 @@ parts. A check that finds nothing wrong says what it saw.
 import os
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -15,22 +16,25 @@ from collections.abc import Iterator, Sequence
 import psutil
 from msgspec import Struct
 
-from deploy.local import board, identities, ports, servers, stack
+from deploy.envoy.config import parse_endpoint
+from deploy.local import board, identities, observing, ports, servers, stack
 from deploy.local.diagnosis import diagnose
 from deploy.local.errors import StackError
 from deploy.local.model_source import find_models
 from deploy.local.plan import check_folders
 from deploy.local.secret_files import SecretFiles
-from deploy.local.settings import Settings
+from deploy.local.settings import OTLP_TARGET, Settings
 from services.common.launch import Guard, server_uid
 from services.sandbox import profiles
 from services.sandbox.adapters.ns.explain import kernel_problem
+from tools import prometheus as programs
 
 PYTHON_MIN = (3, 11)
 # The services and stores need 0.9 GB, the embedded models 0.5.
 MEMORY_MIN_BYTES = 1_500_000_000
 PROGRAM_WITHIN_S = 20.0
-HOUR_S = 3600
+HOUR_S, DAY_S = 3600, 86_400
+COLLECTOR_WITHIN_S = 2.0
 # Root in a user namespace made by root is the host's root, so the sandbox becomes another uid first.
 JAIL_UID = 65001
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
@@ -61,6 +65,9 @@ def examine(settings: Settings) -> Iterator[Check]:
     yield _profiles(settings)
     yield _secrets(settings)
     yield _certificates(settings)
+    yield _traces(settings)
+    if settings.observes:
+        yield _observers(settings)
     yield _stale(settings)
     if board.of_running(settings.home) is None:
         yield from _ports(settings)
@@ -184,6 +191,31 @@ def _certificates(settings: Settings) -> Check:
     return _ill(
         "identity", f"the certificate of {first} expired {-left_s / HOUR_S:.1f} h ago", "make down up"
     )
+
+
+def _traces(settings: Settings) -> Check:
+    if settings.keeps_traces:
+        kept = f"{settings.traces_age_s / DAY_S:g} d and {settings.traces_bytes >> 20} MiB at most"
+        return _well("traces", f"are kept for {kept}; `ollamesh trace` shows them")
+    if not (target := settings.inherited.get(OTLP_TARGET)):
+        return _well("traces", "none are made: OLLAMESH_TRACES is false")
+    if (endpoint := parse_endpoint(target)) is None:
+        return _ill("traces", f"{OTLP_TARGET} is not host:port")
+    try:
+        socket.create_connection((endpoint.host, endpoint.port), timeout=COLLECTOR_WITHIN_S).close()
+    except OSError as error:
+        why = error.strerror or error
+        return _ill("traces", f"no collector answers at {target}, so spans are lost ({why}); start it there")
+    return _well("traces", f"go to the collector at {target}")
+
+
+def _observers(settings: Settings) -> Check:
+    try:
+        folder = observing.check(settings)
+    except StackError as error:
+        return _ill("observers", str(error), "make prometheus")
+    missing = programs.missing(folder, observing.EXPORTERS)
+    return _well("observers", f"in {folder}" + (f", without {' and '.join(missing)}" if missing else ""))
 
 
 def _stale(settings: Settings) -> Check:

@@ -19,6 +19,14 @@ class ServerMissingError(StackError):
         super().__init__(f"the {name} server is not installed; run `make setup`")
 
 
+class ObserversMissingError(StackError):
+    def __init__(self, names: list[str], folder: object, variable: str) -> None:
+        super().__init__(
+            f"OLLAMESH_OBSERVE needs {' and '.join(names)}, and {folder} has none; run `make prometheus`, "
+            f"or name a folder that has them in {variable}"
+        )
+
+
 class PortTakenError(StackError):
     def __init__(self, *, name: str, port: int, holder: str, variable: str) -> None:
         super().__init__(

@@ -9,10 +9,12 @@ from deploy.local import identities, postgres, redis, servers
 from deploy.local.core.graph import Node
 from deploy.local.environments import FOR_SERVERS, for_programs
 from deploy.local.model_source import RUNTIME_MODULE, SourceKind
+from deploy.local.observing import observers
 from deploy.local.part import Command, Part
 from deploy.local.plan import Plan
 from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
 from deploy.local.settings import OTLP_TARGET, ROOT, port_variable, process_variables
+from deploy.migrations.config import MONITOR
 from deploy.migrations.config import SERVICES as MIGRATED
 from services.common.inside import Inside
 from services.common.launch import Guard
@@ -56,6 +58,7 @@ def all_parts(plan: Plan) -> tuple[Part, ...]:
         _service(plan, "sandbox", after=()),
         _service(plan, "agent", after=stores),
         _edge(plan),
+        *(observers(plan) if plan.settings.observes else ()),
     )
 
 
@@ -123,6 +126,7 @@ def _limits(plan: Plan) -> dict[str, object]:
 
 def _migrate(plan: Plan) -> Part:
     passwords = {f"OLLAMESH_{name.upper()}_DB_PASSWORD": f"{name}_db_password" for name in MIGRATED}
+    passwords[MONITOR] = "monitor_db_password"
     secrets = {"OLLAMESH_ADMIN_DATABASE_URL": "admin_database_url", **passwords}
     return Part(
         node=Node(name="migrate", after=("postgres",), one_shot=True, start_within_s=300.0),

@@ -143,6 +143,7 @@ def _write_derived(plan: Plan) -> None:
     password = secrets.read("redis_password")
     secrets.write("redis.conf", redis.configuration(port=plan.ports["redis"], password=password))
     secrets.write("redis_url", redis.url(port=plan.ports["redis"], password=password))
+    secrets.write("redis_exporter.json", redis.for_exporter(port=plan.ports["redis"], password=password))
     _write_database_url(plan, "admin", role=postgres.ADMIN, password=secrets.read("postgres_password"))
     for service in MIGRATED:
         password = secrets.read(f"{service}_db_password")

@@ -27,6 +27,8 @@ SETTINGS = {
     "unix_socket_directories": "",  # Sockets are limited to 107 bytes of path; nobody needs one.
     "shared_buffers": "32MB",
     "shared_preload_libraries": "pg_stat_statements",
+    # Who follows the log for backups and stays away must not fill the disk: deploy/backup makes a new base then.
+    "max_slot_wal_keep_size": "1GB",
 }
 # For data that a test throws away.
 UNSAFE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
@@ -100,14 +102,15 @@ def _end_previous(data: Path) -> None:
         lock.unlink(missing_ok=True)
         return
     end_s = time.monotonic() + ORPHAN_WAIT_S
-    while _serves(pid, data):
+    while serves(pid, data):
         if time.monotonic() > end_s:
             raise ClusterBusyError(pid)
         time.sleep(0.05)
     lock.unlink(missing_ok=True)
 
 
-def _serves(pid: int, data: Path) -> bool:
+def serves(pid: int, data: Path) -> bool:
+    """Is that process the server of these data?"""
     try:
         return Path(f"/proc/{pid}/cwd").samefile(data)
     except OSError:  # Gone, or another user's.

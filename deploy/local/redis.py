@@ -1,5 +1,6 @@
 """The embedded Redis (Valkey): holds only what can be rebuilt, so it saves nothing to disk."""
 
+import json
 from pathlib import Path
 
 from deploy.local import servers
@@ -23,6 +24,11 @@ def url(*, port: int, password: str) -> str:
 
 def configuration(*, port: int, password: str) -> str:
     return CONFIGURATION.format(port=port, password=password)
+
+
+def for_exporter(*, port: int, password: str) -> str:
+    """The file in which redis_exporter looks for the password of an address."""
+    return json.dumps({f"redis://127.0.0.1:{port}": password})
 
 
 def command() -> tuple[str, ...]:

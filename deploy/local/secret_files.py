@@ -15,6 +15,7 @@ RANDOM = (
     "auth_db_password",
     "agent_db_password",
     "inference_db_password",
+    "monitor_db_password",
 )
 RANDOM_BYTES = 32
 

@@ -11,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import Iterable
 
-OWNER = "ollamesh_owner"
+OWNER, MONITOR = "ollamesh_owner", "ollamesh_monitor"
 SCRAM_ITERATIONS = 4096  # PostgreSQL's default; the passwords are random, not chosen by people.
 
 
@@ -50,6 +50,18 @@ def service(name: str, *, password: str) -> str:
         GRANT USAGE ON SCHEMA {name} TO {role};
         {by_owner} GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO {role};
         {by_owner} GRANT SELECT, USAGE ON SEQUENCES TO {role};
+    """
+
+
+def monitor(*, password: str) -> str:
+    """The role of PostgreSQL's exporter: it sees statistics and settings, and no row of anybody."""
+    return f"""
+        {_role(MONITOR)}
+        ALTER ROLE {MONITOR} LOGIN CONNECTION LIMIT 4 PASSWORD '{scram_verifier(password)}';
+        GRANT pg_monitor TO {MONITOR};
+        DO $$ BEGIN
+            EXECUTE format('GRANT CONNECT ON DATABASE %I TO {MONITOR}', current_database());
+        END $$;
     """
 
 

@@ -52,6 +52,8 @@ async def migrate(config: Config, *, say: Say) -> None:
                 await _upgrade(connection, service, say)
                 await connection.execute(roles.protect_version(service))
             await connection.execute(roles.connections(SERVICES))
+            if config.monitor_password is not None:
+                await connection.execute(roles.monitor(password=config.monitor_password))
     except asyncpg.LockNotAvailableError as error:
         raise MigrationError(f"another migration has been running for {config.lock_wait_s} s") from error
     except asyncpg.PostgresError as error:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 import asyncpg
 import pytest
 
+from deploy.local.postgres import dsn as dsn_of
 from deploy.migrations import runner
 from deploy.migrations.config import SERVICES, Config, MigrationError
 from deploy.migrations.runner import LOCK_KEY, migrate, newest
@@ -102,6 +103,23 @@ async def test_no_password_is_kept_in_clear(database: Database, postgres_server:
         kept = " ".join(row["query"] for row in await admin.fetch("SELECT query FROM pg_stat_statements"))
     assert "SCRAM-SHA-256" in kept, "the statement is recorded, or the test proves nothing"
     assert not [password for password in postgres_server.service_passwords.values() if password in kept]
+
+
+async def test_who_watches_sees_statistics_and_no_row(
+    unmigrated: Config, postgres_server: PostgresServer
+) -> None:
+    await migrate(unmigrated, say=lambda _: None)
+    async with connected(unmigrated.admin_dsn) as admin:
+        assert await admin.fetchval("SELECT count(*) FROM pg_roles WHERE rolname = 'ollamesh_monitor'") == 0
+    password = "a-password-of-the-exporter"
+    await migrate(replace(unmigrated, monitor_password=password), say=lambda _: None)
+    database = unmigrated.admin_dsn.rpartition("/")[2]
+    dsn = dsn_of(port=postgres_server.port, database=database, role="ollamesh_monitor", password=password)
+    async with connected(dsn) as own:
+        assert await own.fetchval("SELECT count(*) FROM pg_stat_database") > 0
+        assert await own.fetchval("SHOW shared_preload_libraries"), "only pg_monitor may ask"
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await own.execute("SELECT * FROM auth.users")
 
 
 @pytest.fixture

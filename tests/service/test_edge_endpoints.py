@@ -81,7 +81,7 @@ async def test_replicas_come_and_go_under_load_and_nothing_fails(watched: Watche
         for _ in range(CALLERS):
             tasks.create_task(watched.keep_calling(stop))
         told = await change(stack, "add", "inference", f"127.0.0.1:{second.port}")
-        assert f"inference 127.0.0.1:{watched.first.port} 127.0.0.1:{second.port}\n" in told
+        assert f"inference blue 100% 127.0.0.1:{watched.first.port} 127.0.0.1:{second.port}\n" in told
         await until_asked(second)
         await change(stack, "remove", "inference", f"127.0.0.1:{watched.first.port}")
         await until_left_alone(watched.first)

@@ -122,6 +122,7 @@ def test_secrets_are_made_once_and_for_their_owner_alone(settings: Settings) -> 
     changed = {name for name in before if before[name] != after[name]}
     assert changed <= {
         "redis.conf",
+        "redis_exporter.json",
         "redis_url",
         "admin_database_url",
         "auth_database_url",

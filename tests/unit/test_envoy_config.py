@@ -2,7 +2,7 @@
 
 import pytest
 
-from deploy.envoy.config import Edge, Endpoint
+from deploy.envoy.config import Edge, Endpoint, Green
 from services.common.config import ConfigError, Environment
 
 PLAIN = {"OLLAMESH_INSECURE_INSIDE": "true"}
@@ -121,3 +121,15 @@ def test_the_processes_of_the_inference_service_are_balanced_over() -> None:
     assert edge.upstreams["inference"] == (Endpoint("127.0.0.1", 7001), Endpoint("127.0.0.1", 7002))
     elsewhere = read(OLLAMESH_INFERENCE_PROCESSES="2", OLLAMESH_INFERENCE_REPLICAS="gpu-1:1")
     assert elsewhere.upstreams["inference"] == (Endpoint("gpu-1", 1),)
+
+
+def test_a_second_set_of_replicas_has_no_calls_until_it_is_given_some() -> None:
+    waiting = read(OLLAMESH_AGENT_GREEN_REPLICAS="agent-green:50052").greens
+    assert waiting == {"agent": Green(replicas=(Endpoint("agent-green", 50052),), percent=0)}
+    some = read(OLLAMESH_AGENT_GREEN_REPLICAS="agent-green:50052", OLLAMESH_AGENT_GREEN_PERCENT="5").greens
+    assert some["agent"].percent == 5
+
+
+def test_calls_for_a_set_that_is_not_there_are_a_mistake() -> None:
+    with pytest.raises(ConfigError, match="OLLAMESH_AGENT_GREEN_REPLICAS is not set"):
+        read(OLLAMESH_AGENT_GREEN_PERCENT="5")

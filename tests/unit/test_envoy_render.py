@@ -293,7 +293,12 @@ def test_the_same_settings_print_the_same_bytes(text: str) -> None:
             "OLLAMESH_INSECURE_EDGE": "true",
             "OLLAMESH_CORS_ORIGINS": "https://app.example,http://[::1]:*",
         },
-        {"OLLAMESH_INFERENCE_REPLICAS": "inference-0.inference:50053,inference-1.inference:50053"},
+        {
+            "OLLAMESH_INFERENCE_REPLICAS": "inference-0.inference:50053,inference-1.inference:50053",
+            "OLLAMESH_INFERENCE_GREEN_REPLICAS": "inference-green:50053",
+            "OLLAMESH_INFERENCE_GREEN_PERCENT": "5",
+            "OLLAMESH_AGENT_GREEN_REPLICAS": "agent-green:50052",
+        },
         TLS
         | {
             "OLLAMESH_EDGE_CLIENT_CA": "/tls/clients.pem",
