@@ -11,6 +11,7 @@ from tests.load.record import Plan
 from tests.load.schedule import Shot
 
 CACHED_PROMPT_COUNT = 8  # So many answers are worth keeping; each is made once.
+SENTENCE_ENDS = (".", ",", "\n", "!", "?")
 # What ends a run well: it answered, or met the few steps that it was given.
 WELL = frozenset({"succeeded", "limited"})
 
@@ -49,7 +50,10 @@ async def ask(client: Client, plan: Plan, shot: Shot, sign: Sign) -> None:
                 sign,
             )
         case "cached":
-            options = chats.Options(temperature=0, seed=1, output_token_count_max=plan.models.output_max)
+            # Only what ended by itself is kept.
+            options = chats.Options(
+                temperature=0, seed=1, output_token_count_max=4 * plan.models.output_max, stop=SENTENCE_ENDS
+            )
             which = shot.number % CACHED_PROMPT_COUNT
             await _chat(client, plan, f"What follows {which}?{plan.models.tail}", options, sign)
         case "embed":

@@ -2,12 +2,13 @@
 
 from deploy.grafana.board import Board, Choice, Section
 from deploy.grafana.panels import BAD, GOOD, Limits, Panel, Query, quantiles
-from deploy.grafana.promql import increase, largest, or_zero, quantile, rate, total
+from deploy.grafana.promql import increase, largest, quantile, rate, total
 
 # Prometheus calls its own target `instance`, so our label of that name arrives as `exported_instance`.
 INSTANCE = "exported_instance"
 OF_INSTANCE = f'{INSTANCE}=~"$ollama"'
 OF_MODEL = 'model=~"$model"'
+WAITS = f'{OF_MODEL}, priority!="batch"'
 LEGEND = "{{" + INSTANCE + "}}"
 TIME = "ollamesh_instance_time_seconds"
 USES = f'{OF_INSTANCE}, use!="wall"'
@@ -62,8 +63,8 @@ GLANCE = Section(
         ),
         Panel(
             title="Queue wait, p95",
-            about="From a request's arrival to its slot.",
-            queries=(Query(expr=quantile(0.95, "ollamesh_queue_wait_seconds", OF_MODEL)),),
+            about="From a request's arrival to its slot. Batches, which may wait, are left out.",
+            queries=(Query(expr=quantile(0.95, "ollamesh_queue_wait_seconds", WAITS)),),
             unit="s",
             kind="stat",
             width=4,
@@ -137,8 +138,8 @@ QUEUE = Section(
         ),
         Panel(
             title="Queue wait",
-            about="From a request's arrival to its slot, over all priorities.",
-            queries=quantiles("ollamesh_queue_wait_seconds", OF_MODEL),
+            about="From a request's arrival to its slot. Batches, which may wait, are left out.",
+            queries=quantiles("ollamesh_queue_wait_seconds", WAITS),
             unit="s",
             limits=Limits(warn=5, bad=20),
             runbook="queue-overload",
@@ -367,7 +368,7 @@ GPUS = Section(
             about="XID errors that NVIDIA's exporter saw, where it runs. 79: the GPU fell off the bus.",
             queries=(
                 Query(
-                    expr=or_zero("max by (Hostname, gpu) (DCGM_FI_DEV_XID_ERRORS)"),
+                    expr="max by (Hostname, gpu) (DCGM_FI_DEV_XID_ERRORS)",
                     legend="{{Hostname}} GPU {{gpu}}",
                 ),
             ),

@@ -9,7 +9,8 @@ EACH, LEGEND = ("job", "instance"), "{{job}} {{instance}}"
 UP = {"0": ("down", BAD), "1": ("up", GOOD)}
 READY = {"0": ("not ready", BAD), "1": ("ready", GOOD)}
 LAG = "ollamesh_event_loop_lag_seconds"
-HOUR_S = 3_600
+HOUR_S, DAY_S = 3_600, 86_400
+EXPIRES = "ssl_certificate_expiration_unix_time_seconds"
 
 PROCESSES = Section(
     title="Processes",
@@ -177,6 +178,10 @@ TRUST = Section(
                     expr=f"min by (job, name) (ollamesh_certificate_expiry_seconds{{{OF}}})",
                     legend="{{job}} {{name}}",
                 ),
+                Query(
+                    expr=f"min by (envoy_tls_certificate) (envoy_cluster_{EXPIRES}) - time()",
+                    legend="edge {{envoy_tls_certificate}}",
+                ),
             ),
             unit="s",
             limits=Limits(warn=6 * HOUR_S, bad=HOUR_S, falling=True),
@@ -184,12 +189,18 @@ TRUST = Section(
             none="plain text inside (OLLAMESH_INSECURE_INSIDE)",
         ),
         Panel(
-            title="Certificates of the edge: days left",
-            about="The first that expires, of all that Envoy holds.",
-            queries=(Query(expr="min(envoy_server_days_until_first_cert_expiring)", legend="edge"),),
-            unit="d",
-            limits=Limits(warn=14, bad=3, falling=True),
+            title="Certificate that callers see: time left",
+            about="Of the edge's TLS listeners. Whoever issues it has it renewed in good time; Envoy takes up a new file by itself.",
+            queries=(
+                Query(
+                    expr=f"min by (envoy_listener_address) (envoy_listener_{EXPIRES}) - time()",
+                    legend="{{envoy_listener_address}}",
+                ),
+            ),
+            unit="s",
+            limits=Limits(warn=14 * DAY_S, bad=2 * DAY_S, falling=True),
             runbook="certificates",
+            none="no TLS at the edge",
         ),
         Panel(
             title="Age of keys and revocations",
