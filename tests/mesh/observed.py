@@ -65,10 +65,12 @@ class Scraped:
     unsampled: set[str] = field(default_factory=set)
 
     def add(self, text: str) -> None:
-        """What a target names without having counted anything: a counter with labels has no sample before."""
+        """What the text tells beyond the series: names that have no sample yet, and labels that are empty so far."""
         for name, kind in re.findall(r"^# TYPE (\S+) (\S+)$", text, re.MULTILINE):
             suffixes = ("_bucket", "_sum", "_count") if kind == "histogram" else ("",)
             self.unsampled |= {name + suffix for suffix in suffixes}
+        for name, labels in re.findall(r"^(\w+){(.*)} ", text, re.MULTILINE):
+            self.labels[name] |= set(re.findall(r'(\w+)="', labels))
 
     def lacks(self, name: str, labels: AbstractSet[str]) -> str | None:
         """Say what is missing of a metric, if anything is."""

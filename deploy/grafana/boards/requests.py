@@ -3,6 +3,8 @@
 from deploy.grafana.board import Board, Choice, Section
 from deploy.grafana.panels import Limits, Panel, Query, quantiles
 from deploy.grafana.promql import increase, or_zero, quantile, rate, total
+from deploy.prometheus.files import SLOS
+from deploy.prometheus.slo_rules import read
 
 PUBLIC = 'envoy_http_conn_manager_prefix=~"public|tls"'
 OF_MODEL = 'gen_ai_request_model=~"$model"'
@@ -14,9 +16,12 @@ TOKENS = "gen_ai_client_token_usage"
 BURN_FAST, BURN_SLOW = 14.4, 3.0  # As the alerts have them (deploy/prometheus).
 
 
-def burn(window: str) -> str:
-    """How many times faster than it may the budget of each objective is spent, by the rules of deploy/prometheus."""
-    return f"max by (slo) (slo:errors:ratio_{window} / on (slo) (1 - slo:objective:ratio))"
+def burns(window: str) -> tuple[Query, ...]:
+    """How many times faster than it may each objective's budget is spent, by the rules of deploy/prometheus."""
+    return tuple(
+        Query(expr=f'max(slo:errors:ratio_{window}{{slo="{slo.name}"}}) / {slo.budget:g}', legend=slo.name)
+        for slo in read(SLOS.read_text())
+    )
 
 
 LEVELS = Section(
@@ -37,7 +42,7 @@ LEVELS = Section(
         Panel(
             title="How fast budgets burn, over an hour",
             about="1: just as fast as they may. 14.4: gone in two days, which pages.",
-            queries=(Query(expr=burn("1h"), legend="{{slo}}"),),
+            queries=burns("1h"),
             unit="none",
             width=12,
             decimals=2,
@@ -48,7 +53,7 @@ LEVELS = Section(
         Panel(
             title="How fast budgets burn, over six hours",
             about="1: just as fast as they may. 6 pages.",
-            queries=(Query(expr=burn("6h"), legend="{{slo}}"),),
+            queries=burns("6h"),
             unit="none",
             width=12,
             decimals=2,
