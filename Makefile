@@ -108,6 +108,10 @@ check-static: setup protos-check ## format, lint, types, protos
 golden: setup ## write the edge's configuration anew where the tests compare with it
 	@$(PY) -m tests.unit.envoy_golden
 
+.PHONY: dashboards
+dashboards: setup ## write Grafana's dashboards anew from deploy/grafana
+	@$(PY) -m deploy.grafana
+
 .PHONY: protos
 protos: .venv/.ready ## generate the stubs anew
 	@touch buf.gen.yaml
@@ -151,6 +155,10 @@ bench-smoke: setup ## the data plane and checkpoints in a minute: fails if a rat
 .PHONY: profile
 profile: setup ## flame graphs of the gateway under load, in .ollamesh/bench/
 	@$(PY) -m tests.bench.plane.flame
+
+.PHONY: load
+load: setup ## mixed traffic through the edge at fixed times, report and plots in .ollamesh/load/: make load RATE=2 SECONDS=60 MODELS=fake GPUS=2
+	@MODELS="$(MODELS)" RATE="$(RATE)" SECONDS="$(SECONDS)" SEED="$(SEED)" MIX="$(MIX)" GPUS="$(GPUS)" SLOTS="$(SLOTS)" $(PY) -m tests.load
 
 # A benchmark leaves out peers that are not there.
 .PHONY: bench-peers
