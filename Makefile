@@ -181,6 +181,11 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+SIZE_MB ?= 20
+.PHONY: drill-restore
+drill-restore: setup ## load, backup, destroy, restore, compare; prints RPO and RTO: make drill-restore SIZE_MB=1000
+	@SIZE_MB=$(SIZE_MB) $(PY) -m tests.drills.restore
+
 .PHONY: deploy-check
 deploy-check: setup ## (nothing yet) offline checks of images, compose, charts, policies and alert rules
 	@echo "deploy-check: nothing yet"
