@@ -206,6 +206,11 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
 	@$(PY) -m deploy.docker.prove $(ARGS)
 
+SIZE_MB ?= 20
+.PHONY: drill-restore
+drill-restore: setup ## load, backup, destroy, restore, compare; prints RPO and RTO: make drill-restore SIZE_MB=1000
+	@SIZE_MB=$(SIZE_MB) $(PY) -m tests.drills.restore
+
 .tools/%/.ready: deploy/check/%.lock | .tools/.ready
 	@echo "deploy-check: installing the tools of $<"
 	@$(UV) venv -q --allow-existing --python .tools/bin/python $(@D)
