@@ -46,15 +46,22 @@ $(ROOTS)/.ready: .venv/.ready $(wildcard services/sandbox/rootfs/*.py services/s
 	@touch $@
 
 .PHONY: lock
-lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the lock of the sandbox's packages
+lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the locks of the sandbox's packages and of deploy-check
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
 	cd services/sandbox/rootfs && $(CURDIR)/$(UV) pip compile python-data.in --universal --python-version 3.11 \
 	  --only-binary :all: --generate-hashes --no-annotate --no-header -q -o python-data.lock
+	@cd deploy/check && for name in deploy checkov; do \
+	  $(CURDIR)/$(UV) pip compile $$name.in --universal --python-version 3.11 --only-binary :all: \
+	    --generate-hashes --no-annotate --no-header -q -o $$name.lock; done
 
 .PHONY: gvisor
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
 	@$(PY) -m tools.gvisor .tools/gvisor/runsc
+
+.PHONY: prometheus
+prometheus: setup ## fetch Prometheus, Alertmanager and exporters from this machine's Debian packages, for make up OBSERVE=1
+	@$(PY) -m tools.prometheus
 
 # ---- The stack -------------------------------------------------------------------------------------
 
@@ -73,6 +80,10 @@ down: setup ## stop the stack and leave nothing running
 .PHONY: status
 status: setup ## show each part of the stack, its port, health and pid
 	@$(PY) -m deploy.local status
+
+.PHONY: trace
+trace: setup ## what happened inside a call and where its time went: make trace ID=4bf9; without ID, the latest
+	@.venv/bin/ollamesh trace $(ID)
 
 # ---- Checks and tests ------------------------------------------------------------------------------
 
@@ -181,9 +192,19 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+.tools/%/.ready: deploy/check/%.lock | .tools/.ready
+	@echo "deploy-check: installing the tools of $<"
+	@$(UV) venv -q --allow-existing --python .tools/bin/python $(@D)
+	@$(UV) pip sync -q --require-hashes --only-binary :all: --python $(@D)/bin/python $<
+	@touch $@
+
+.PHONY: deploy-tools
+deploy-tools: .tools/deploy/.ready .tools/checkov/.ready ## install what deploy-check runs, in environments of their own
+
+SUBJECTS ?=
 .PHONY: deploy-check
-deploy-check: setup ## (nothing yet) offline checks of images, compose, charts, policies and alert rules
-	@echo "deploy-check: nothing yet"
+deploy-check: setup deploy-tools ## every offline check of images, compose, charts, policies and alert rules: make deploy-check SUBJECTS="helm" STRICT=1
+	@$(PY) -m deploy.check $(if $(STRICT),--strict) $(SUBJECTS)
 
 .PHONY: clean
 clean: ## remove what setup made; run-time state in .ollamesh stays

@@ -19,6 +19,7 @@ COMMANDS = {
     "down": ("clients.cli.stack", "Stop the stack and leave nothing running."),
     "status": ("clients.cli.stack", "Show each part of the stack."),
     "doctor": ("clients.cli.doctor", "Say what is wrong with this machine, and what mends it."),
+    "trace": ("clients.cli.trace", "Show what happened inside a call, and where its time went."),
     "edge": ("clients.cli.edge", "Replace the edge of the stack on this machine without losing a call."),
     "demo": ("clients.cli.demo", "Start the stack and show the main job end to end."),
     "login": ("clients.cli.login", "Log in, and stay so for the commands that follow."),

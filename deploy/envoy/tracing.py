@@ -19,6 +19,7 @@ from deploy.envoy.config import Edge
 COLLECTOR = "otlp"  # The cluster.
 SERVICE = "ollamesh-edge"
 TIMEOUT = timedelta(seconds=1)
+CALLED = "%PATH(NQ:ORIG_OR_PATH)%"  # Else all spans would have one name. Without the query string.
 
 
 def tracing(edge: Edge) -> HttpConnectionManagerTracing | None:
@@ -31,6 +32,8 @@ def tracing(edge: Edge) -> HttpConnectionManagerTracing | None:
         overall_sampling=Percent(value=edge.trace_percent),
         client_sampling=Percent(value=0),
         spawn_upstream_span=True,
+        operation=CALLED,
+        upstream_operation="to %UPSTREAM_CLUSTER%",
         provider=TracingHttp(
             name="envoy.tracers.opentelemetry",
             typed_config=Any.pack(OpenTelemetryConfig(grpc_service=collector, service_name=SERVICE)),

@@ -196,9 +196,7 @@ def _ports(settings: Settings) -> Iterator[Check]:
     source = find_models(settings)
     yield _well("models", f"from: {source.kind}" + (f", at {source.hosts}" if source.hosts else ""))
     taken = False
-    for name, port in settings.ports.items():
-        if name == "runtime" and not source.is_ours:
-            continue
+    for name, port in settings.wanted_ports(has_runtime=source.is_ours).items():
         try:
             ports.resolve({name: port}, host=settings.bind)
         except StackError as error:

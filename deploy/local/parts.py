@@ -12,7 +12,7 @@ from deploy.local.model_source import RUNTIME_MODULE, SourceKind
 from deploy.local.part import Command, Part
 from deploy.local.plan import Plan
 from deploy.local.probes import GrpcProbe, HttpProbe, PostgresProbe, RedisProbe
-from deploy.local.settings import ROOT, port_variable, process_variables
+from deploy.local.settings import OTLP_TARGET, ROOT, port_variable, process_variables
 from deploy.migrations.config import SERVICES as MIGRATED
 from services.common.inside import Inside
 from services.common.launch import Guard
@@ -50,6 +50,7 @@ def all_parts(plan: Plan) -> tuple[Part, ...]:
         _redis(plan),
         *runtime,
         _migrate(plan),
+        *((_traces(plan),) if plan.settings.keeps_traces else ()),
         _service(plan, "auth", after=stores),
         _service(plan, "inference", after=(*stores, *(part.node.name for part in runtime))),
         _service(plan, "sandbox", after=()),
@@ -129,6 +130,24 @@ def _migrate(plan: Plan) -> Part:
     )
 
 
+def _traces(plan: Plan) -> Part:
+    settings, port = plan.settings, plan.ports["traces"]
+    arguments = ("--port", port, "--home", settings.home)
+    bounds = ("--bytes", settings.traces_bytes, "--age", settings.traces_age_s)
+    return Part(
+        node=Node(name="traces"),
+        run=_python(plan, "deploy.local.traces", *map(str, (*arguments, *bounds))),
+        probe=GrpcProbe(port, "127.0.0.1"),
+        port=port,
+        port_variable=port_variable("traces"),
+    )
+
+
+def _tracing(plan: Plan) -> dict[str, object]:
+    """Where spans go; if not to us, a person has said where, or that none are wanted."""
+    return {OTLP_TARGET: f"127.0.0.1:{plan.ports['traces']}"} if plan.settings.keeps_traces else {}
+
+
 def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
     prepare = None
     settings: dict[str, object] = {
@@ -138,6 +157,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         "OLLAMESH_LAME_DUCK_S": plan.settings.inherited.get("OLLAMESH_LAME_DUCK_S") or 0.5,
         "OLLAMESH_AUDIT_SPOOL": plan.settings.home / "data" / "audit",
         **identities.variables(plan.settings, name),
+        **_tracing(plan),
         **_ports(plan, name, f"{name}_metrics"),
         **{f"OLLAMESH_{called.upper()}_TARGET": plan.target(called) for called in CALLS[name]},
     }
@@ -153,10 +173,10 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         prepare = _python(plan, "services.sandbox.rootfs", "--into", str(root), settings=_index(plan))
         wanted = plan.settings.inherited.get("OLLAMESH_SANDBOX_PROFILES") or "all"
         settings |= {"OLLAMESH_SANDBOX_ROOT": root, "OLLAMESH_SANDBOX_PROFILES": wanted}
+    # Whoever sends spans is stopped before those who keep them.
+    uses = (*CALLS[name], *(("traces",) if plan.settings.keeps_traces else ()))
     return Part(
-        node=Node(
-            name=name, after=after, uses=CALLS[name], has_preparation=bool(prepare), stop_within_s=30.0
-        ),
+        node=Node(name=name, after=after, uses=uses, has_preparation=bool(prepare), stop_within_s=30.0),
         prepare=prepare,
         run=_python(plan, f"services.{name}", settings=settings, secrets=SECRETS[name]),
         probe=_grpc_probe(plan, name),
@@ -185,6 +205,7 @@ def _edge(plan: Plan) -> Part:
         "OLLAMESH_BIND": plan.settings.bind,
         "OLLAMESH_ISSUER": plan.issuer,
         **identities.variables(plan.settings, "edge"),
+        **_tracing(plan),
         **_ports(plan, "edge", "edge_tls", "admin", *CALLS),
         **process_variables(plan.ports),
         "OLLAMESH_INSECURE_EDGE": str(plan.settings.insecure_edge).lower(),

@@ -103,7 +103,7 @@ def make_plan(settings: Settings) -> Plan:
     """Look at the machine, choose, and write the secrets. Raises StackError."""
     check_folders(settings)
     source = find_models(settings)
-    wanted = {name: port for name, port in settings.ports.items() if name != "runtime" or source.is_ours}
+    wanted = settings.wanted_ports(has_runtime=source.is_ours)
     if source.is_ours and (port := wanted["runtime"]) != 0 and not is_free(port):
         raise RuntimePortTakenError(port=port, holder=holder(port), variable=port_variable("runtime"))
     ports = resolve(wanted, host=settings.bind)

@@ -28,7 +28,15 @@ DEFAULT_PORTS = {
     "postgres": 55432,
     "redis": 56379,
     "runtime": 11434,
+    "traces": 4317,
+    "prometheus": 9090,
+    "alertmanager": 9093,
+    "postgres_exporter": 9187,
+    "redis_exporter": 9121,
 }
+OBSERVERS = ("prometheus", "alertmanager", "postgres_exporter", "redis_exporter")
+OTLP_TARGET = "OLLAMESH_OTLP_TARGET"
+TRACES_BYTES, TRACES_AGE_S = 128 << 20, 3 * 86_400.0
 PORT_MAX = 65535
 CERTIFICATE_LIFE_S = 86_400.0  # Renewed at half of it.
 # The processes of the inference service, each with a port: the first has its usual name.
@@ -57,6 +65,10 @@ class Settings:
     look_for_ollama: bool = True
     insecure_edge: bool = False  # Plain text wherever `bind` is, not on loopback only.
     insecure_inside: bool = False  # Plain text between the parts, for development.
+    keeps_traces: bool = True  # Unless spans go to a collector of a person's own.
+    traces_bytes: int = TRACES_BYTES
+    traces_age_s: float = TRACES_AGE_S
+    observes: bool = False  # Prometheus and its company are parts, too.
     certificate_life_s: float = CERTIFICATE_LIFE_S
     trust_domain: str = TRUST_DOMAIN
     namespace: str = NAMESPACE
@@ -76,6 +88,10 @@ class Settings:
             insecure_edge=env.flag("OLLAMESH_INSECURE_EDGE", default=False),
             look_for_ollama=not env.flag("OLLAMESH_EMBEDDED_MODELS", default=False),
             insecure_inside=env.flag(INSECURE, default=False),
+            keeps_traces=env.flag("OLLAMESH_TRACES", default=True) and env.optional(OTLP_TARGET) is None,
+            traces_bytes=env.integer("OLLAMESH_TRACES_BYTES", TRACES_BYTES, low=1 << 20, high=1 << 40),
+            traces_age_s=env.seconds("OLLAMESH_TRACES_AGE_S", TRACES_AGE_S, low=60, high=365 * 86_400),
+            observes=env.flag("OLLAMESH_OBSERVE", default=False),
             certificate_life_s=env.seconds(
                 "OLLAMESH_CERTIFICATE_LIFE_S", CERTIFICATE_LIFE_S, low=60, high=90 * 86_400
             ),
@@ -91,6 +107,15 @@ class Settings:
             raise SettingsError(str(error)) from error
         return settings
 
+    def wanted_ports(self, *, has_runtime: bool) -> dict[str, int]:
+        """Those of the parts that there are to be."""
+        absent = {
+            *(() if has_runtime else ("runtime",)),
+            *(() if self.keeps_traces else ("traces",)),
+            *(() if self.observes else OBSERVERS),
+        }
+        return {name: port for name, port in self.ports.items() if name not in absent}
+
     def variables(self) -> dict[str, str]:
         """An environment from which `from_env` makes these settings again."""
         return {
@@ -103,6 +128,10 @@ class Settings:
             "OLLAMESH_INSECURE_EDGE": str(self.insecure_edge).lower(),
             "OLLAMESH_EMBEDDED_MODELS": str(not self.look_for_ollama).lower(),
             INSECURE: str(self.insecure_inside).lower(),
+            "OLLAMESH_TRACES": str(self.keeps_traces).lower(),
+            "OLLAMESH_TRACES_BYTES": str(self.traces_bytes),
+            "OLLAMESH_TRACES_AGE_S": str(self.traces_age_s),
+            "OLLAMESH_OBSERVE": str(self.observes).lower(),
             "OLLAMESH_CERTIFICATE_LIFE_S": str(self.certificate_life_s),
             "OLLAMESH_TRUST_DOMAIN": self.trust_domain,
             "OLLAMESH_NAMESPACE": self.namespace,

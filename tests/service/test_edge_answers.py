@@ -156,6 +156,7 @@ async def test_a_trace_goes_on_through_the_edge_and_holds_no_secret(watched: Wat
     spans = {one.span_id.hex(): one for one in mine}
     ingress = [one for one in mine if one.kind == Span.SPAN_KIND_SERVER]
     assert ingress[0].parent_span_id.hex() == PARENT_ID
+    assert {one.name for one in mine} == {CHAT, "to inference"}
     assert any(one.parent_span_id.hex() in spans for one in mine), (
         "the way to the service is a span of its own"
     )

@@ -48,6 +48,7 @@ def test_the_parts_and_what_they_need(plan: Plan) -> None:
         "redis",
         "runtime",
         "migrate",
+        "traces",
         "auth",
         "inference",
         "sandbox",

@@ -1,0 +1,1 @@
+"""`make deploy-check`: every offline check of what runs Ollamesh elsewhere (README.md here)."""
