@@ -68,6 +68,8 @@ class Edge:
     trace_percent: float = 100.0
     limits: Limits = field(default_factory=Limits)
     proxies_before: int = 0  # Balancers that say in x-forwarded-for whom they speak for.
+    drains_at_stop: bool = False  # Its keeper asks it to, on the admin port.
+    metrics: Endpoint | None = None  # Where scrapers elsewhere read the figures; else on loopback only.
 
     @classmethod
     def read(cls, env: Environment) -> Self:
@@ -104,6 +106,8 @@ class Edge:
             otlp=_otlp(env),
             trace_percent=env.number("OLLAMESH_TRACE_PERCENT", 100, low=0, high=100),
             proxies_before=env.integer("OLLAMESH_EDGE_PROXIES_BEFORE", 0, high=10),
+            drains_at_stop=env.seconds("OLLAMESH_EDGE_STOP_DRAIN_S", 0) > 0,
+            metrics=_metrics(env, bind),
             limits=Limits(
                 heap_mib=env.integer("OLLAMESH_EDGE_HEAP_MIB", HEAP_MIB, low=64, high=1 << 20),
                 connections_max=env.integer(
@@ -173,6 +177,11 @@ def _otlp(env: Environment) -> Endpoint | None:
     if (found := parse_endpoint(given)) is None:
         env.reject("OLLAMESH_OTLP_TARGET", "is not host:port")
     return found
+
+
+def _metrics(env: Environment, bind: str) -> Endpoint | None:
+    port = env.integer("OLLAMESH_EDGE_METRICS_PORT", 0, high=65_535)
+    return Endpoint(bind, port) if port else None
 
 
 def _inside(env: Environment, called: Iterable[tuple[Endpoint, ...]], *, has_folder: bool) -> Inside:

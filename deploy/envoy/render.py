@@ -6,7 +6,7 @@ from betterproto2 import Casing
 from envoy_data_plane.envoy.config.bootstrap.v3 import Bootstrap, BootstrapStaticResources
 from envoy_data_plane.envoy.config.core.v3 import Locality, Node
 
-from deploy.envoy import overload, statistics
+from deploy.envoy import metrics, overload, statistics
 from deploy.envoy.admin import admin
 from deploy.envoy.clusters import clusters
 from deploy.envoy.config import Edge
@@ -22,7 +22,10 @@ def bootstrap(edge: Edge) -> Bootstrap:
         stats_config=statistics.labels(),
         overload_manager=overload.manager(edge.limits),
         layered_runtime=overload.runtime(edge.limits, strangers),
-        static_resources=BootstrapStaticResources(listeners=listeners(edge), clusters=clusters(edge)),
+        static_resources=BootstrapStaticResources(
+            listeners=[*listeners(edge), *metrics.listeners(edge)],
+            clusters=[*clusters(edge), *metrics.clusters(edge)],
+        ),
     )
 
 

@@ -11,11 +11,12 @@ PEERS: dict[str, frozenset[str]] = {
     "inference": frozenset({EDGE, "agent"}),
     "sandbox": frozenset({EDGE, "agent"}),
 }
-# Probes and people who look after the mesh: gRPC's own services (health, reflection), and nothing of ours.
+# Probes and people who look after the mesh: gRPC's own services (health, reflection), and nothing of ours. So may the
+# service itself, by whose certificate the probe in its own container asks (healthcheck.py).
 OPERATORS_PREFIX = "/grpc."
 
 
 def may_call(service: str, peer: str, method: str) -> bool:
-    if peer == OPERATOR:
-        return method.startswith(OPERATORS_PREFIX)
+    if peer in {OPERATOR, service} and method.startswith(OPERATORS_PREFIX):
+        return service in PEERS
     return peer in PEERS.get(service, frozenset())

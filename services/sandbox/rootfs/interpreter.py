@@ -1,9 +1,9 @@
 """The interpreter that this program runs with, and what it is called in a root."""
 
 import os
-import site
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 VERSION = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -19,8 +19,16 @@ def library_in(root: Path) -> Path:
 
 
 def packages_in(root: Path) -> Path:
-    """The folder where this interpreter looks for packages; distributions differ in it."""
-    return root / Path(site.getsitepackages(["/usr"])[0]).relative_to("/")
+    """The folder where a jail's interpreter looks for packages; distributions differ in it."""
+    return root / _packages().relative_to("/")
+
+
+@cache
+def _packages() -> Path:
+    # The real interpreter is asked: Debian's looks elsewhere than a virtual environment of it does.
+    ask = "import site; print(site.getsitepackages(['/usr'])[0])"
+    command = [str(INTERPRETER), "-I", "-S", "-c", ask]
+    return Path(subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip())  # noqa: S603 -- our own.
 
 
 def compile_all(folder: Path, root: Path) -> None:

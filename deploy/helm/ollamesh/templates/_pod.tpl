@@ -21,6 +21,8 @@ capabilities: {drop: [ALL]}
 serviceAccountName: {{ .name }}
 automountServiceAccountToken: false
 enableServiceLinks: false
+dnsConfig: # Our names are whole; with the usual five dots each would be looked up in four other domains first.
+  options: [{name: ndots, value: "2"}]
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
@@ -57,8 +59,10 @@ topologySpreadConstraints:
 {{/* Kubelets have no certificate; the container asks itself, by its own. */}}
 {{- define "ollamesh.probes" -}}
 startupProbe:
-  tcpSocket: {port: grpc}
-  periodSeconds: 2
+  exec:
+    command: [python, -m, services.common.healthcheck, liveness]
+  periodSeconds: 3
+  timeoutSeconds: 10
   failureThreshold: 60
 livenessProbe:
   exec:
