@@ -2,7 +2,7 @@
 
 from msgspec.structs import replace
 
-from deploy.local.doctor import Check
+from deploy.local.finding import Check
 from deploy.local.report import check_lines, status_table, up_lines
 from deploy.local.stack import PartStatus, Status
 
