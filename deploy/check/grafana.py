@@ -84,9 +84,14 @@ def query_problems(board: Board) -> Iterator[str]:
 
 
 def runbook_problems(board: Board, folder: Path) -> Iterator[str]:
+    """Pages that are not there, once for each."""
+    linked: dict[str, str] = {}
     for panel in board.panels:
-        if panel.runbook is not None and not (folder / f"{panel.runbook}.md").exists():
-            yield f"{board.name}: '{panel.title}' links the runbook {panel.runbook}, which is not in deploy/runbooks."
+        if panel.runbook is not None:
+            linked.setdefault(panel.runbook, panel.title)
+    for page, title in linked.items():
+        if not (folder / f"{page}.md").exists():
+            yield f"{board.name}: '{title}' links the runbook {page}, which is not in deploy/runbooks."
 
 
 def unique_problems(documents: Mapping[str, Document]) -> Iterator[str]:
