@@ -6,6 +6,7 @@ The test that scrapes a live stack lets these pass, and nothing else.
 from collections.abc import Mapping
 
 ABSENT: Mapping[str, str] = {
+    "ollamesh_gpus": "there is no GPU",
     "ollamesh_gpu_utilization_ratio": "there is no GPU",
     "ollamesh_gpu_memory_used_bytes": "there is no GPU",
     "ollamesh_gpu_memory_bytes": "there is no GPU",
