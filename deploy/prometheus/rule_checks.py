@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from deploy.prometheus.rule_files import Alert, Tested
+from deploy.prometheus.rule_files import Alert, Shown
 from deploy.prometheus.slo_rules import RUNBOOKS, read, rules
 
 SEVERITIES = ("page", "ticket", "none")
@@ -42,10 +42,10 @@ def page_of(alert: Alert) -> str | None:
     return url.removeprefix(f"{RUNBOOKS}/").removesuffix(".md")
 
 
-def tests_problems(alerts: Sequence[Alert], tested: Mapping[str, Tested]) -> Iterator[str]:
+def tests_problems(alerts: Sequence[Alert], tested: Mapping[str, Shown]) -> Iterator[str]:
     """Each alert is shown to fire, and to keep quiet; no test is about one that is gone."""
     for alert in alerts:
-        shown = tested.get(alert.name, Tested())
+        shown = tested.get(alert.name, Shown())
         if not shown.fires:
             yield f"{alert.name} has no test in deploy/prometheus/tests that fires it."
         if not shown.keeps_quiet and alert.name != ALWAYS:

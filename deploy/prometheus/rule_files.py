@@ -28,7 +28,7 @@ class Rules:
 
 
 @dataclass(slots=True)
-class Tested:
+class Shown:
     """What tests show of one alert."""
 
     fires: bool = False
@@ -61,9 +61,9 @@ def _rules(folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield path.name, rule
 
 
-def read_tests(folder: Path = TESTS) -> Mapping[str, Tested]:
+def read_tests(folder: Path = TESTS) -> Mapping[str, Shown]:
     """By the alert's name. A test without series shows nothing."""
-    found: defaultdict[str, Tested] = defaultdict(Tested)
+    found: defaultdict[str, Shown] = defaultdict(Shown)
     for path in sorted(folder.glob("*.yml")):
         for test in yaml.safe_load(path.read_text())["tests"]:
             for asked in test.get("alert_rule_test", []):

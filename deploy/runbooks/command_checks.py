@@ -5,7 +5,6 @@ import shlex
 from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import click
 import yaml
@@ -13,15 +12,44 @@ import yaml
 from clients.cli.main import LazyGroup
 from deploy.grafana.promql import selectors
 from deploy.runbooks.pages import Command
+from tools.metrics_catalogue import catalogue
 
 DEPLOY = Path(__file__).parents[1]
 VERBS = frozenset(
-    "get describe logs exec top delete scale rollout patch cordon drain"
-    " port-forward apply wait label annotate events".split()
+    [
+        "get",
+        "describe",
+        "logs",
+        "exec",
+        "top",
+        "delete",
+        "scale",
+        "rollout",
+        "patch",
+        "cordon",
+        "drain",
+        "port-forward",
+        "apply",
+        "wait",
+        "label",
+        "annotate",
+        "events",
+    ]
 )
 # What clusters have without us.
 KINDS = frozenset(
-    "node pod event endpointslice secret persistentvolumeclaim runtimeclass certificaterequest backup job".split()
+    [
+        "node",
+        "pod",
+        "event",
+        "endpointslice",
+        "secret",
+        "persistentvolumeclaim",
+        "runtimeclass",
+        "certificaterequest",
+        "backup",
+        "job",
+    ]
 )
 TAKES_NO_KIND = frozenset({"logs", "exec", "cordon", "drain", "top", "events"})
 THEIRS = frozenset({"cert-manager", "monitoring"})  # Namespaces that are not ours.
@@ -53,7 +81,7 @@ def simple_commands(line: str) -> Iterator[list[str]]:
 def _problem(words: list[str]) -> str | None:
     program = words[0] if words else ""
     if program == "ollamesh":
-        return _of_cli(words[1:])
+        return _of_cli(words[1:]) or _of_metrics(words[1:])
     if program == "kubectl" and not (THEIRS & set(words)):
         return _of_kubectl([word for word in words[1:] if not word.startswith("--")])
     if program == "helm" and not HELM & set(words):
@@ -74,9 +102,7 @@ def _of_cli(words: list[str]) -> str | None:
         if found is None:
             return f"there is no command {words[0]}"
         command, words = found, words[1:]
-        context = click.Context(
-            command, info_name=command.name, parent=context, **_settings(command.context_settings)
-        )
+        context = click.Context(command, info_name=command.name, parent=context, **command.context_settings)
     try:
         command.make_parser(context).parse_args([word for word in words if word not in {">", "/dev/null"}])
     except click.UsageError as error:
@@ -84,8 +110,15 @@ def _of_cli(words: list[str]) -> str | None:
     return None
 
 
-def _settings(given: Any) -> dict[str, Any]:
-    return dict(given)
+def _of_metrics(words: list[str]) -> str | None:
+    """What begins so must be documented: a slip would print nothing, which looks like calm."""
+    if words[0] != "metrics":
+        return None
+    known = {name for entry in catalogue().values() for name in (entry.name, *entry.series)}
+    for prefix in words[2:]:
+        if not prefix.startswith("envoy_") and not any(name.startswith(prefix) for name in known):
+            return f"docs/metrics.md has nothing that begins with {prefix}"
+    return None
 
 
 def _of_promql(query: str) -> str | None:
