@@ -46,7 +46,7 @@ $(ROOTS)/.ready: .venv/.ready $(wildcard services/sandbox/rootfs/*.py services/s
 	@touch $@
 
 .PHONY: lock
-lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the locks of the sandbox's packages and of deploy-check
+lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the locks of the sandbox's packages, of deploy-check and of images
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
 	cd services/sandbox/rootfs && $(CURDIR)/$(UV) pip compile python-data.in --universal --python-version 3.11 \
@@ -54,6 +54,10 @@ lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and t
 	@cd deploy/check && for name in deploy checkov; do \
 	  $(CURDIR)/$(UV) pip compile $$name.in --universal --python-version 3.11 --only-binary :all: \
 	    --generate-hashes --no-annotate --no-header -q -o $$name.lock; done
+
+	@cd deploy/docker/requirements && for name in *.in; do \
+	  $(CURDIR)/$(UV) pip compile $$name -c $(CURDIR)/requirements.lock --universal --python-version 3.11 \
+	    --no-annotate --no-header -q -o $${name%.in}.lock; done
 
 .PHONY: gvisor
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
