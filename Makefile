@@ -112,6 +112,10 @@ check-static: setup protos-check ## format, lint, types, protos
 golden: setup ## write the edge's configuration anew where the tests compare with it
 	@$(PY) -m tests.unit.envoy_golden
 
+.PHONY: dashboards
+dashboards: setup ## write Grafana's dashboards anew from deploy/grafana
+	@$(PY) -m deploy.grafana
+
 .PHONY: protos
 protos: .venv/.ready ## generate the stubs anew
 	@touch buf.gen.yaml
@@ -134,6 +138,7 @@ protos-check: setup ## fail on proto lint, format, breaking change or stale stub
 # read the source again, at which Python 3.11 stumbles now and then (SystemError: AST constructor recursion depth).
 .PHONY: test
 test: setup ## the whole suite, on real parts: make test PYTEST="-n 0 --tb=long -k edge"
+	@$(MAKE) .tools/deploy/.ready || echo "test: the tools of deploy-check cannot be had here; their tests are skipped"
 	@$(PY) -m pytest -n 2 --dist loadfile --tb=native $(PYTEST)
 
 SEEDS ?= 2000
@@ -154,6 +159,10 @@ bench-smoke: setup ## the data plane and checkpoints in a minute: fails if a rat
 .PHONY: profile
 profile: setup ## flame graphs of the gateway under load, in .ollamesh/bench/
 	@$(PY) -m tests.bench.plane.flame
+
+.PHONY: load
+load: setup ## mixed traffic through the edge at fixed times, report and plots in .ollamesh/load/: make load RATE=2 SECONDS=60 MODELS=fake GPUS=2
+	@MODELS="$(MODELS)" RATE="$(RATE)" SECONDS="$(SECONDS)" SEED="$(SEED)" MIX="$(MIX)" GPUS="$(GPUS)" SLOTS="$(SLOTS)" $(PY) -m tests.load
 
 # A benchmark leaves out peers that are not there.
 .PHONY: bench-peers
@@ -200,6 +209,11 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 .PHONY: images-prove
 images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
 	@$(PY) -m deploy.docker.prove $(ARGS)
+
+SIZE_MB ?= 20
+.PHONY: drill-restore
+drill-restore: setup ## load, backup, destroy, restore, compare; prints RPO and RTO: make drill-restore SIZE_MB=1000
+	@SIZE_MB=$(SIZE_MB) $(PY) -m tests.drills.restore
 
 .tools/%/.ready: deploy/check/%.lock | .tools/.ready
 	@echo "deploy-check: installing the tools of $<"

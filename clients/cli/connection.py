@@ -107,6 +107,8 @@ def failure_of(error: CallError, edge: str) -> Failure:
     facts += [f"{name} {value}" for name, value in sorted(error.metadata.items())]
     if error.retry_after_s is not None:
         facts.append(f"try again in {error.retry_after_s:g} s")
+    if error.request_id:  # For `ollamesh trace`, and for who searches the log.
+        facts.append(f"request {error.request_id}")
     sentence = f"{error.message} ({', '.join(facts)})"
     broken = [f"\n  {violation.field}: {violation.description}" for violation in error.violations]
     kind = Denied if error.code in DENIALS else Failure

@@ -20,6 +20,8 @@ COMMANDS = {
     "status": ("clients.cli.stack", "Show each part of the stack."),
     "doctor": ("clients.cli.doctor", "Say what is wrong with this machine, and what mends it."),
     "trace": ("clients.cli.trace", "Show what happened inside a call, and where its time went."),
+    "metrics": ("clients.cli.metrics", "Print what a part of the stack measures."),
+    "psql": ("clients.cli.psql", "Ask the stack's PostgreSQL something."),
     "edge": ("clients.cli.edge", "Replace the edge of the stack on this machine without losing a call."),
     "rollout": (
         "clients.cli.rollout",

@@ -70,7 +70,7 @@ def run(  # noqa: PLR0913 - One for each option.
 
     The agent may write Python and have it run in the sandbox. A run goes on when its watcher leaves: Ctrl-C prints the
     command that comes back to it. Calls that wait for a person are decided here, on a terminal, or by `ollamesh
-    approvals`.
+    approvals`. Where its time went, `ollamesh trace RUN_ID` shows.
     """
     if [task, watched, cancelled].count(None) != 2:
         raise click.UsageError("give a TASK, or --resume RUN_ID, or --cancel RUN_ID")

@@ -13,7 +13,7 @@ from rich.text import Text
 from clients.cli.output import quantity
 from clients.cli.printable import printable
 from clients.cli.waterfall import Folded, Gap, Missing, Row, SpanRow, Waterfall, duration
-from deploy.local.traces.records import Span
+from deploy.local.traces.records import Event, Span
 
 PAPER_WIDTH = 100  # Where there is no terminal.
 WIDTH_MIN, BAR_FROM_WIDTH, SERVICE_FROM_WIDTH = 20, 48, 70
@@ -25,7 +25,7 @@ STATUS_KEYS = (
     "grpc.status_code",
     "http.status_code",
     "http.response.status_code",
-    "rpc.response.status_code",
+    "rpc.grpc.status_code",
 )
 WELL = ("0", "200", "OK", "")
 KEY_COUNT_MAX, VALUE_CHARACTERS_MAX = 6, 60
@@ -100,6 +100,7 @@ class TraceView:
             yield _detail(row, remark, "yellow")
         if not self._shows_all:
             told = [_pair(key, value) for key, value in span.attributes.items() if _is_key(key, value)]
+            told += [f"{event.name} at {_after(event, drawn)}" for event in span.events]
             if told:
                 yield _detail(row, " · ".join(told[:KEY_COUNT_MAX]), "dim")
             return
@@ -108,8 +109,8 @@ class TraceView:
             yield _detail(row, f"{key} = {value}", "dim")
         for event in span.events:
             facts = " · ".join(_pair(key, value) for key, value in event.attributes.items())
-            after = duration(max(0, event.time_ns - drawn.start_ns))
-            yield _detail(row, f"at {after}: {event.name}" + (f" · {facts}" if facts else ""), "dim")
+            said = f"at {_after(event, drawn)}: {event.name}"
+            yield _detail(row, said + (f" · {facts}" if facts else ""), "dim")
         for link in span.links:
             yield _detail(row, f"see trace {link.trace_id}, span {link.span_id}", "dim")
 
@@ -172,7 +173,7 @@ def _label(row: Row) -> str:
             mark = "✗ " if span.is_error else ""
             return f"{row.guides}{mark}{title(span.name)}"
         case Folded():
-            return f"{row.guides}{row.count} more {_one_line(row.name)}"
+            return f"{row.guides}{row.count} {_one_line(row.name)}"
         case Gap():
             return f"{row.guides}(no span)"
         case Missing():
@@ -183,6 +184,11 @@ def _detail(row: SpanRow, text: str, style: str) -> Text:
     return Text(row.below, "dim").append(f"  {_one_line(text)}", style)
 
 
+def _after(event: Event, drawn: Waterfall) -> str:
+    """Since the beginning of the trace."""
+    return duration(max(0, event.time_ns - drawn.start_ns))
+
+
 def _is_key(key: str, value: Any) -> bool:  # noqa: ANN401 - JSON's values.
     """Whether it is worth a reader's time. That a call went well is not."""
     if key in STATUS_KEYS:
@@ -191,7 +197,7 @@ def _is_key(key: str, value: Any) -> bool:  # noqa: ANN401 - JSON's values.
 
 
 def _pair(key: str, value: Any) -> str:  # noqa: ANN401 - JSON's values.
-    text = str(value)
+    text = f"{value:.3g}" if isinstance(value, float) else str(value)
     short = text if len(text) <= VALUE_CHARACTERS_MAX else text[: VALUE_CHARACTERS_MAX - 1] + "…"
     return f"{key}={short}"
 

@@ -6,12 +6,13 @@ wrong. Whatever comes, each span is in exactly one row or counted in one, and wh
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from deploy.local.traces.records import Span
 
 ALIKE_MAX = 4  # Of the spans of one parent that have one name, so many are shown.
 DEPTH_MAX = 12  # Beyond it, nothing is indented any further.
+SHORT_PART = 0.01  # Of the trace, below which spans are told together if they are many.
 GAP_PART = 0.1  # Of the trace, from which on time without a span is worth a row.
 SKEW_NS = 1_000_000  # Clocks of two machines differ by as much.
 TEE, ELBOW, RULE, BLANK = "├ ", "└ ", "│ ", "  "
@@ -36,10 +37,10 @@ class Gap:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Folded:
-    """More of the same."""
+    """More of the same, or many that are short."""
 
     guides: str
-    name: str
+    name: str  # What they are, after their number.
     service: str
     count: int
     total_ns: int
@@ -76,7 +77,13 @@ def waterfall(spans: Iterable[Span], *, folds: bool = True) -> Waterfall:
     known = {span.span_id: span for span in sorted(spans, key=lambda span: (span.start_ns, span.span_id))}
     start_ns = min(span.start_ns for span in known.values())
     end_ns = max(max(span.start_ns, span.end_ns) for span in known.values())
-    walk = _Walk(known=known, gap_ns=max(1, round((end_ns - start_ns) * GAP_PART)), folds=folds)
+    whole_ns = end_ns - start_ns
+    walk = _Walk(
+        known=known,
+        gap_ns=max(1, round(whole_ns * GAP_PART)),
+        short_ns=round(whole_ns * SHORT_PART),
+        folds=folds,
+    )
     rows = tuple(walk.rows())
     return Waterfall(
         rows=rows,
@@ -91,6 +98,7 @@ def waterfall(spans: Iterable[Span], *, folds: bool = True) -> Waterfall:
 class _Walk:
     known: Mapping[str, Span]
     gap_ns: int
+    short_ns: int
     folds: bool
     circle_count: int = 0
     _seen: set[str] = field(default_factory=set)
@@ -120,8 +128,7 @@ class _Walk:
                     continue
                 self._seen.add(row.span.span_id)
                 inner = self._inside(row)
-                has_inner = bool(inner)
-                yield _with_below(row, has_inner=has_inner)
+                yield replace(row, below=_continued(row.guides) + (RULE if inner else BLANK))
                 waiting.extend(reversed(inner))
             else:
                 yield row
@@ -138,32 +145,45 @@ class _Walk:
             match part:
                 case Span():
                     rows.append(SpanRow(span=part, guides=guides, remarks=self._remarks(part)))
-                case Gap():
-                    rows.append(Gap(guides=guides, start_ns=part.start_ns, end_ns=part.end_ns))
                 case _:
-                    rows.append(_moved(part, guides))
+                    rows.append(replace(part, guides=guides))
         return rows
 
     def _folded(self, children: Sequence[Span]) -> tuple[list[Span], list[Folded]]:
-        """Which of them have a row of their own: the slowest of those that are alike, and what is no leaf or failed."""
-        alike: dict[tuple[str, str], list[Span]] = defaultdict(list)
-        shown: list[Span] = []
-        for span in children:
-            if self.folds and not span.is_error and not self._children.get(span.span_id):
-                alike[span.service, span.name].append(span)
-            else:
-                shown.append(span)
+        """Which of them have a row of their own. What failed has, and what others began in."""
+        leaves = [span for span in children if self._may_fold(span)]
+        shown = [span for span in children if not self._may_fold(span)]
         folded: list[Folded] = []
-        for (service, name), group in alike.items():
-            slowest = sorted(group, key=lambda span: -span.duration_ns)
-            kept, rest = slowest[:ALIKE_MAX], slowest[ALIKE_MAX:]
-            if len(rest) == 1:  # Its own row takes no more space.
-                kept, rest = slowest, []
-            shown.extend(kept)
-            self._seen.update(span.span_id for span in rest)
-            if rest:
-                folded.append(_fold(service, name, rest))
+        short = [span for span in leaves if span.duration_ns < self.short_ns]
+        if len(short) > ALIKE_MAX:
+            folded.append(self._fold("short spans", short))
+            leaves = [span for span in leaves if span.duration_ns >= self.short_ns]
+        alike: dict[tuple[str, str], list[Span]] = defaultdict(list)
+        for span in leaves:
+            alike[span.service, span.name].append(span)
+        for (_, name), group in alike.items():
+            group.sort(key=lambda span: -span.duration_ns)
+            # The row of a single one would take as much space as that one.
+            kept_count = ALIKE_MAX if len(group) > ALIKE_MAX + 1 else len(group)
+            shown.extend(group[:kept_count])
+            if group[kept_count:]:
+                folded.append(self._fold(f"more {name}", group[kept_count:]))
         return shown, folded
+
+    def _may_fold(self, span: Span) -> bool:
+        return self.folds and not span.is_error and not self._children.get(span.span_id)
+
+    def _fold(self, name: str, spans: Sequence[Span]) -> Folded:
+        self._seen.update(span.span_id for span in spans)
+        return Folded(
+            guides="",
+            name=name,
+            service=spans[0].service,
+            count=len(spans),
+            total_ns=sum(span.duration_ns for span in spans),
+            start_ns=min(span.start_ns for span in spans),
+            end_ns=max(span.end_ns for span in spans),
+        )
 
     def _gaps(self, span: Span, children: Sequence[Span]) -> Iterator[Gap]:
         if not children:
@@ -197,35 +217,6 @@ def duration(time_ns: int) -> str:
             digits = 0 if amount >= 100 else 1 if amount >= 10 else 2
             return f"{amount:.{digits}f} {unit}"
     return f"{time_ns} ns"
-
-
-def _fold(service: str, name: str, spans: Sequence[Span]) -> Folded:
-    return Folded(
-        guides="",
-        name=name,
-        service=service,
-        count=len(spans),
-        total_ns=sum(span.duration_ns for span in spans),
-        start_ns=min(span.start_ns for span in spans),
-        end_ns=max(span.end_ns for span in spans),
-    )
-
-
-def _moved(folded: Folded, guides: str) -> Folded:
-    return Folded(
-        guides=guides,
-        name=folded.name,
-        service=folded.service,
-        count=folded.count,
-        total_ns=folded.total_ns,
-        start_ns=folded.start_ns,
-        end_ns=folded.end_ns,
-    )
-
-
-def _with_below(row: SpanRow, *, has_inner: bool) -> SpanRow:
-    below = _continued(row.guides) + (RULE if has_inner else BLANK)
-    return SpanRow(span=row.span, guides=row.guides, below=below, remarks=row.remarks)
 
 
 def _continued(guides: str) -> str:

@@ -91,7 +91,8 @@ class Repository:
 
     def ids(self) -> list[str]:
         """Oldest first."""
-        return sorted(path.parent.name for path in self.bases.glob("[0-9]*/backup.json"))
+        there = (path.parent.name for path in self.bases.glob("*/backup.json"))
+        return sorted(name for name in there if not name.endswith(UNFINISHED))
 
     def backup(self, name: str) -> Backup:
         """Raises BackupError."""

@@ -65,6 +65,7 @@ def restore(config: Config, backup_id: str, target: Target) -> Backup:
     backup = repository.backup(backup_id) if backup_id else repository.newest()
     setting = target.setting()
     _refuse_what_is_there(target)
+    verify.check_digests(repository, backup)
     segments = _segments(repository, backup, up_to_gap=target.up_to_gap)
     unfinished = target.data.with_name(f"{target.data.name}.restoring")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -108,9 +109,7 @@ def _segments(repository: Repository, backup: Backup, *, up_to_gap: bool) -> tup
 
 
 def _unpack(repository: Repository, backup: Backup, into: Path) -> None:
-    path = repository.file(backup.id, BASE)
-    verify.check_digest(path, backup.base_sha256)
-    frames = opened(path, repository.key, f"{backup.id}/{BASE}")
+    frames = opened(repository.file(backup.id, BASE), repository.key, f"{backup.id}/{BASE}")
     try:
         with tarfile.open(fileobj=Reader(frames), mode="r|") as tar:  # type: ignore[call-overload]  # It only reads.
             tar.extractall(into, filter="data")
@@ -205,7 +204,6 @@ def _unsealed_secrets(repository: Repository, backup: Backup, target: Target) ->
     if not backup.secrets_sha256 or target.secrets is None:
         return None
     path = repository.file(backup.id, SECRETS)
-    verify.check_digest(path, backup.secrets_sha256)
     into = target.secrets.with_name(f"{target.secrets.name}.restoring")
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(mode=0o700, parents=True)

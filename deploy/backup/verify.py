@@ -22,11 +22,11 @@ class Verified:
 
 def verify(repository: Repository, backup: Backup) -> Verified:
     """Raises DamagedError with the first thing that is wrong."""
-    base, secrets = repository.file(backup.id, BASE), repository.file(backup.id, SECRETS)
-    check_digest(base, backup.base_sha256)
-    contents.check(Reader(opened(base, repository.key, f"{backup.id}/{BASE}")))
+    check_digests(repository, backup)
+    frames = opened(repository.file(backup.id, BASE), repository.key, f"{backup.id}/{BASE}")
+    contents.check(Reader(frames))
     if backup.secrets_sha256:
-        check_digest(secrets, backup.secrets_sha256)
+        secrets = repository.file(backup.id, SECRETS)
         for _ in opened(secrets, repository.key, f"{backup.id}/{SECRETS}"):
             pass
     found, there = needed(repository, backup), repository.segments()
@@ -61,7 +61,14 @@ def unsealed_wal(repository: Repository, path: Path) -> bytes:
     return content
 
 
-def check_digest(path: Path, expected: str) -> None:
+def check_digests(repository: Repository, backup: Backup) -> None:
+    """Whether the files are those that were written. Raises DamagedError."""
+    _check_digest(repository.file(backup.id, BASE), backup.base_sha256)
+    if backup.secrets_sha256:
+        _check_digest(repository.file(backup.id, SECRETS), backup.secrets_sha256)
+
+
+def _check_digest(path: Path, expected: str) -> None:
     digest = hashlib.sha256()
     try:
         with path.open("rb") as file:

@@ -1,5 +1,6 @@
 """The configuration that Envoy would have in a cluster, rendered from each edge's settings, and judged by Envoy itself."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,12 +10,8 @@ from deploy.check.outcome import Skipped
 from deploy.check.pods import pods_of
 from deploy.check.samples import environment
 from deploy.check.tools import complaints, ran
-from deploy.envoy.__main__ import write_files
-from deploy.envoy.config import Edge
-from deploy.envoy.render import render
 from deploy.local import servers
 from deploy.local.errors import ServerMissingError
-from services.common.config import ConfigError, Environment
 
 
 def check() -> list[str]:
@@ -30,14 +27,9 @@ def problems(documents: Sequence[Document]) -> list[str]:
     (pods,) = edges
     with TemporaryDirectory() as made:
         folder = Path(made)
-        env = Environment(environment(pods, pods.spec["containers"][0], documents, folder))
-        edge = Edge.read(env)
-        try:
-            env.check()
-        except ConfigError as error:
-            return [f"{mistake}." for mistake in error.mistakes]
-        write_files(edge)
-        return validated(render(edge), folder)
+        variables = environment(pods, pods.spec["containers"][0], documents, folder)
+        done = ran(sys.executable, "-m", "deploy.envoy", "--write", environment=variables)
+        return [*complaints(done, "the edge's settings")] or validated(done.stdout, folder)
 
 
 def validated(configuration: str, folder: Path) -> list[str]:

@@ -32,6 +32,8 @@ OUTSIDE = (
     Place("private networks", address="10.20.30.40", ports={"http": 80, "https": 443, "kubernetes": 6443}),
     Place("metadata of the cloud", address="169.254.169.254", ports={"http": 80, "https": 443}),
 )
+# Of the others, "other pods" and "internet" ask in their place.
+NEVER_ASK = {"collector", "dns", "metadata of the cloud", "private networks"}
 _ROW = re.compile(r"^\| `?([a-z ]+?)`? \| (.*?) \|$", re.MULTILINE)
 _CELL = re.compile(r"`?([a-z][a-z ]*?)`? ([0-9]+(?:, [0-9]+)*)(?:;|$)")
 
@@ -67,6 +69,7 @@ def matrix(documents: Sequence[Document]) -> Matrix:
             and (ports := reachable(source, target, documents))
         }
         for source in places
+        if source.name not in NEVER_ASK
     }
 
 
@@ -86,8 +89,9 @@ def problems(found: Matrix, documented: Matrix, place: str, *, whole: bool) -> I
             extra = ports - documented.get(source, {}).get(target, frozenset())
             if extra:
                 yield f"{place}: {source} reaches {target} at {_listed(extra)}, which {PAGE.name} does not say."
-    if whole:
-        for source, targets in documented.items():
+    if whole:  # A part that is not in this set has its row for others.
+        for source in documented.keys() & found.keys():
+            targets = documented[source]
             for target, ports in targets.items():
                 if missing := ports - found.get(source, {}).get(target, frozenset()):
                     yield f"{place}: {source} does not reach {target} at {_listed(missing)}, as {PAGE.name} says."

@@ -7,6 +7,7 @@ from typing import Any
 from deploy.check.charts import NAMESPACE, Document, named
 
 WORKLOADS = ("Deployment", "StatefulSet", "Job", "CronJob")
+INDEX = "apps.kubernetes.io/pod-index"
 Labels = Mapping[str, str]
 
 
@@ -33,6 +34,13 @@ class Pods:
     @property
     def containers(self) -> Sequence[Mapping[str, Any]]:
         return [*self.spec.get("initContainers", ()), *self.spec["containers"]]
+
+    def selected_by(self, selector: Labels | None) -> bool:
+        """Whether at least one of them is. Kubernetes numbers the pods of a StatefulSet by a label of its own."""
+        wanted = dict(selector or {})
+        index = wanted.pop(INDEX, None)
+        replicas = self.workload["spec"].get("replicas", 1)
+        return selects(wanted, self.labels) and (index is None or int(index) < replicas)
 
     @property
     def ports(self) -> Mapping[str, int]:

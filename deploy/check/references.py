@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.check import stores
 from deploy.check.charts import Document, named, of_kind, rendered
-from deploy.check.pods import Pods, pods_of, port_number, selects
+from deploy.check.pods import Pods, pods_of, port_number
 from deploy.check.quantities import quantity
 from deploy.helm.secrets import KEYS
 
@@ -34,17 +34,17 @@ def problems(documents: Sequence[Document]) -> list[str]:
 def _selectors(documents: Sequence[Document], pods: Sequence[Pods]) -> Iterator[str]:
     for each in pods:
         selector = each.workload["spec"].get("selector")
-        if selector is not None and not selects(selector["matchLabels"], each.labels):
+        if selector is not None and not each.selected_by(selector["matchLabels"]):
             yield f"{each.name} does not select its own pods."
     for document in of_kind(documents, "PodDisruptionBudget", "PodMonitor", "NetworkPolicy"):
         field = "podSelector" if document["kind"] == "NetworkPolicy" else "selector"
-        if not any(selects(document["spec"][field].get("matchLabels"), each.labels) for each in pods):
+        if not any(each.selected_by(document["spec"][field].get("matchLabels")) for each in pods):
             yield f"{named(document)} selects no pods."
 
 
 def _services(documents: Sequence[Document], pods: Sequence[Pods]) -> Iterator[str]:
     for document in of_kind(documents, "Service"):
-        selected = [each for each in pods if selects(document["spec"]["selector"], each.labels)]
+        selected = [each for each in pods if each.selected_by(document["spec"]["selector"])]
         if not selected:
             yield f"{named(document)} selects no pods."
         for port in document["spec"]["ports"]:
@@ -57,7 +57,7 @@ def _services(documents: Sequence[Document], pods: Sequence[Pods]) -> Iterator[s
 def _monitored(documents: Sequence[Document], pods: Sequence[Pods]) -> Iterator[str]:
     for document in of_kind(documents, "PodMonitor"):
         for each in pods:
-            if not selects(document["spec"]["selector"]["matchLabels"], each.labels):
+            if not each.selected_by(document["spec"]["selector"]["matchLabels"]):
                 continue
             for endpoint in document["spec"]["podMetricsEndpoints"]:
                 if endpoint["port"] not in each.ports:
@@ -163,7 +163,7 @@ def _sets(documents: Sequence[Document], pods: Sequence[Pods]) -> Iterator[str]:
         service = services.get(each.workload["spec"]["serviceName"])
         if service is None:
             yield f"{each.name}: there is no Service {each.workload['spec']['serviceName']}."
-        elif not selects(service["spec"]["selector"], each.labels):
+        elif not each.selected_by(service["spec"]["selector"]):
             yield f"{each.name}: its Service {service['metadata']['name']} does not select its pods."
 
 

@@ -1,8 +1,9 @@
-"""Envoy's own interface: loopback only, and only what is asked, never what changes anything."""
+"""Envoy's own interface: loopback only, and only what is asked; what changes anything is draining, where its keeper does that at the end."""
 
 from envoy_data_plane.envoy.config.bootstrap.v3 import Admin
 from envoy_data_plane.envoy.type.matcher.v3 import StringMatcher
 
+from deploy.envoy import leaving
 from deploy.envoy.clusters import socket_address
 from deploy.envoy.config import Edge, Endpoint
 
@@ -17,5 +18,6 @@ def admin(edge: Edge) -> Admin:
             StringMatcher(exact="/stats"),
             StringMatcher(prefix="/stats?"),
             StringMatcher(prefix="/stats/prometheus"),
+            *([StringMatcher(exact=f"{leaving.PATH}?graceful")] if edge.drains_at_stop else []),
         ],
     )

@@ -68,6 +68,7 @@ class Edge:
     trace_percent: float = 100.0
     limits: Limits = field(default_factory=Limits)
     proxies_before: int = 0  # Balancers that say in x-forwarded-for whom they speak for.
+    drains_at_stop: bool = False  # Its keeper asks it to, on the admin port.
     metrics: Endpoint | None = None  # Where scrapers elsewhere read the figures; else on loopback only.
 
     @classmethod
@@ -105,6 +106,7 @@ class Edge:
             otlp=_otlp(env),
             trace_percent=env.number("OLLAMESH_TRACE_PERCENT", 100, low=0, high=100),
             proxies_before=env.integer("OLLAMESH_EDGE_PROXIES_BEFORE", 0, high=10),
+            drains_at_stop=env.seconds("OLLAMESH_EDGE_STOP_DRAIN_S", 0) > 0,
             metrics=_metrics(env, bind),
             limits=Limits(
                 heap_mib=env.integer("OLLAMESH_EDGE_HEAP_MIB", HEAP_MIB, low=64, high=1 << 20),

@@ -7,7 +7,7 @@ is judged wrong changes nothing. So a new Envoy, new routes and new code come in
 
 There are never more than two Envoys: who asks again while one is draining is answered when that one has ended. What
 came of it stands in `CONFIGURATION.state`, one JSON object: how often it was asked, and what is wrong, if anything.
-On SIGTERM all end. If one that serves dies, so does this program, and whoever supervises it starts it anew.
+On SIGTERM all end, after OLLAMESH_EDGE_STOP_DRAIN_S at the latest, in which the one that serves finishes what it has (leaving.py). If one that serves dies, so does this program, and whoever supervises it starts it anew.
 
 Imports nothing that a process which only waits should not carry.
 """
@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from deploy.envoy.leaving import left
 from services.common.config import Environment
 from services.common.launch import Guard
 
@@ -56,6 +57,7 @@ class Place:
     configuration: Path
     admin_port: int
     drain_s: float
+    stop_drain_s: float  # 0 ends at once.
     arguments: tuple[str, ...]
 
     @property
@@ -101,6 +103,12 @@ class Keeper:
             reloading = tasks.create_task(self._reload_when_asked())
             await self._stopped.wait()
             reloading.cancel()
+            if self._place.stop_drain_s > 0 and self._serving in self._living:
+                await left(
+                    self._place.admin_port,
+                    at_least_s=min(CONNECTIONS_CLOSE_OVER_S, self._place.stop_drain_s),
+                    at_most_s=self._place.stop_drain_s,
+                )
             for process in self._living:
                 process.terminate()
         self._forget_shared_memory()
@@ -234,6 +242,7 @@ async def _main(arguments: Sequence[str]) -> int:
         configuration=Path(configuration),
         admin_port=env.integer("OLLAMESH_ADMIN_PORT", 9901, high=65_535),
         drain_s=env.seconds("OLLAMESH_EDGE_DRAIN_S", DRAIN_S, low=1, high=86_400),
+        stop_drain_s=env.seconds("OLLAMESH_EDGE_STOP_DRAIN_S", 0, high=86_400),
         arguments=tuple(more),
     )
     env.check()

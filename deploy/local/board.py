@@ -24,6 +24,7 @@ class PartNotice(Struct, frozen=True, kw_only=True):
     process: Identity | None
     log: str
     probe: Probe | None
+    metrics: str = ""
 
 
 class Board(Struct, frozen=True, kw_only=True):

@@ -28,6 +28,7 @@ class Part:
     probe: Probe | None = None  # None for a one-shot part.
     port: int | None = None
     port_variable: str = ""  # The setting that moves it elsewhere.
+    metrics: str = ""  # The URL at which Prometheus would scrape it.
     stop_signal: int = signal.SIGTERM
     may_be_unfit: bool = False  # If it says that it cannot serve on this machine, the stack is up without it.
 

@@ -186,6 +186,7 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
         probe=_grpc_probe(plan, name),
         port=plan.ports[name],
         port_variable=port_variable(name),
+        metrics=f"http://{plan.address(f'{name}_metrics')}/metrics",
         may_be_unfit=name == "sandbox",  # Some machines allow no jail; the rest works there too.
     )
 
@@ -225,6 +226,7 @@ def _edge(plan: Plan) -> Part:
         probe=HttpProbe(plan.ports["admin"], "/ready", "LIVE"),
         port=plan.ports["edge"],
         port_variable=port_variable("edge"),
+        metrics=f"http://127.0.0.1:{plan.ports['admin']}/stats/prometheus?usedonly",
     )
 
 

@@ -31,6 +31,7 @@ class PartStatus(Struct, frozen=True, kw_only=True):
     restarts: int
     since: float  # Seconds since the epoch.
     log: str
+    metrics: str = ""  # The URL of what it measures.
 
 
 class Status(Struct, frozen=True, kw_only=True):
@@ -110,4 +111,5 @@ def _part(part: PartNotice, health: str, memory: Mapping[int, Memory]) -> PartSt
         restarts=part.restarts,
         since=part.since,
         log=part.log,
+        metrics=part.metrics,
     )

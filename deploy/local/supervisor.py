@@ -169,6 +169,7 @@ class Supervisor:
             process=spawned.identity if spawned else None,
             log=str(self._logs[view.name].path),
             probe=part.probe,
+            metrics=part.metrics,
         )
 
 

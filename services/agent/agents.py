@@ -1,6 +1,7 @@
 """What works on runs, and what it is given for that."""
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,6 +22,14 @@ class Recorder(Protocol):
     @property
     def is_tainted(self) -> bool:
         """Whether the model may have read what others wrote when it wrote the calls that are open."""
+        ...
+
+    def asking(self) -> AbstractContextManager[None]:
+        """What is done in the block is done for the step that has begun."""
+        ...
+
+    def calling(self, call_id: str) -> AbstractContextManager[None]:
+        """What is done in the block is done for the call."""
         ...
 
     @property

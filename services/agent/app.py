@@ -32,11 +32,11 @@ from services.agent.core.turns import Turns
 from services.agent.engine import Engine, Pace
 from services.agent.mcp_telemetry import McpMetrics
 from services.agent.observing import Observing
-from services.agent.ports import Mandates, Tool, ToolSpec
+from services.agent.ports import Mandates, Tool
 from services.agent.run_metrics import RunMetrics
 from services.agent.subjects import Parts, servicer_of
 from services.agent.telemetry import AgentMetrics
-from services.agent.tracing import Tracing, tracer
+from services.agent.tracing import Tracing
 from services.agent.worker import Worker
 from services.common.grpc.audit import audit_trail, denials
 from services.common.grpc.caller import authentication, deadline
@@ -98,7 +98,10 @@ async def run(
             ),
             mandates,
             metrics,
-            Observing(RunMetrics(registry, tools=specs, models=metrics), _tracing(config, specs, opened)),
+            Observing(
+                RunMetrics(registry, tools=specs, models=metrics),
+                Tracing(tracer=tracer, has_content=config.trace_content, tools=specs),
+            ),
             trusted_tools=[name for name, spec in specs.items() if not spec.returns_untrusted],
         )
         server = Server(
@@ -130,14 +133,6 @@ async def run(
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
             await engine.stop()
-
-
-def _tracing(config: Config, specs: Mapping[str, ToolSpec], opened: AsyncExitStack) -> Tracing:
-    return Tracing(
-        tracer=opened.enter_context(tracer(config.tracing)),
-        has_content=config.tracing.has_content,
-        tools=specs,
-    )
 
 
 async def _databases(

@@ -160,8 +160,9 @@ class Calling:
             token=await assignment.token(),
         )
         try:
-            async with asyncio.timeout_at(deadline_s):
-                return await tool.call(arguments, context)
+            with wanted.recorder.calling(wanted.call.call_id):
+                async with asyncio.timeout_at(deadline_s):
+                    return await tool.call(arguments, context)
         except TimeoutError:
             if now_s() < deadline_s:
                 raise  # The tool's own, which it should not let out.

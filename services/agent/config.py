@@ -1,7 +1,6 @@
 """Every knob of the service, read once, at the start."""
 
 import json
-import re
 from dataclasses import dataclass, field
 
 from services.agent.adapters.json_schemas import JsonSchema, SchemaInvalidError
@@ -9,7 +8,6 @@ from services.agent.core.caps import Caps
 from services.agent.core.egress import Egress
 from services.agent.core.mcp_servers import McpFileInvalidError, McpServer, parsed, tools_of
 from services.agent.core.policy import Rules
-from services.agent.tracing import TracingConfig
 from services.common.auditing.config import AuditConfig
 from services.common.config import Environment
 from services.common.grpc.keys import TrustConfig
@@ -17,7 +15,6 @@ from services.common.grpc.server import ServerConfig
 from services.common.screening import ScreeningConfig
 
 MCP = "OLLAMESH_AGENT_MCP"
-OTLP_TARGET = "OLLAMESH_OTLP_TARGET"
 FETCH_HOSTS = "OLLAMESH_AGENT_FETCH_HOSTS"
 FETCH_PRIVATE_NETWORKS = "OLLAMESH_AGENT_FETCH_PRIVATE_NETWORKS"
 
@@ -37,7 +34,7 @@ class Config:
     link_hosts: frozenset[
         str
     ]  # Links to them stay in answers of models that have read what anybody may have written.
-    tracing: TracingConfig
+    trace_content: bool = False  # Whether traces hold what was said.
     screening: ScreeningConfig
     workers_max: int  # Runs that work at the same time.
     runs_max: int  # Runs that wait or work.
@@ -63,7 +60,7 @@ class Config:
             default_model=env.text("OLLAMESH_AGENT_MODEL", "smollm2:135m"),
             context_token_count=env.integer("OLLAMESH_AGENT_CONTEXT_TOKENS", 4096, low=1024),
             link_hosts=frozenset(map(str.lower, _listed(env.optional("OLLAMESH_AGENT_LINK_HOSTS") or ""))),
-            tracing=_tracing(env),
+            trace_content=env.flag("OLLAMESH_AGENT_TRACE_CONTENT", default=False),
             screening=ScreeningConfig.read(env),
             workers_max=env.integer("OLLAMESH_AGENT_WORKERS_MAX", 128, low=1),
             runs_max=env.integer("OLLAMESH_AGENT_RUNS_MAX", 512, low=1),
@@ -73,13 +70,6 @@ class Config:
             rules=_rules(env),
             watched_for_s=env.seconds("OLLAMESH_AGENT_WATCH_GRACE_S", 30, low=0.5, high=3600),
         )
-
-
-def _tracing(env: Environment) -> TracingConfig:
-    target = env.optional(OTLP_TARGET)
-    if target is not None and not re.fullmatch(r"[^\s/:]+:[0-9]{1,5}", target):
-        env.reject(OTLP_TARGET, "is not host:port")
-    return TracingConfig(target=target, has_content=env.flag("OLLAMESH_AGENT_TRACE_CONTENT", default=False))
 
 
 def _caps(env: Environment) -> Caps:

@@ -34,6 +34,7 @@ from services.agent.telemetry import AgentMetrics
 from services.agent.watch import Watches
 from services.agent.worker import Worker
 from services.common.errors import StoreFailure
+from services.common.tracing.current import current
 
 log = structlog.get_logger(__name__)
 
@@ -190,7 +191,8 @@ class Engine:
         if made.lease is None:
             self._turns.release(owner)
         else:
-            self._add(Job(held=_held(owner, new, made, made.lease), authority=authority, feed=Feed()))
+            held = _held(owner, new, made, made.lease)
+            self._add(Job(held=held, authority=authority, feed=Feed(), asked_by=current()))
         accepted.set_result(made.record)
         for run_id in made.displaced:
             await self._end_here(run_id)

@@ -8,6 +8,7 @@ from services.agent.core.ids import RunId
 from services.agent.core.run import Ending
 from services.agent.feed import Feed
 from services.agent.leases import Held
+from services.common.tracing.current import Current
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +17,7 @@ class Job:
     authority: Authority
     feed: Feed
     is_taken: bool = False  # Somebody had it before.
+    asked_by: Current = None  # The call that started it, if it was answered here.
     verdict: Ending | None = None
     is_handed_over: bool = False  # Somebody else goes on with it.
     has_ended: bool = False  # Its end is committed.

@@ -41,6 +41,7 @@ class Held:
     last_sequence: int = 0
     attempt_count: int = 0  # How many replicas were lost with it.
     is_cancelled: bool = False  # Somebody wants its end.
+    trace_parent: str | None = None  # In which trace it was accepted.
     mandate: str | None = field(
         default=None, repr=False
     )  # What it can be acted with, whoever goes on with it.

@@ -5,6 +5,7 @@ It also knows the story so far, if others began it, so that an agent that goes o
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from uuid import UUID, uuid4
 
 from services.agent.core.approvals import Decided, hash_of, resolved
@@ -17,6 +18,7 @@ from services.agent.errors import LimitReached
 from services.agent.journal import Journal
 from services.agent.observing import Observed
 from services.agent.ports import ToolResult
+from services.common.tracing.current import within
 
 
 class RunRecorder:
@@ -58,6 +60,12 @@ class RunRecorder:
                 told = resolved(question, decided[question.approval_id])
                 self._tell(self._run.resolve(told, now_s=self._clock()))
                 self._record.add(told)
+
+    def asking(self) -> AbstractContextManager[None]:
+        return within(self._observed.trace.step)
+
+    def calling(self, call_id: str) -> AbstractContextManager[None]:
+        return within(self._observed.trace.call(call_id))
 
     @property
     def step_count(self) -> int:

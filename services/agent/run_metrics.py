@@ -51,7 +51,7 @@ class RunMetrics:
         self._tools, self._models, self._label = frozenset(tools), models, models.label
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
-            "Tokens of a step, read and written",
+            "Tokens read and written: of whole answers in the gateway, of steps in the agent",
             (*_OF_AGENT, "gen_ai_token_type"),
             buckets=_TOKEN_BUCKETS,
             registry=registry,

@@ -7,41 +7,38 @@ a tool that there is not, is never a name here.
 """
 
 import json
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-
-from opentelemetry.sdk.resources import SERVICE_NAME, Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NoOpTracer, Span, SpanKind, Status, StatusCode, Tracer, set_span_in_context
-from opentelemetry.util.types import AttributeValue
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
 
 from services.agent.core import events
 from services.agent.core.budget import Usage
 from services.agent.core.conversation import Message, Role
 from services.agent.core.run import Entry
 from services.agent.core.run_config import RunConfig
+from services.common.tracing.current import Current
+from services.common.tracing.encode import Value
+from services.common.tracing.names import ERROR
+from services.common.tracing.spans import Kind, Remote, Shape, Span
+from services.common.tracing.tracer import Tracer
+from services.common.tracing.w3c import parse
 
 PROVIDER = "ollamesh"
 NO_SUCH_TOOL = "_OTHER"  # As the conventions call what is not in a closed set.
-FLUSH_MS = 5_000
-Attributes = Mapping[str, AttributeValue]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TracingConfig:
-    target: str | None = (
-        None  # Host and port of a collector that speaks OTLP over gRPC; None: nothing is traced.
-    )
-    has_content: bool = False
+SHAPES_MAX = 1024
+Attributes = Mapping[str, Value]
+_RUN = Shape(
+    "invoke_agent",
+    Kind.INTERNAL,
+    {"gen_ai.operation.name": "invoke_agent", "gen_ai.provider.name": PROVIDER},
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tracing:
     """What all traces of this process have in common."""
 
-    tracer: Tracer = field(default_factory=NoOpTracer)
+    tracer: Tracer | None = None  # None: nobody collects them.
     has_content: bool = False
     tools: Collection[str] = ()  # Those that there are.
 
@@ -49,23 +46,22 @@ class Tracing:
         """A run is worked on from now on."""
         return RunTrace(self, about, now_s=now_s)
 
-
-@contextmanager
-def tracer(config: TracingConfig) -> Iterator[Tracer]:
-    """Where spans go. At the end those that are under way are still sent, for a few seconds at most."""
-    if config.target is None:
-        yield NoOpTracer()
-        return
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-
-    provider = TracerProvider(resource=Resource({SERVICE_NAME: "ollamesh-agent"}), shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=config.target, insecure=True, timeout=FLUSH_MS // 1000)
-    provider.add_span_processor(BatchSpanProcessor(exporter))
-    try:
-        yield provider.get_tracer("ollamesh.agent")
-    finally:
-        provider.force_flush(FLUSH_MS)
-        provider.shutdown()
+    def begun(self, about: "Traced", *, now_s: float) -> Current:
+        """A run's span: in its caller's trace, if the call was answered here; else in one that leads there."""
+        if self.tracer is None:
+            return None
+        started_ns = _ns(now_s)
+        if isinstance(about.asked_by, Span):
+            return about.asked_by.child(_RUN, started_ns=started_ns)
+        if isinstance(about.asked_by, Remote):
+            return about.asked_by
+        accepted = parse(about.trace_parent) if about.trace_parent is not None else None
+        if accepted is not None and not accepted.is_sampled:
+            return accepted
+        span = self.tracer.begin(_RUN, started_ns=started_ns)
+        if accepted is not None and isinstance(span, Span):
+            span.link(accepted)
+        return span
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +74,8 @@ class Traced:
     assistant_id: str = ""
     assistant_version: int = 0
     is_resumed: bool = False  # Somebody else worked on it before: that has a trace of its own.
+    asked_by: Current = None  # The call that started it.
+    trace_parent: str | None = None  # Likewise, as it was stored for others.
 
 
 class RunTrace:
@@ -85,19 +83,28 @@ class RunTrace:
 
     def __init__(self, tracing: Tracing, about: Traced, *, now_s: float) -> None:
         self._tracing, self._about = tracing, about
-        self._root = tracing.tracer.start_span(
-            "invoke_agent",
-            kind=SpanKind.INTERNAL,
-            attributes=_of_agent(about),
-            start_time=_ns(now_s),
-        )
+        self.span = tracing.begun(about, now_s=now_s)
+        self._root = self.span if isinstance(self.span, Span) else None  # None: nothing is recorded.
         self._chat: Span | None = None
         self._answered_s: float | None = None  # When the model had written the step's calls.
         self._calls: dict[str, Span] = {}
         self._questions: dict[object, str] = {}  # Calls, by the question about them.
+        if self._root is not None:
+            self._root.set(_of_agent(about))
+
+    @property
+    def step(self) -> Current:
+        """What the model is asked in."""
+        return self._chat or self.span
+
+    def call(self, call_id: str) -> Current:
+        """What a tool is called in."""
+        return self._calls.get(call_id, self.span)
 
     def tell(self, entries: tuple[Entry, ...], *, now_s: float) -> None:
         """The tale goes on."""
+        if self._root is None:
+            return
         for entry in entries:
             if isinstance(entry, Message):
                 self._hear(entry)
@@ -107,10 +114,10 @@ class RunTrace:
     def close(self, *, now_s: float) -> None:
         """Nothing more is done here for the run, whether it has ended or not."""
         for span in (*self._calls.values(), *([self._chat] if self._chat else [])):
-            span.set_attribute("ollamesh.is_cut_off", True)  # noqa: FBT003 - A value, no flag.
+            span.set({"ollamesh.is_cut_off": True})
             span.end(_ns(now_s))
         self._calls, self._chat = {}, None
-        if self._root.is_recording():
+        if self._root is not None:
             self._root.end(_ns(now_s))
 
     def _tell(self, event: events.Event, now_s: float) -> None:
@@ -145,9 +152,9 @@ class RunTrace:
         ]
         told = json.dumps([{"role": message.role.value, "parts": parts}])
         if message.role is Role.USER:
-            self._root.set_attribute("gen_ai.input.messages", told)
+            self._set({"gen_ai.input.messages": told})
         elif message.role is Role.ASSISTANT and self._chat is not None:
-            self._chat.set_attribute("gen_ai.output.messages", told)
+            self._chat.set({"gen_ai.output.messages": told})
 
     def _start_chat(self, now_s: float, step: int) -> None:
         config = self._about.config
@@ -158,13 +165,8 @@ class RunTrace:
         }
         self._answered_s = None
         self._chat = self._inner(
-            f"chat {config.model}",
-            SpanKind.CLIENT,
-            {
-                "gen_ai.operation.name": "chat",
-                "ollamesh.step": step,
-                **{name: value for name, value in asked.items() if value is not None},
-            },
+            _step(config.model),
+            {"ollamesh.step": step, **{name: value for name, value in asked.items() if value is not None}},
             now_s,
         )
 
@@ -172,7 +174,7 @@ class RunTrace:
         if self._chat is None:
             return  # The model was asked where the run was before.
         reason = "tool_calls" if finished.usage.tool_call_count else "stop"
-        self._chat.set_attributes(
+        self._chat.set(
             {
                 **_of_tokens(finished.usage),
                 "gen_ai.response.finish_reasons": ["length" if finished.truncated else reason],
@@ -184,68 +186,80 @@ class RunTrace:
     def _start_call(self, call_id: str, name: str, now_s: float, *, arguments: str = "") -> None:
         named = name if name in self._tracing.tools else NO_SUCH_TOOL
         content = {"gen_ai.tool.call.arguments": arguments} if self._tracing.has_content else {}
-        self._calls[call_id] = self._inner(
-            f"execute_tool {named}",
-            SpanKind.INTERNAL,
-            {
-                "gen_ai.operation.name": "execute_tool",
-                "gen_ai.tool.name": named,
-                "gen_ai.tool.type": "function",
-                "gen_ai.tool.call.id": call_id,
-                **content,
-            },
-            now_s,
-        )
+        span = self._inner(_call(named), {"gen_ai.tool.call.id": call_id, **content}, now_s)
+        if span is not None:
+            self._calls[call_id] = span
 
     def _end_call(self, returned: events.ToolReturned, now_s: float) -> None:
         span = self._calls.pop(returned.call_id, None)
         if span is None:
             return  # It was called where the run was before.
         if returned.failed:
-            span.set_attribute("error.type", "tool_failed")
-            span.set_status(Status(StatusCode.ERROR))
-        span.set_attribute("ollamesh.is_remembered", returned.remembered)
+            span.fail("tool_failed")
+        span.set({"ollamesh.is_remembered": returned.remembered})
         if self._tracing.has_content:
-            span.set_attribute("gen_ai.tool.call.result", returned.content)
+            span.set({"gen_ai.tool.call.result": returned.content})
         span.end(_ns(now_s))
 
     def _note(self, call_id: str, name: str, attributes: Attributes, now_s: float) -> None:
         if call_id in self._calls:
-            self._calls[call_id].add_event(name, attributes, timestamp=_ns(now_s))
+            self._calls[call_id].event(name, attributes, at_ns=_ns(now_s))
 
     def _finish(self, finished: events.Finished, now_s: float) -> None:
-        self._root.set_attributes(
-            {"ollamesh.run.status": finished.status.value, **_of_tokens(finished.usage)}
-        )
+        self._set({"ollamesh.run.status": finished.status.value, **_of_tokens(finished.usage)})
         if finished.reason:
-            self._root.set_attribute("error.type", finished.reason)
-        if finished.status is events.Status.FAILED:
-            self._root.set_status(Status(StatusCode.ERROR))
+            self._set({ERROR: finished.reason})
+        if finished.status is events.Status.FAILED and self._root is not None:
+            self._root.fail(finished.reason or "FAILED")
         self.close(now_s=now_s)
 
-    def _inner(self, name: str, kind: SpanKind, attributes: Attributes, now_s: float) -> Span:
-        common = {"gen_ai.provider.name": PROVIDER, "gen_ai.conversation.id": self._about.thread_id}
-        if kind is SpanKind.CLIENT:
-            common["gen_ai.request.model"] = self._about.config.model
-        return self._tracing.tracer.start_span(
-            name,
-            context=set_span_in_context(self._root),
-            kind=kind,
-            attributes={**common, **attributes},
-            start_time=_ns(now_s),
-        )
+    def _set(self, attributes: Attributes) -> None:
+        if self._root is not None:
+            self._root.set(attributes)
+
+    def _inner(self, shape: Shape, attributes: Attributes, now_s: float) -> Span | None:
+        if self._root is None:
+            return None
+        span = self._root.child(shape, started_ns=_ns(now_s))
+        span.set({"gen_ai.conversation.id": self._about.thread_id, **attributes})
+        return span
+
+
+@lru_cache(SHAPES_MAX)
+def _step(model: str) -> Shape:
+    return Shape(
+        f"chat {model}",
+        Kind.CLIENT,
+        {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.request.model": model,
+        },
+    )
+
+
+@lru_cache(SHAPES_MAX)
+def _call(tool: str) -> Shape:
+    return Shape(
+        f"execute_tool {tool}",
+        Kind.INTERNAL,
+        {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.provider.name": PROVIDER,
+            "gen_ai.tool.name": tool,
+            "gen_ai.tool.type": "function",
+        },
+    )
 
 
 def _of_agent(about: Traced) -> Attributes:
-    assistant: dict[str, AttributeValue] = {}
+    assistant: dict[str, Value] = {}
     if about.assistant_id:
         assistant = {
             "gen_ai.agent.id": about.assistant_id,
             "gen_ai.agent.version": str(about.assistant_version),
         }
     return {
-        "gen_ai.operation.name": "invoke_agent",
-        "gen_ai.provider.name": PROVIDER,
         "gen_ai.request.model": about.config.model,
         "gen_ai.conversation.id": about.thread_id,
         "ollamesh.run.id": about.run_id,
@@ -254,7 +268,7 @@ def _of_agent(about: Traced) -> Attributes:
     }
 
 
-def _of_tokens(usage: Usage) -> dict[str, AttributeValue]:
+def _of_tokens(usage: Usage) -> dict[str, Value]:
     return {
         "gen_ai.usage.input_tokens": usage.prompt_token_count,
         "gen_ai.usage.output_tokens": usage.output_token_count,

@@ -35,6 +35,7 @@ from services.agent.summaries import Summaries
 from services.agent.telemetry import AgentMetrics
 from services.agent.tracing import Traced
 from services.common.errors import StoreFailure
+from services.common.tracing.current import enter
 
 log = structlog.get_logger(__name__)
 
@@ -96,10 +97,12 @@ class Worker:
         False means that nothing was done: an earlier run of the thread has not ended yet.
         """
         began_s = asyncio.get_running_loop().time()
+        enter(job.asked_by)  # Whatever call, or other run, had this one begin just now.
         try:
             if not (job.called_off.is_set() or await self._begins(job)):
                 return False
             tale = await self._tale(job)
+            enter(tale.observed.trace.span)
             try:
                 ending = await self._told_to_its_end(job, tale)
             finally:
@@ -166,6 +169,8 @@ class Worker:
             assistant_id=str(job.held.assistant_id or ""),
             assistant_version=job.held.assistant_version,
             is_resumed=is_resumed,
+            asked_by=job.asked_by,
+            trace_parent=job.held.trace_parent,
         )
         return self._observing.of_run(about, now_s=self._clock())
 

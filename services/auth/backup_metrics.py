@@ -57,6 +57,8 @@ class BackupFile(Collector):
                 for sample in family.samples
                 if sample.name in MEANINGS and sample.labels.get("kind") in KINDS
             ]
+        except FileNotFoundError:
+            return []  # There has been no backup yet.
         except (OSError, ValueError, KeyError) as error:
             log.warning("backup_metrics_unreadable", error=type(error).__name__)
             return []

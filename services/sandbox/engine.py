@@ -17,6 +17,7 @@ from services.sandbox.places import Place, Places
 from services.sandbox.ports import Program
 from services.sandbox.running import Job
 from services.sandbox.telemetry import SandboxMetrics
+from services.sandbox.tracing import execution_ended
 
 log = structlog.get_logger(__name__)
 
@@ -87,6 +88,7 @@ class Engine:
             execution.judge(NEVER_RAN, Usage(queue_s=waited_s))
         assert execution.result is not None
         self._metrics.ended(execution.result, execution.where)
+        execution_ended(execution, placed_s=place.held_s)
         job.told(execution.execution_id, execution.result)
         log.info("execution_ended", execution_id=execution.execution_id, **_summary(execution.result))
 

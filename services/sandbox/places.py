@@ -42,6 +42,7 @@ class Place:
     def __init__(self, places: Places, ticket: Ticket) -> None:
         self.ticket = ticket
         self.granted = asyncio.Event()
+        self.held_s: float | None = None  # Since when somebody has it.
         self._places = places
 
     @property
@@ -53,6 +54,7 @@ class Place:
 
     async def held(self) -> None:
         await self.granted.wait()
+        self.held_s = asyncio.get_running_loop().time()
 
     def give_back(self) -> None:
         """Let others have it. Idempotent."""

@@ -106,7 +106,7 @@ class Collector:
 
 
 @asynccontextmanager
-async def collecting(port: int = 0) -> AsyncIterator[Collector]:
+async def collecting(credentials: grpc.ServerCredentials | None = None) -> AsyncIterator[Collector]:
     server, collector = grpc.aio.server(), Collector()
     handler = grpc.unary_unary_rpc_method_handler(
         collector.export,
@@ -114,7 +114,11 @@ async def collecting(port: int = 0) -> AsyncIterator[Collector]:
         response_serializer=ExportTraceServiceResponse.SerializeToString,
     )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {"Export": handler}),))
-    collector.port = server.add_insecure_port(f"127.0.0.1:{port}")
+    collector.port = (
+        server.add_insecure_port("127.0.0.1:0")
+        if credentials is None
+        else server.add_secure_port("127.0.0.1:0", credentials)
+    )
     await server.start()
     try:
         yield collector

@@ -1,4 +1,4 @@
-"""The real plan's stores and nothing else: `python -m tests.fakes.stores_only up|down|status`.
+"""The real plan's stores, with who observes them if that is wanted, and nothing else: `python -m tests.fakes.stores_only up|down|status`.
 
 Settings are the environment's, as always.
 """
@@ -17,7 +17,7 @@ from deploy.local.control import Outcome
 from deploy.local.daemon import Prepared, main
 from deploy.local.parts import all_parts
 from deploy.local.plan import make_plan
-from deploy.local.settings import Settings
+from deploy.local.settings import OBSERVERS, Settings
 
 STORES = {"postgres", "redis", "migrate"}
 
@@ -29,7 +29,8 @@ def up(settings: Settings) -> Outcome:
 
 def _prepare() -> Prepared:
     plan = make_plan(Settings.from_env())
-    return Prepared(parts=tuple(part for part in all_parts(plan) if part.node.name in STORES))
+    wanted = STORES.union(OBSERVERS if plan.settings.observes else ())
+    return Prepared(parts=tuple(part for part in all_parts(plan) if part.node.name in wanted))
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ from prometheus_client import CollectorRegistry
 from services.common.grpc.around import Interceptor
 from services.common.grpc.caller import deadline
 from services.common.grpc.errors import errors
+from services.common.telemetry import RpcMetrics, telemetry
+from services.common.tracing.tracer import Tracer
 from services.sandbox.catalogue import Catalogue
 from services.sandbox.core.admission import Bounds
 from services.sandbox.core.keeping import Keeping
@@ -117,6 +119,7 @@ async def serving(
     waiting_max: int = 4,
     user_executions_max: int = 8,
     keeping: Keeping = Keeping(),  # noqa: B008
+    tracer: Tracer | None = None,
 ) -> AsyncIterator[World]:
     jails, trail, metrics = FakeJails(), KeptTrail(), CollectorRegistry()
     bounds = Bounds(
@@ -140,7 +143,12 @@ async def serving(
     places_watched(metrics, engine.places)
     kept_watched(metrics, executions.registry.shelf)
     server = grpc.aio.server(
-        interceptors=[Interceptor([errors("sandbox.ollamesh")], [deadline(), recognise])]
+        interceptors=[
+            Interceptor(
+                [telemetry(RpcMetrics(CollectorRegistry()), tracer), errors("sandbox.ollamesh")],
+                [deadline(), recognise],
+            )
+        ]
     )
     servicer = SandboxServicer(
         ExecutionMethods(executions), ControlMethods(executions), SessionMethods(sessions, executions.caps)

@@ -1,66 +1,23 @@
 """Runs as operators see them: under the names that the guide and OpenTelemetry fix, and without a word of what was said."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
 from urllib.request import urlopen
 
-import grpc
 import pytest
 from ollamesh.agent.v1.assistant_pb2 import RunConfig
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
-    ExportTraceServiceRequest,
-    ExportTraceServiceResponse,
-)
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
-    TraceServiceServicer,
-    add_TraceServiceServicer_to_server,
-)
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from services.agent.tracing import TracingConfig
+from services.common.grpc.server import ServerConfig
+from services.common.tracing.config import TracingConfig
 from tests.fakes.fake_inference import Reply
-from tests.service.agent_app import App, Mesh, around
+from tests.fakes.otlp_collector import collecting
+from tests.service.agent_app import TIMEOUT_S, App, Mesh, around
 
 __all__ = ["around"]
 
 SECRET = "the cake recipe"
 CALL = Reply(texts=[SECRET], calls=[("run_python", f'{{"code": "print(\'{SECRET}\')"}}')])
 CONFIG = RunConfig(model="tiny", tools=["run_python"], system_prompt=SECRET)
-
-
-class Collector(TraceServiceServicer):
-    """Keeps what is sent to it."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.received = ""
-
-    def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:
-        self.received += str(request)
-        self.spans += [
-            span
-            for resource in request.resource_spans
-            for scope in resource.scope_spans
-            for span in scope.spans
-        ]
-        return ExportTraceServiceResponse()
-
-
-@asynccontextmanager
-async def collector() -> AsyncIterator[tuple[Collector, str]]:
-    """In threads of its own: it is asked by one."""
-    made = Collector()
-    server = grpc.server(ThreadPoolExecutor(2))
-    add_TraceServiceServicer_to_server(made, server)  # type: ignore[no-untyped-call]
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    try:
-        yield made, f"127.0.0.1:{port}"
-    finally:
-        await asyncio.to_thread(server.stop(0).wait)
 
 
 async def one_run(app: App) -> None:
@@ -96,20 +53,62 @@ async def test_metrics_have_the_names_that_dashboards_read(around: Mesh) -> None
     assert SECRET not in shown
 
 
+def traced(target: str, around: Mesh) -> ServerConfig:
+    server: ServerConfig = around.config().server
+    return replace(server, tracing=TracingConfig(target=target))
+
+
 @pytest.mark.parametrize("has_content", [False, True])
-async def test_traces_have_content_only_if_that_is_wanted(around: Mesh, has_content: bool) -> None:  # noqa: FBT001
-    async with collector() as (kept, target):
-        async with around.replica(tracing=TracingConfig(target=target, has_content=has_content)) as app:
+async def test_a_run_is_one_trace_and_has_content_only_if_that_is_wanted(
+    around: Mesh,
+    has_content: bool,  # noqa: FBT001
+) -> None:
+    async with collecting() as kept:
+        async with around.replica(server=traced(kept.target, around), trace_content=has_content) as app:
             await one_run(app)
-        assert sorted(span.name for span in kept.spans) == [
-            *("chat tiny", "chat tiny", "execute_tool run_python", "invoke_agent")
+        root = await kept.one("invoke_agent")
+        spans = [span for span in kept.seen if span.trace_id == root.trace_id]
+        assert sorted(span.name for span in spans if span.name.startswith(("chat", "execute"))) == [
+            *("chat tiny", "chat tiny", "execute_tool run_python")
         ]
-        root = next(span for span in kept.spans if span.name == "invoke_agent")
-        assert {span.parent_span_id for span in kept.spans if span is not root} == {root.span_id}
-        assert (SECRET in kept.received) == has_content
+        assert (SECRET in kept.text()) == has_content
+    start = next(span for span in spans if span.span_id == root.parent_id)
+    assert start.name == "ollamesh.agent.v1.AgentService/StartRun"
+    by_id = {span.span_id: span for span in spans}
+    assert {span.parent_id for span in spans if span is not start} <= by_id.keys()
+    inner = {
+        (span.name.rpartition("/")[2], by_id[span.parent_id].name) for span in spans if span is not start
+    }
+    assert {
+        ("Chat", "chat tiny"),
+        ("StartExecution", "execute_tool run_python"),
+        ("INSERT tool_claims", "execute_tool run_python"),
+        ("UPDATE runs", "invoke_agent"),
+        ("INSERT runs", start.name),
+    } <= inner
 
 
+async def test_who_goes_on_with_a_run_leads_to_the_trace_that_it_began_in(around: Mesh) -> None:
+    async with collecting() as kept:
+        async with around.replica(server=traced(kept.target, around)) as app:
+            app.inference.script = [Reply(texts=["never"], hold=asyncio.Event())]
+            user = app.user()
+            run_id = (await user.start(await user.thread(), config=CONFIG)).run_id
+            async with asyncio.timeout(TIMEOUT_S):
+                while not app.inference.running:
+                    await asyncio.sleep(0.01)
+        began = await kept.one("invoke_agent")
+        async with around.replica(server=traced(kept.target, around)) as app:
+            app.inference.script = [Reply(texts=["done"])]
+            await app.user().watch(run_id)
+        await kept.until(lambda: len(kept.named("invoke_agent")) > 1)
+        again = kept.named("invoke_agent")[1]
+    assert [link.trace_id.hex() for link in again.span.links] == [began.trace_id]
+    assert [link.span_id.hex() for link in again.span.links] == [began.parent_id]
+
+
+@pytest.mark.timeout(120)
 async def test_nobody_to_send_traces_to_is_nobody_s_problem(around: Mesh) -> None:
-    async with around.replica(tracing=TracingConfig(target="127.0.0.1:1")) as app:
+    async with around.replica(server=traced("127.0.0.1:1", around)) as app:
         await one_run(app)
         assert 'status="succeeded"' in await metrics(app)

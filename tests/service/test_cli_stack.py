@@ -67,6 +67,8 @@ def test_an_embedded_agent_calls_its_tool(mesh: Settings) -> None:
     assert kinds[-1] == "finished"
     again = ollamesh(mesh, "run", "--json", "--watch", events[0]["run_id"])
     assert [json.loads(line) for line in again.stdout.splitlines()] == events[1:]
+    traced = json.loads(ollamesh(mesh, "trace", events[0]["run_id"], "--wait", "60", "--json").stdout)
+    assert "execute_tool run_python" in [span["name"] for span in traced["spans"]]
 
 
 def test_a_program_is_run(mesh: Settings) -> None:
@@ -87,6 +89,10 @@ def test_a_user_is_not_an_admin(mesh: Settings) -> None:
     )
     assert (done.returncode, done.stdout) == (4, "")
     assert "ROLE_REQUIRED" in done.stderr
+    request = re.search(r"request ([0-9a-f-]{36})\)", done.stderr)
+    assert request is not None, done.stderr
+    shown = ollamesh(mesh, "trace", request[1], "--wait", "60")
+    assert "InferenceService/DeleteModel" in shown.stdout, "whoever is told of a failure can look into it"
 
 
 def test_the_stack_is_shown_to_people_and_programs(mesh: Settings) -> None:

@@ -133,13 +133,17 @@ def test_doctor_finds_what_is_wrong_and_what_mends_it(ollamesh: Command, tmp_pat
     (wrong / "profile.json").write_text("{}")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = ollamesh("doctor", "--json", OLLAMESH_EDGE_PORT=str(port))
+        observed = {"OLLAMESH_OBSERVE": "true", "OLLAMESH_PROMETHEUS_BIN": str(tmp_path)}
+        collector = {"OLLAMESH_OTLP_TARGET": f"127.0.0.1:{free_ports(1)[0]}"}
+        done = ollamesh("doctor", "--json", OLLAMESH_EDGE_PORT=str(port), **observed, **collector)
     checks = {check["name"]: check for check in json.loads(done.stdout)}
     assert done.returncode == 1
     assert checks["secrets"]["mend"] == f"chmod -R u=rwX,go= {secrets}"
     assert checks["profiles"]["finding"].startswith("of mine, profile.json describes no profile: ")
     assert checks["profiles"]["mend"] == f"rm -r {wrong}"
     assert f"port {port}, which edge needs, is in use" in checks["ports"]["finding"]
+    assert "no collector answers at 127.0.0.1:" in checks["traces"]["finding"]
+    assert checks["observers"]["mend"] == "make prometheus"
     assert all(checks[name]["ok"] for name in ("system", "disk", "PostgreSQL", "Redis", "Envoy", "llama.cpp"))
 
 

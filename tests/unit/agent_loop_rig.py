@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -83,6 +84,12 @@ class Listener:
 
     async def hear(self, delta: Delta) -> None:
         self.told.append(f"hear {delta.text or delta.thinking}")
+
+    def asking(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def calling(self, call_id: str) -> AbstractContextManager[None]:
+        return nullcontext()
 
     @property
     def step_count(self) -> int:

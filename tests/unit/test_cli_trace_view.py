@@ -55,7 +55,7 @@ InferenceService/Chat    edge        1.00 s  ███████████�
   └ ✗ execute            sandbox     600 ms               ████████████████
         the deadline\\x1b[2J has passed
         ended 100 ms after its parent
-        error.type=DEADLINE_EXCEEDED · grpc.status_code=4
+        error.type=DEADLINE_EXCEEDED · grpc.status_code=4 · killed at 500 ms
 not here: span 5555555555555555, in which 1 span began
 late                     agent      50.0 ms                          █
 """

@@ -43,7 +43,7 @@ def drawn(*spans: Span) -> list[str]:
             case Gap():
                 lines.append(f"{row.guides}gap of {duration(row.end_ns - row.start_ns)}")
             case Folded():
-                lines.append(f"{row.guides}{row.count} more {row.name}")
+                lines.append(f"{row.guides}{row.count} {row.name}")
             case Missing():
                 lines.append(f"missing {row.span_id}")
     return lines
@@ -95,7 +95,7 @@ def test_circles_end() -> None:
 
 
 def test_of_many_alike_the_slowest_are_shown_and_failures_always() -> None:
-    calls = [span(f"q{n}", "a", ms=(n, n + 0.001 * n), name="SELECT") for n in range(1, 21)]
+    calls = [span(f"q{n}", "a", ms=(n, n + 1 + 0.001 * n), name="SELECT") for n in range(1, 21)]
     failed = span("bad", "a", ms=(30, 31), name="SELECT", status="error")
     lines = drawn(span("a"), *calls, failed)
     assert Counter(line[2:] for line in lines) == {
@@ -106,6 +106,15 @@ def test_of_many_alike_the_slowest_are_shown_and_failures_always() -> None:
     }
     rows = waterfall([span("a"), *calls, failed], folds=False).rows
     assert sum(isinstance(row, SpanRow) for row in rows) == 22
+
+
+def test_many_short_spans_are_one_row_unless_others_began_in_them() -> None:
+    short = [span(f"q{n}", "a", ms=(n, n + 0.5), name=f"SQL {n}") for n in range(1, 9)]
+    inner = span("inner", "q8", ms=(8, 8.4))
+    lines = drawn(span("a"), *short, inner, span("long", "a", ms=(9, 100)))
+    assert lines == ["a", "├ 7 short spans", "├ SQL 8", "│ └ inner", "└ long"]
+    few = drawn(span("a"), *short[:ALIKE_MAX], span("long", "a", ms=(5, 100)))
+    assert len(few) == 1 + ALIKE_MAX + 1
 
 
 def test_a_chain_deeper_than_pythons_stack_is_drawn() -> None:

@@ -81,7 +81,9 @@ def test_prometheus_asks_every_part_that_can_be_asked(settings: Settings) -> Non
     targets = {job["job_name"]: job["static_configs"][0]["targets"] for job in told["scrape_configs"]}
     names = {
         **{name: f"{name}_metrics" for name in ("auth", "agent", "inference", "sandbox")},
-        "edge": "admin", "postgres": "postgres_exporter", "redis": "redis_exporter",
+        "edge": "admin",
+        "postgres": "postgres_exporter",
+        "redis": "redis_exporter",
         **{name: name for name in ("prometheus", "alertmanager")},
     }
     assert targets == {job: [f"127.0.0.1:{plan.ports[name]}"] for job, name in names.items()}

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 FILE = Path("data/traces/traces.sqlite")  # In OLLAMESH_HOME.
 # By what else people know a trace: the answer's x-request-id, and what commands print.
-NAMED_BY = ("guid:x-request-id", "ollamesh.request.id", "ollamesh.run.id", "ollamesh.execution.id")
+NAMED_BY = ("guid:x-request-id", "ollamesh.run.id", "ollamesh.execution.id")
 
 Attributes = Mapping[str, Any]
 

@@ -185,7 +185,8 @@ class _Loop(AgentMiddleware[AgentState[Any], RunContext]):
         assignment, recorder = request.runtime.context.assignment, request.runtime.context.recorder
         asked = recorder.ask()
         assert asked == step, "what is told and what the graph does are one tale"
-        return await handler(request.override(model=await self._model(assignment, name)))
+        with recorder.asking():
+            return await handler(request.override(model=await self._model(assignment, name)))
 
     async def awrap_tool_call(
         self,

@@ -207,6 +207,7 @@ class PostgresLeases:
             last_sequence=row["last_sequence"],
             attempt_count=row["attempt_count"],
             is_cancelled=row["is_cancelled"],
+            trace_parent=row["trace_parent"],
             mandate=mandate and opened_mandate(self._seals, mandate, owner, row["run_id"]),
         )
 

@@ -29,6 +29,8 @@ from services.agent.ports import Accepted, Busy, NewRun, Page, PageRequest, Retr
 from services.agent.wire.resources import config_to_proto
 from services.common.postgres import Connection, Database
 from services.common.seals import Seals
+from services.common.tracing.current import current
+from services.common.tracing.w3c import header
 
 # Acceptances of one thread follow each other, so that positions rise in the order of their commits.
 LOCK_THREAD = f"{OWNED} FOR UPDATE"
@@ -39,9 +41,9 @@ UNFINISHED = """
 """
 INSERT = """
     INSERT INTO runs (run_id, thread_id, input, config, holder, lease_until, watched_until,
-                      batch_id, is_batch, mandate, assistant_id, assistant_version)
-    VALUES ($1, $2, $3, $4, $7, now() + $8::float8 * interval '1 second',
-            now() + $9::float8 * interval '1 second', $10::uuid, $10::uuid IS NOT NULL, $11, $5, $6)
+                      batch_id, is_batch, mandate, assistant_id, assistant_version, trace_parent)
+    VALUES ($1, $2, $3, $4, $8, now() + $9::float8 * interval '1 second',
+            now() + $10::float8 * interval '1 second', $11::uuid, $11::uuid IS NOT NULL, $12, $5, $6, $7)
     RETURNING *
 """
 # Runs of the owner that have not ended, wherever they are held: few beside those that have. And whether a thread of
@@ -250,10 +252,19 @@ async def forget_messages(connection: Connection, thread_id: UUID, run_id: UUID)
     await connection.execute(FORGET_SUMMARY, thread_id)
 
 
-def _values(new: NewRun) -> tuple[UUID, UUID, bytes, bytes, UUID | None, int]:
+def _values(new: NewRun) -> tuple[UUID, UUID, bytes, bytes, UUID | None, int, str | None]:
     config = config_to_proto(new.config).SerializeToString()
     question = new.question.encode()
-    return new.run_id, new.thread_id, question, config, new.assistant_id, new.assistant_version
+    asked_by = current()
+    return (
+        new.run_id,
+        new.thread_id,
+        question,
+        config,
+        new.assistant_id,
+        new.assistant_version,
+        header(asked_by) if asked_by is not None else None,
+    )
 
 
 async def _find(connection: Connection, owner: Owner, run_id: UUID) -> RunRecord:

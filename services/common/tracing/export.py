@@ -77,6 +77,7 @@ class Exporter:
         self._pause_s = pause_s
         self._some, self._many = asyncio.Event(), asyncio.Event()
         self._is_away = False
+        self._sending = asyncio.Lock()
         spans = Counter(
             "ollamesh_spans", "Spans recorded, by what became of them", ("outcome",), registry=registry
         )
@@ -104,9 +105,10 @@ class Exporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send all that is there now."""
-        while self._queue:
-            await self._deliver(self._batch())
+        """Send all that is there now, and return when that has been sent, by whomever."""
+        async with self._sending:
+            while self._queue:
+                await self._deliver(self._batch())
         self._some.clear()
         self._many.clear()
 
@@ -120,8 +122,15 @@ class Exporter:
         return batch
 
     async def _deliver(self, batch: list[bytes]) -> None:
-        request = encode.request(self._frame, batch)
         outcome, refused_count = Outcome.FAILED, 0
+        try:
+            outcome, refused_count = await self._sent(encode.request(self._frame, batch))
+        finally:  # Also if the process does not wait for it any longer.
+            self._counts[outcome].inc(len(batch) - refused_count)
+            self._counts[Outcome.FAILED].inc(refused_count)
+
+    async def _sent(self, request: bytes) -> tuple[Outcome, int]:
+        """What becomes of a batch, and how many of it the collector did not want."""
         for attempt in range(TRIES_MAX):
             try:
                 answer = await self._export(request, timeout=SEND_S_MAX)
@@ -132,11 +141,10 @@ class Exporter:
                 if attempt + 1 < TRIES_MAX:
                     await asyncio.sleep(self._pause_s)
             else:
-                outcome, self._is_away = Outcome.EXPORTED, False
-                refused_count = ExportTraceServiceResponse.FromString(answer).partial_success.rejected_spans
-                break
-        self._counts[outcome].inc(len(batch) - refused_count)
-        self._counts[Outcome.FAILED].inc(refused_count)
+                self._is_away = False
+                told = ExportTraceServiceResponse.FromString(answer)
+                return Outcome.EXPORTED, told.partial_success.rejected_spans
+        return Outcome.FAILED, 0
 
     def _note(self, code: grpc.StatusCode) -> None:
         if not self._is_away:  # Once for each time that it goes away.

@@ -15,7 +15,7 @@ from services.common.tracing.encode import Value
 from services.common.tracing.names import ERROR
 
 EVENTS_MAX = 64  # Of a span. What comes after them is not told.
-VALUE_CHARS_MAX = 4096  # Of an attribute. Only content, which operators have to ask for, can be longer.
+DETAILS_MAX = 100  # Questions to stores within one span.
 _ids = random.Random()  # noqa: S311 - Names of spans; nobody is let in by them.
 
 
@@ -76,7 +76,7 @@ class Span:
     """A stretch of work. Times are nanoseconds since 1970; without one, it is now."""
 
     __slots__ = (
-        "_attributes", "_event_count", "_has_ended", "_has_failed", "_more", "_parent", "_send", "_shape", "_started_ns", "span_id",
+        "_attributes", "_detail_count", "_event_count", "_has_ended", "_has_failed", "_more", "_parent", "_send", "_shape", "_started_ns", "span_id",
         "state", "trace_id",
     )  # fmt: skip
     is_sampled = True
@@ -100,13 +100,18 @@ class Span:
         self._started_ns = time.time_ns() if started_ns is None else started_ns
         self._attributes: dict[str, Value] = {}
         self._more = b""  # Events, links and the status.
-        self._event_count = 0
+        self._event_count = self._detail_count = 0
         self._has_ended = self._has_failed = False
 
     def child(self, shape: Shape, *, started_ns: int | None = None) -> "Span":
         return Span(
             self._send, shape, self.trace_id, parent=self.span_id, state=self.state, started_ns=started_ns
         )
+
+    def detail(self, shape: Shape, *, started_ns: int | None = None) -> "Span | None":
+        """A child of which there may be very many; None once there are enough, of which it is only told how many more."""
+        self._detail_count += 1
+        return self.child(shape, started_ns=started_ns) if self._detail_count <= DETAILS_MAX else None
 
     def set(self, attributes: Mapping[str, Value]) -> None:
         self._attributes.update(attributes)
@@ -134,6 +139,8 @@ class Span:
         if self._has_ended:
             return
         self._has_ended = True
+        if self._detail_count > DETAILS_MAX:
+            self._attributes["ollamesh.untold_count"] = self._detail_count - DETAILS_MAX
         ended_ns = time.time_ns() if at_ns is None else at_ns
         self._send(
             b"".join(

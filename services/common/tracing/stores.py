@@ -1,6 +1,7 @@
 """What was asked of stores, within a call that is recorded: by name, never by what was asked.
 
-A transaction's BEGIN goes with its first statement, so it is no span of its own; its COMMIT, which waits for a disk, is.
+A transaction's BEGIN says nothing and its COMMIT only something if it had to wait, as for a disk. A call that asks very
+often, such as a run that is written down as it goes, tells a number of them and counts the rest.
 """
 
 import time
@@ -11,7 +12,7 @@ from functools import lru_cache
 from asyncpg.connection import LoggedQuery
 
 from services.common.statements import summary
-from services.common.tracing.current import inner, recorded
+from services.common.tracing.current import ended_by, recorded
 from services.common.tracing.encode import Value
 from services.common.tracing.spans import Kind, Shape
 
@@ -25,10 +26,12 @@ def statement_ran(query: LoggedQuery) -> None:
     if (parent := recorded()) is None:
         return
     name = summary(query.query)
-    if name == "BEGIN":
+    if name == "BEGIN" or (name == "COMMIT" and query.elapsed < WAIT_S_MIN):
         return
     ended_ns = time.time_ns()
-    span = parent.child(_statement(name), started_ns=ended_ns - round(query.elapsed * 1e9))
+    span = parent.detail(_statement(name), started_ns=ended_ns - round(query.elapsed * 1e9))
+    if span is None:
+        return
     if query.exception is not None:
         span.fail(type(query.exception).__name__)
     span.end(ended_ns)
@@ -38,17 +41,27 @@ def connection_waited(waited_s: float) -> None:
     """A connection is there, after a while."""
     if waited_s >= WAIT_S_MIN and (parent := recorded()) is not None:
         ended_ns = time.time_ns()
-        parent.child(_WAIT, started_ns=ended_ns - round(waited_s * 1e9)).end(ended_ns)
+        if (span := parent.detail(_WAIT, started_ns=ended_ns - round(waited_s * 1e9))) is not None:
+            span.end(ended_ns)
 
 
 @contextmanager
 def redis_asked(commands: Sequence[Sequence[object]]) -> Iterator[None]:
     """Redis is asked, with one or several commands at once, for as long as the block lasts."""
-    if recorded() is None or not commands:
+    parent = recorded()
+    if parent is None or not commands:
         yield
         return
-    with inner(_asked(str(commands[0][0]), len(commands))):
+    span = parent.detail(_asked(str(commands[0][0]), len(commands)))
+    try:
         yield
+    except BaseException as error:
+        if span is not None:
+            ended_by(span, error)
+        raise
+    finally:
+        if span is not None:
+            span.end()
 
 
 @lru_cache(SHAPES_MAX)

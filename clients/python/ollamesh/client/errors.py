@@ -10,6 +10,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo, RetryInfo
 from google.rpc.status_pb2 import Status
 
 DETAILS_KEY = "grpc-status-details-bin"
+REQUEST_ID_KEY = "x-request-id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,9 @@ class CallError(Exception):
     metadata: Mapping[str, str] = field(default_factory=dict)
     retry_after_s: float | None = None
     violations: tuple[Violation, ...] = ()
+    request_id: str = (
+        ""  # What the edge calls this call, in its log and in traces; empty if it was not reached.
+    )
 
     def __str__(self) -> str:
         facts = ", ".join(f"{name}={value}" for name, value in sorted(self.metadata.items()))
@@ -66,7 +70,7 @@ class CallError(Exception):
 
 def error_of(failure: grpc.aio.AioRpcError) -> CallError:
     """Translate what gRPC raised, with the details that it leaves packed."""
-    error = CallError(code=failure.code(), message=failure.details() or "")
+    error = CallError(code=failure.code(), message=failure.details() or "", request_id=_request_id(failure))
     explain(error, _status(failure))
     return error
 
@@ -83,6 +87,14 @@ def explain(error: CallError, status: Status) -> None:
             error.violations = tuple(
                 Violation(broken.field, broken.description, broken.reason) for broken in bad.field_violations
             )
+
+
+def _request_id(failure: grpc.aio.AioRpcError) -> str:
+    # An answer that is a failure and nothing else has no initial metadata.
+    for metadata in (failure.initial_metadata(), failure.trailing_metadata()):
+        if isinstance(found := (metadata or grpc.aio.Metadata()).get(REQUEST_ID_KEY), str):
+            return found
+    return ""
 
 
 def _status(failure: grpc.aio.AioRpcError) -> Status:

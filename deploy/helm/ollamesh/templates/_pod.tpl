@@ -57,8 +57,10 @@ topologySpreadConstraints:
 {{/* Kubelets have no certificate; the container asks itself, by its own. */}}
 {{- define "ollamesh.probes" -}}
 startupProbe:
-  tcpSocket: {port: grpc}
-  periodSeconds: 2
+  exec:
+    command: [python, -m, services.common.healthcheck, liveness]
+  periodSeconds: 3
+  timeoutSeconds: 10
   failureThreshold: 60
 livenessProbe:
   exec:

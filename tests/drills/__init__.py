@@ -1,0 +1,1 @@
+"""What goes wrong once a year, done on purpose: `make drill-restore`, `drill-release`, `drill-rollback`."""
