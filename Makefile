@@ -206,6 +206,20 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+HOST ?= localhost
+PUBLISH ?= 127.0.0.1:8443
+.PHONY: compose-secrets
+compose-secrets: setup ## write what deploy/compose needs: make compose-secrets HOST=mesh.example PUBLISH=0.0.0.0:443 WITH="gpu observe"
+	@$(PY) -m deploy.compose.prepare --host $(HOST) --publish $(PUBLISH) --with $(WITH)
+
+.PHONY: sbom
+sbom: setup deploy-tools ## say what each image holds, as CycloneDX, in .ollamesh/sbom
+	@$(PY) -m deploy.docker.sbom .ollamesh/sbom
+
+.PHONY: client-wheel
+client-wheel: setup ## pack the Python client with its stubs, in .ollamesh/dist
+	@$(PY) -m deploy.release wheel .ollamesh/dist
+
 .PHONY: images-prove
 images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
 	@$(PY) -m deploy.docker.prove $(ARGS)

@@ -205,7 +205,9 @@ def test_each_choice_of_files_is_whole(overlays: tuple[str, ...], place: Path) -
 
 def test_a_gpu_for_each_ollama() -> None:
     services = model.read(
-        variables=dict.fromkeys(("OLLAMESH_ISSUER", "OLLAMESH_VERSION", *prepare.images(prepare.DIGESTS)), "x")
+        variables=dict.fromkeys(
+            ("OLLAMESH_ISSUER", "OLLAMESH_VERSION", *prepare.images(prepare.DIGESTS)), "x"
+        )
     )["services"]
     devices = [services[f"ollama-{n}"]["deploy"]["resources"]["reservations"]["devices"] for n in (0, 1)]
     assert [one["device_ids"] for (one,) in devices] == [["0"], ["1"]]
