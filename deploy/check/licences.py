@@ -50,12 +50,13 @@ def licence(name: str) -> str | None:
 
 
 def _said(found: Distribution) -> str:
-    metadata = found.metadata
-    if expression := metadata.get("License-Expression"):
-        return str(expression)
-    classifiers = [
-        one.rpartition(" :: ")[2] for one in metadata.get_all("Classifier") or () if one.startswith("License")
+    def field(name: str) -> list[str]:
+        return [str(value) for value in found.metadata.get_all(name) or ()]
+
+    classifiers = [one.rpartition(" :: ")[2] for one in field("Classifier") if one.startswith("License")]
+    said = [
+        *field("License-Expression"),
+        *([", ".join(classifiers)] if classifiers else []),
+        *field("License"),
     ]
-    if classifiers:
-        return ", ".join(classifiers)
-    return str(metadata.get("License") or "").strip().partition("\n")[0][:80]
+    return next(iter(said), "").strip().partition("\n")[0][:80]

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ from services.common.config import Environment
 from services.inference.config import Config as Inference
 from services.sandbox.config import Config as Sandbox
 
-READERS = {
-    "auth": Auth,
-    "agent": Agent,
-    "inference-0": Inference,
-    "inference-1": Inference,
-    "sandbox": Sandbox,
-    "edge": Edge,
+READERS: Mapping[str, Callable[[Environment], object]] = {
+    "auth": Auth.read,
+    "agent": Agent.read,
+    "inference-0": Inference.read,
+    "inference-1": Inference.read,
+    "sandbox": Sandbox.read,
+    "edge": Edge.read,
 }
 PLACES = {"/run/secrets": "private/secrets", "/run/edge-tls": "private/edge"}
 
@@ -84,7 +85,7 @@ def test_each_part_accepts_its_environment(name: str, place: Path) -> None:
     service = model.read(variables=variables(place))["services"][name]
     (place / "roots" / "python").mkdir(parents=True, exist_ok=True)
     env = Environment(given(service, name, place))
-    READERS[name].read(env)
+    READERS[name](env)
     env.check()
 
 
@@ -100,7 +101,7 @@ def test_no_variable_is_one_that_nobody_reads(name: str, place: Path) -> None:
 
     service = model.read(variables=variables(place))["services"][name]
     env = Noting(given(service, name, place))
-    READERS[name].read(env)
+    READERS[name](env)
     told = {
         variable.removesuffix("_FILE") if variable.removesuffix("_FILE") in asked else variable
         for variable in service["environment"]
