@@ -33,6 +33,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # The first stack on a machine fetches and converts the models.
 FIRST_STACK_WITHIN_S = 600
+# What holds a promise in seconds may fail because of what else the machine does, but not three times in a row.
+TIMED_RERUNS = 2
 
 
 def pytest_collection_finish() -> None:
@@ -56,6 +58,8 @@ def _spare_the_collector() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
+        if item.get_closest_marker("timed") is not None:
+            item.add_marker(pytest.mark.flaky(reruns=TIMED_RERUNS))
         asks_for_a_stack = isinstance(item, pytest.Function) and "mesh" in item.fixturenames
         if asks_for_a_stack and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(FIRST_STACK_WITHIN_S))

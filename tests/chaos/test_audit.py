@@ -64,6 +64,7 @@ async def answers(service: Service) -> int:
 
 
 @pytest.mark.timeout(120 + 2 * FAULT_S)
+@pytest.mark.timed
 async def test_without_its_database_nothing_is_forgotten_and_who_has_a_token_is_served(
     database: Database, tmp_path: Path
 ) -> None:

@@ -117,6 +117,7 @@ def silences(chats: list[Chat], killed_at_s: list[float]) -> list[float]:
 
 
 @pytest.mark.timeout(180 + 30 * KILLS)
+@pytest.mark.timed
 async def test_whichever_gateway_dies_nobody_who_uses_the_client_notices_much(
     database: Database, redis_url: str
 ) -> None:

@@ -47,6 +47,7 @@ async def until_charged(dsn: str, history: History) -> list[str]:
 
 
 @pytest.mark.timeout(120 + 2 * FAULT_S)
+@pytest.mark.timed
 async def test_without_its_database_it_answers_and_charges_later(database: Database) -> None:
     dsn, history, unary, stop = database("inference"), History(), Unary(), asyncio.Event()
     async with Severable.to(port_of(dsn)) as cable:

@@ -130,6 +130,7 @@ async def both() -> AsyncIterator[tuple[Faulty, tuple[Service, Service]]]:
 
 @pytest.mark.timeout(120 + 20 * SECONDS * TRIES)
 @pytest.mark.parametrize("seed", [SEED])
+@pytest.mark.timed
 async def test_whatever_happens_to_redis_everybody_is_served(seed: int) -> None:
     async with both() as (redis, services):
         faults = [redis.kill, redis.hang, redis.fill, redis.flush]

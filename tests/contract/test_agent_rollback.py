@@ -68,7 +68,7 @@ async def _begun_and_read(replica: Replica, run_id: RunId) -> int:
 
 
 async def _waits(database: Database, for_what: str) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while True:
             async with database.connection() as connection:
                 if await connection.fetchval(WAITING, f"%{for_what}%"):

@@ -199,7 +199,7 @@ async def test_a_run_that_is_being_taken_over_is_left_alone(
     await replica.accept(await replica.thread())
     await execute(database, "UPDATE runs SET lease_until = now() - interval '1 s'")
     of_batches = False
-    async with replica.database.transaction(system=True) as connection, asyncio.timeout(2):
+    async with replica.database.transaction(system=True) as connection, asyncio.timeout(30):
         assert len(await connection.fetch(ADOPT, replica.holder, LEASE_S, 9, of_batches)) == 1
         assert await other.adopt() == []
     assert await other.adopt() == []

@@ -149,6 +149,7 @@ async def test_one_that_was_not_there_at_the_start_is_found(redis_url: str) -> N
             await rig.back()
 
 
+@pytest.mark.timed
 async def test_one_that_hangs_costs_its_callers_a_bounded_time_once(own: OwnRedis) -> None:
     """All of them at once: whoever waits for a connection, or for one to open, is as soon through."""
     count = 6 * CONNECTIONS_MAX

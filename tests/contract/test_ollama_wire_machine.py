@@ -88,6 +88,7 @@ def processor_s(process: psutil.Process) -> float:
     return times.user + times.system
 
 
+@pytest.mark.timed
 def test_what_was_read_before_is_not_read_again(http: httpx.Client) -> None:
     http.post("/api/generate", json={"model": CHAT})
     prompt = " ".join(str(number * number) for number in range(2000, 2040))
@@ -97,6 +98,7 @@ def test_what_was_read_before_is_not_read_again(http: httpx.Client) -> None:
     assert grown["prompt_eval_duration"] < cold["prompt_eval_duration"] / 3
 
 
+@pytest.mark.timed
 def test_a_load_is_in_load_duration_once(http: httpx.Client) -> None:
     http.post("/api/generate", json={"model": CHAT, "keep_alive": 0})
     eventually(lambda: not resident(http))

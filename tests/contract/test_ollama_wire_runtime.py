@@ -106,6 +106,7 @@ def test_nothing_outlives_the_runtime(number: signal.Signals) -> None:
         assert not alive
 
 
+@pytest.mark.timed
 async def test_leaving_during_the_prompt_stops_its_computation(runtime: OllamaServer) -> None:
     """llama.cpp alone goes on with the prompt, above all while others generate, and nobody gets the slot.
 

@@ -43,6 +43,7 @@ async def held(pool: Database, until: asyncio.Event) -> tuple[str, float]:
     return "done", 0.0
 
 
+@pytest.mark.timed
 async def test_fifty_callers_for_five_connections(pool: Database) -> None:
     """R12: those that do not fit are refused within a second, the others get what they came for."""
     until = asyncio.Event()

@@ -89,7 +89,7 @@ async def holds_wall(sandbox: Sandbox, wall_s: float) -> None:
         return
     ran = await sandbox.run(BUSY, limits=pb.Limits(wall=duration(wall_s)))
     assert (ran.outcome, list(ran.exited.limits_reached)) == ("TIMEOUT", [pb.LIMIT_KIND_WALL])
-    assert wall_s <= seconds(ran.exited.usage.wall) < wall_s + 5
+    assert wall_s <= seconds(ran.exited.usage.wall) < wall_s + 30
 
 
 async def holds_cpu(sandbox: Sandbox, cpu_s: float) -> None:

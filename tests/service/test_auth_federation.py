@@ -267,6 +267,7 @@ async def test_a_provider_that_fails_is_said_to_be_away(world: World, path: str)
     await world.sign_in()
 
 
+@pytest.mark.timed
 async def test_a_provider_that_is_away_is_said_to_be(world: World) -> None:
     nowhere = replace(world.config, provider=replace(world.config.provider, issuer="http://127.0.0.1:1"))
     async with HttpOpenIdProvider.connected(nowhere) as known:

@@ -20,7 +20,7 @@ from tests.service.auth_people import Person, another_organization, fresh, logge
 from tests.service.rank_sums import p_value
 from tests.stack import Database
 
-pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(300), pytest.mark.timed]
 
 TRIES = 3
 P_MIN = 0.01

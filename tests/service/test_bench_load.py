@@ -68,6 +68,7 @@ def test_counts_every_token(server: Stub, protocol: Protocol, last_count: int, m
     assert outcome.void is None
 
 
+@pytest.mark.timed
 def test_tells_pacing_as_it_is(server: Stub) -> None:
     outcome = support.run(ollama(server, "stub-n20-i5000-t50000"))
     assert outcome.first_token_s.p50 >= 0.049
@@ -170,6 +171,7 @@ async def test_grpc_counts_every_token(connection_count: int) -> None:
     assert calls.requests == [b"500"] * 6
 
 
+@pytest.mark.timed
 async def test_grpc_sends_what_is_to_be_sent() -> None:
     async with grpc_server() as (port, calls):
         load = loaded("grpc", port, "/tokens", b"1 {{number}}", bearer="secret", headers={"X-Mine": "yes"},
@@ -219,6 +221,7 @@ async def test_grpc_cancels() -> None:
     assert 0 < calls.cancelled_count <= outcome.cancelled
 
 
+@pytest.mark.timed
 async def test_grpc_waits_for_room() -> None:
     """A server that takes two streams at a time is not asked for more, and the wait counts as lateness."""
     async with grpc_server(max_concurrent_streams=2) as (port, _):

@@ -150,7 +150,7 @@ async def test_a_call_needs_a_deadline_but_a_health_check_does_not() -> None:
 async def test_health_can_be_watched_as_well_as_asked() -> None:
     async with serving(Servicer()) as channel:
         watch = health_stub(channel).Watch(health_pb2.HealthCheckRequest(service="liveness"))
-        first = await asyncio.wait_for(watch.read(), 5)
+        first = await asyncio.wait_for(watch.read(), 30)
         watch.cancel()
     assert first.status == health_pb2.HealthCheckResponse.SERVING
 
@@ -187,7 +187,7 @@ async def test_a_cancelled_stream_is_closed_and_counted_at_once() -> None:
         call = InferenceServiceStub(channel).Chat(CHAT, timeout=60)
         await servicer.streaming.wait()
         call.cancel()
-        await asyncio.wait_for(servicer.closed.wait(), 5)
+        await asyncio.wait_for(servicer.closed.wait(), 30)
     labels = {"method": "/ollamesh.inference.v1.InferenceService/Chat", "code": "CANCELLED"}
     assert registry.get_sample_value("ollamesh_rpc_handled_total", labels) == 1
     assert registry.get_sample_value("ollamesh_rpc_in_flight") == 0
@@ -199,7 +199,7 @@ async def test_a_deadline_ends_the_work() -> None:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             async for _ in InferenceServiceStub(channel).Chat(CHAT, timeout=0.2):
                 pass
-        await asyncio.wait_for(servicer.closed.wait(), 5)
+        await asyncio.wait_for(servicer.closed.wait(), 30)
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 

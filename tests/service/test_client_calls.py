@@ -131,6 +131,7 @@ async def test_details_that_are_not_ours_do_no_harm(mesh: ScriptedMesh, client: 
 # ---- Deadlines -------------------------------------------------------------------------------------
 
 
+@pytest.mark.timed
 async def test_every_call_has_a_deadline(mesh: ScriptedMesh, client: Client) -> None:
     mesh.unary["GetFleet"] = failing(then=GetFleetResponse())
     mesh.unary["Embed"] = failing(then=EmbedResponse())
@@ -147,6 +148,7 @@ async def test_every_call_has_a_deadline(mesh: ScriptedMesh, client: Client) -> 
     assert 100 < mesh.remaining_s["Chat"] <= 303
 
 
+@pytest.mark.timed
 async def test_the_deadline_of_a_client_is_its_makers_choice(mesh: ScriptedMesh) -> None:
     mesh.unary["GetFleet"] = failing(then=GetFleetResponse())
     async with Client(mesh.url, Password(USERNAME, PASSWORD), deadline_s=5) as client:
@@ -158,7 +160,7 @@ async def test_a_stream_ends_at_its_deadline(mesh: ScriptedMesh, client: Client)
     mesh.streams["Chat"] = endless
     error = await caught(drained(client.chat("tiny", "hi", deadline_s=0.3)))
     assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
-    await asyncio.wait_for(mesh.left.wait(), 5)
+    await asyncio.wait_for(mesh.left.wait(), 30)
 
 
 async def test_the_login_counts(mesh: ScriptedMesh) -> None:
@@ -210,7 +212,7 @@ async def test_breaking_out_cancels_the_call(mesh: ScriptedMesh, client: Client)
     async for event in client.chat("tiny", "hi"):
         if event.sequence == 3:
             break
-    await asyncio.wait_for(mesh.left.wait(), 5)
+    await asyncio.wait_for(mesh.left.wait(), 30)
 
 
 async def test_an_exception_in_the_loop_cancels_the_call(mesh: ScriptedMesh, client: Client) -> None:
@@ -222,7 +224,7 @@ async def test_an_exception_in_the_loop_cancels_the_call(mesh: ScriptedMesh, cli
 
     with pytest.raises(ZeroDivisionError):
         await read()
-    await asyncio.wait_for(mesh.left.wait(), 5)
+    await asyncio.wait_for(mesh.left.wait(), 30)
 
 
 async def test_a_cancelled_task_cancels_its_call(mesh: ScriptedMesh, client: Client) -> None:
@@ -234,11 +236,11 @@ async def test_a_cancelled_task_cancels_its_call(mesh: ScriptedMesh, client: Cli
             arrived.set()
 
     task = asyncio.create_task(read())
-    await asyncio.wait_for(arrived.wait(), 5)
+    await asyncio.wait_for(arrived.wait(), 30)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    await asyncio.wait_for(mesh.left.wait(), 5)
+    await asyncio.wait_for(mesh.left.wait(), 30)
 
 
 async def test_closing_the_client_cancels_what_runs(mesh: ScriptedMesh) -> None:
@@ -246,7 +248,7 @@ async def test_closing_the_client_cancels_what_runs(mesh: ScriptedMesh) -> None:
     async with Client(mesh.url, Password(USERNAME, PASSWORD)) as client:
         events = client.chat("tiny", "hi")
         await anext(events)
-    await asyncio.wait_for(mesh.left.wait(), 5)
+    await asyncio.wait_for(mesh.left.wait(), 30)
     await events.aclose()
 
 

@@ -285,13 +285,13 @@ async def test_a_jail_that_was_lost_is_not_looked_for(
     sandbox.script = [Execution(stdout=[b"a"])]
     await client.sandbox.start("x", execution_id="mine")
     with pytest.raises(CallError, match="SANDBOX_UNAVAILABLE"):
-        await asyncio.wait_for(executions.completed(client.sandbox.watch("mine")), 5)
+        await asyncio.wait_for(executions.completed(client.sandbox.watch("mine")), 30)
     assert len(lossy.asked) == 1
 
 
 async def test_an_execution_that_nobody_knows_any_more_is_not_looked_for(client: Client) -> None:
     with pytest.raises(CallError, match="EXECUTION_NOT_FOUND"):
-        await asyncio.wait_for(anext(client.sandbox.watch("absent")), 5)
+        await asyncio.wait_for(anext(client.sandbox.watch("absent")), 30)
 
 
 # ---- Sessions and files ----------------------------------------------------------------------------

@@ -189,7 +189,7 @@ async def test_closing_ends_a_login_on_its_way(mesh: ScriptedMesh) -> None:
         waiting = asyncio.create_task(client.access_token())
         await _until(lambda: len(mesh.logins) == 1)
     with pytest.raises(asyncio.CancelledError):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def _until(holds: object) -> None:

@@ -142,14 +142,14 @@ async def test_other_failures_are_final(mesh: ScriptedMesh) -> None:
 async def test_its_deadline_spans_all_connections(mesh: ScriptedMesh) -> None:
     mesh.streams["WatchRun"] = Watch(*[(0, Unavailable())] * 100)
     with pytest.raises(CallError, match="STORE_UNAVAILABLE"):
-        await asyncio.wait_for(watched(mesh, deadline_s=0.3), 5)
+        await asyncio.wait_for(watched(mesh, deadline_s=0.3), 30)
     assert mesh.remaining_s["WatchRun"] <= 0.31
 
 
 async def test_it_waits_as_long_as_the_service_asks_if_the_deadline_allows(mesh: ScriptedMesh) -> None:
     watch = mesh.streams["WatchRun"] = Watch((1, Unavailable(retry_after_s=60)))
     with pytest.raises(CallError, match="STORE_UNAVAILABLE"):
-        await asyncio.wait_for(watched(mesh, deadline_s=5), 5)
+        await asyncio.wait_for(watched(mesh, deadline_s=59), 30)
     assert watch.asked == [0]
 
 

@@ -22,7 +22,7 @@ from tests.service.inference_app import TINY, serving
 from tests.service.test_inference_embed import KEYS
 from tests.stack import Database, OwnRedis, own_redis
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timed]
 TOLD_WITHIN_S = 5.0  # Of R4, both ways.
 START_WITHIN_S = 60.0
 PARTS = ("api", "ollama", "database", "cache")

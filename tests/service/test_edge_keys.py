@@ -129,6 +129,7 @@ async def test_keys_follow_each_other_under_load_and_nobody_is_refused(database:
         await place.passes(old)  # What the first key signed is good for as long as it said.
 
 
+@pytest.mark.timed
 async def test_a_key_that_is_taken_away_opens_nothing_any_more(database: Database) -> None:
     """Envoy lets a token pass that it remembers, whatever becomes of its key: so it is the services who must know."""
     async with placed(database) as place:
@@ -227,6 +228,7 @@ async def test_only_an_admin_of_the_founders_rotates_and_once_for_each_request(d
         assert set(await place.auth.keys()) == {urgent.key_id}
 
 
+@pytest.mark.timed
 async def test_replicas_learn_at_once_what_another_did_to_the_keys(database: Database) -> None:
     own = config(database("auth"), encryption_key=ENCRYPTION_KEY)
     async with auth_app.serving(own) as one, auth_app.serving(own) as other:

@@ -20,7 +20,7 @@ from tests.service.edge_app import CHAT, GET_FLEET, Stack, until_keys_are_known
 from tests.service.key_owners import Metadata, add_user, login, make_key
 from tests.stack import Database
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timed]
 CHECK = "/envoy.service.auth.v3.Authorization/Check"
 WITHIN_S = 1.0  # The promise.
 

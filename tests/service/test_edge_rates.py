@@ -158,6 +158,7 @@ async def test_callers_are_told_when_to_come_again(known: Mesh) -> None:
 
 
 @pytest.mark.parametrize("how", [signal.SIGSTOP, signal.SIGKILL])
+@pytest.mark.timed
 async def test_without_redis_each_replica_counts_its_share(patient: Mesh, how: signal.Signals) -> None:
     await patient.limit(requests_per_second=RATE, request_burst_count=BURST)
     calm = (await patient.steadily(per_s=RATE / 2, for_s=2))[1]
@@ -188,6 +189,7 @@ async def test_it_is_counted_together_again_when_redis_is_back(known: Mesh) -> N
     assert BURST * 0.5 <= served <= BURST + RATE * lasted_s
 
 
+@pytest.mark.timed
 async def test_without_auth_nobody_is_refused_and_few_wait(brisk: Mesh) -> None:
     await brisk.limit(requests_per_second=0)
     assert await brisk.ask() == "limited"

@@ -188,6 +188,7 @@ async def test_what_an_item_does_wrong_is_its_result_and_others_go_on(database: 
 
 
 @of_one_process
+@pytest.mark.timed
 async def test_cancelling_ends_what_runs_within_a_second_on_any_replica(database: Database) -> None:
     async with (
         one_instance(**settings(database, batch_workers=2)) as (service, fake),

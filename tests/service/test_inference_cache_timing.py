@@ -72,6 +72,7 @@ def texts(name: str, number: int = 0) -> list[str]:
 @pytest.mark.parametrize(
     ("ask", "have_cached"), [(embed, embed_all), (chat, chat_all)], ids=["embed", "chat"]
 )
+@pytest.mark.timed
 async def test_what_another_tenant_has_cached_is_as_slow_as_what_nobody_has(
     redis_url: str, ask: Ask, have_cached: Callable[[Service, Sequence[str], str], Awaitable[None]]
 ) -> None:

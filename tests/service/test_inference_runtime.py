@@ -111,6 +111,7 @@ async def test_a_prompt_that_is_left_leaves_its_slot_to_the_next(runtime: Ollama
             assert (await events_of(tell(service, 4)))[-1].HasField("finished")
 
 
+@pytest.mark.timed
 async def test_a_batch_gives_more_tokens_than_one_after_the_other(runtime: OllamaServer) -> None:
     together_s: list[float] = []
     apart_s: list[float] = []

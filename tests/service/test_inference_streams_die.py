@@ -18,6 +18,7 @@ RESUMED_WITHIN_S = 30.0  # Generous: the machine is shared. What is measured is 
 
 
 @pytest.mark.parametrize("steady", [True, False])
+@pytest.mark.timed
 async def test_a_stream_outlives_the_process_that_makes_it(redis_url: str, *, steady: bool) -> None:
     gate = asyncio.Event()
     async with FakeOllama(TINY, parallel=64) as fake:

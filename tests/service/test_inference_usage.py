@@ -301,6 +301,7 @@ async def test_a_store_that_is_away_stops_no_stream(unused_tcp_port: int) -> Non
         assert "hunter2" not in str(answer)
 
 
+@pytest.mark.timed
 async def test_a_busy_store_refuses_within_a_second_and_stops_no_stream(database: Database) -> None:
     """R12, as callers see it: one connection, and whoever has it waits for a lock."""
     async with accounted(database, inference_connections_max=1) as (service, _):

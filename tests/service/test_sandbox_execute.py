@@ -112,6 +112,7 @@ async def test_output_streams_while_the_program_runs(sandbox: Sandbox) -> None:
     assert ran.kinds == ["started", "stdout", "exited"]  # What was printed before the kill is not lost.
 
 
+@pytest.mark.timed
 async def test_the_wall_clock(sandbox: Sandbox) -> None:
     ran = await sandbox.run("while True: pass", limits=wall(0.3))
     assert ran.outcome == "TIMEOUT"
@@ -173,6 +174,7 @@ async def test_output_may_be_any_bytes_and_is_addressed_by_offset(sandbox: Sandb
     assert whole == bytes(range(256)) * 64 * 40
 
 
+@pytest.mark.timed
 async def test_usage_is_plausible(sandbox: Sandbox) -> None:
     usage = (await sandbox.run("sum(range(10**6))")).exited.usage
     assert 0 < usage.cpu.ToTimedelta().total_seconds() < 5

@@ -82,6 +82,7 @@ async def test_root_may_keep_it_where_the_jail_s_user_cannot_walk(root: Path) ->
 
 
 @as_either
+@pytest.mark.timed
 async def test_who_hangs_up_kills_the_program_at_once(root: Path, uid: int | None) -> None:
     async with ready(root, uid) as (service, client):
         call = await begun(client)

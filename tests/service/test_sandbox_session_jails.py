@@ -174,6 +174,7 @@ async def test_results_of_each_program_are_its_own(session: SessionJail) -> None
     assert (first.plain, second.plain) == (["41"], ["42"])
 
 
+@pytest.mark.timed
 async def test_what_a_program_used_is_its_own(session: SessionJail) -> None:
     begin(session, "import time\nuntil = time.process_time() + 0.3\nwhile time.process_time() < until: pass")
     assert 0.3 <= (await finished(session)).cpu_s < 2

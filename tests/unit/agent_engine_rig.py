@@ -255,7 +255,7 @@ async def start(made: Engine) -> RunRecord:
 
 
 async def has_ended(store: Store, run_id: RunId) -> Finished:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not store.ended(run_id):
             await asyncio.sleep(0.005)
     end = store.events[run_id][-1]

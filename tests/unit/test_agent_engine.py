@@ -54,7 +54,7 @@ async def test_a_run_that_is_cancelled_just_before_it_asks_never_asks() -> None:
         run = await start(made)
         await store.request_cancel(run.run_id, rollback=False)
         renewals = len(store.renewed)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(store.renewed) < renewals + 3:
                 await asyncio.sleep(0.005)
         store.readable.set()
@@ -93,7 +93,7 @@ async def test_leases_are_renewed_while_a_run_works_and_places_are_bounded() -> 
         run = await start(made)
         with pytest.raises(TooManyRuns):
             await start(made)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while [run.run_id] not in store.renewed:
                 await asyncio.sleep(0.005)
         agent.let.set()
@@ -152,7 +152,7 @@ async def test_a_mandate_is_kept_for_others_and_ends_with_its_run() -> None:
     agent.let.clear()
     async with engine(store, agent, auth=auth) as made:
         run = await start(made)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while not store.mandates:
                 await asyncio.sleep(0.005)
         assert store.mandates == {run.run_id: "mandate 1"}
@@ -198,7 +198,7 @@ async def test_no_more_is_taken_over_than_there_are_places_for() -> None:
     agent.let.clear()
     store.orphans = [orphan(store) for _ in range(5)]
     async with engine(store, agent, runs_max=2):
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while len(store.orphans) > 3 or len(store.renewed) < 5:
                 await asyncio.sleep(0.005)
         assert len(store.orphans) == 3
@@ -216,6 +216,7 @@ async def test_an_answer_that_comes_while_a_run_is_being_let_go_is_left_for_who_
         await has_ended(store, run.run_id)
 
 
+@pytest.mark.timed
 async def test_whoever_comes_to_watch_is_seen_at_once() -> None:
     """A run that ends unwatched may have little time left, less than until watchers are counted next."""
     store, agent = Store(), Parrot()

@@ -112,6 +112,7 @@ class TestJsonSchema:
             ({"items": {"anyOf": [{"pattern": "^(a|aa)+$"}, True]}}, ["a" * 22 + "!"] * 3_000),
         ],
     )
+    @pytest.mark.timed
     def test_no_check_takes_much_longer_than_it_may(self, schema: dict[str, Any], value: object) -> None:
         checked = JsonSchema(json.dumps(schema))
         began_s = time.thread_time()

@@ -179,6 +179,7 @@ async def test_a_full_spool_refuses_who_must_not_go_on_and_says_what_it_dropped(
     assert chain.names.count("n") >= 10
 
 
+@pytest.mark.timed
 async def test_without_a_disk_who_must_not_go_on_is_refused_at_once() -> None:
     chain = Chain()
     chain.is_away = True
