@@ -181,6 +181,14 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+.PHONY: drill-release
+drill-release: setup ## a new version comes in and goes back, a bad one is taken back, under load: who notices?
+	@$(PY) -m tests.drills.release
+
+.PHONY: drill-rollback
+drill-rollback: setup ## every replica goes back to the release before and forward again, on the new schema, under load
+	@$(PY) -m tests.drills.rollback
+
 SIZE_MB ?= 20
 .PHONY: drill-restore
 drill-restore: setup ## load, backup, destroy, restore, compare; prints RPO and RTO: make drill-restore SIZE_MB=1000
