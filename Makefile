@@ -225,6 +225,14 @@ client-wheel: setup ## pack the Python client with its stubs, in .ollamesh/dist
 images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
 	@$(PY) -m deploy.docker.prove $(ARGS)
 
+.PHONY: drill-release
+drill-release: setup ## a new version comes in and goes back, a bad one is taken back, under load: who notices?
+	@$(PY) -m tests.drills.release
+
+.PHONY: drill-rollback
+drill-rollback: setup ## every replica goes back to the release before and forward again, on the new schema, under load
+	@$(PY) -m tests.drills.rollback
+
 SIZE_MB ?= 20
 .PHONY: drill-restore
 drill-restore: setup ## load, backup, destroy, restore, compare; prints RPO and RTO: make drill-restore SIZE_MB=1000
