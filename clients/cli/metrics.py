@@ -5,10 +5,10 @@ import urllib.request
 
 import click
 
-from clients.cli.failures import Failure, Unreachable
+from clients.cli.failures import Unreachable
 from clients.cli.settings import Settings
-from clients.cli.stack import sentences, stack_settings
-from deploy.local import stack
+from clients.cli.stack import stack_settings
+from deploy.local import board
 
 WITHIN_S = 10.0
 BYTES_MAX = 8 * 1024 * 1024
@@ -21,20 +21,20 @@ BYTES_MAX = 8 * 1024 * 1024
 def metrics(settings: Settings, part: str, names: tuple[str, ...]) -> None:
     """Print what PART of the stack measures: all of it, or what begins with a NAME.
 
-    PART is auth, agent, inference, sandbox or edge. The exit code is 1 if nothing begins so.
+    PART is auth, agent, inference, sandbox or edge. What has not been counted yet may be absent.
     """
-    with sentences():
-        found = stack.status(stack_settings(settings))
-    if not found.running:
+    stack = stack_settings(settings)
+    found = board.of_running(stack.home)
+    if found is None:
         raise Unreachable("the stack is not running; start it with `ollamesh up`")
     urls = {each.name: each.metrics for each in found.parts if each.metrics}
     if part not in urls:
         raise click.UsageError(f"{part} measures nothing; there are {', '.join(sorted(urls))}")
     lines = [line for line in scraped(urls[part]).splitlines() if line and not line.startswith("#")]
-    wanted = [line for line in lines if line.startswith(names)] if names else lines
-    if not wanted:
-        raise Failure(f"{part} has nothing that begins with {' or '.join(names)}")
-    click.echo("\n".join(wanted))
+    click.echo("\n".join(line for line in lines if not names or line.startswith(names)))
+    for name in names:
+        if not any(line.startswith(name) for line in lines):
+            click.echo(f"{part} has nothing yet that begins with {name}", err=True)
 
 
 def scraped(url: str) -> str:

@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 
 import psutil
-from msgspec import Struct
 
 from deploy.envoy.config import parse_endpoint
-from deploy.local import board, identities, observing, ports, servers, stack
+from deploy.local import board, checkup, identities, observing, ports, postgres, servers, stack
 from deploy.local.diagnosis import diagnose
 from deploy.local.errors import StackError
+from deploy.local.finding import Check, ill, well
 from deploy.local.model_source import find_models
-from deploy.local.plan import check_folders
+from deploy.local.plan import DATABASE, check_folders
 from deploy.local.secret_files import SecretFiles
 from deploy.local.settings import OTLP_TARGET, Settings
 from services.common.launch import Guard, server_uid
@@ -38,21 +38,6 @@ COLLECTOR_WITHIN_S = 2.0
 # Root in a user namespace made by root is the host's root, so the sandbox becomes another uid first.
 JAIL_UID = 65001
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
-
-
-class Check(Struct, frozen=True, kw_only=True):
-    name: str
-    ok: bool = True
-    finding: str  # What was seen, or the sentence that says what is wrong.
-    mend: str = ""  # A command for a shell; empty if the finding itself says what to do.
-
-
-def _well(name: str, finding: str) -> Check:
-    return Check(name=name, finding=finding)
-
-
-def _ill(name: str, finding: str, mend: str = "") -> Check:
-    return Check(name=name, ok=False, finding=finding, mend=mend)
 
 
 def examine(settings: Settings) -> Iterator[Check]:
@@ -78,29 +63,27 @@ def examine(settings: Settings) -> Iterator[Check]:
 def _python() -> Check:
     seen = f"Python {sys.version.split()[0]} on {sys.platform}"
     if not sys.platform.startswith("linux"):
-        return _ill("system", f"{seen}: the local stack needs Linux")
+        return ill("system", f"{seen}: the local stack needs Linux")
     if sys.version_info < PYTHON_MIN:
-        return _ill("system", f"{seen} is too old", "make clean && make PYTHON=python3.12 setup")
-    return _well("system", seen)
+        return ill("system", f"{seen} is too old", "make clean && make PYTHON=python3.12 setup")
+    return well("system", seen)
 
 
 def _folders(settings: Settings) -> Check:
     try:
         check_folders(settings)
     except StackError as error:
-        return _ill("disk", str(error))
+        return ill("disk", str(error))
     free_bytes = shutil.disk_usage(settings.home).free
-    return _well("disk", f"{free_bytes // 10**9} GB free for {settings.home}")
+    return well("disk", f"{free_bytes // 10**9} GB free for {settings.home}")
 
 
 def _memory() -> Check:
     free_bytes = psutil.virtual_memory().available
     seen = f"{free_bytes / 10**9:.1f} GB of memory are available"
     if free_bytes < MEMORY_MIN_BYTES:
-        return _ill(
-            "memory", f"{seen}, and the stack needs {MEMORY_MIN_BYTES / 10**9} GB; end other programs"
-        )
-    return _well("memory", seen)
+        return ill("memory", f"{seen}, and the stack needs {MEMORY_MIN_BYTES / 10**9} GB; end other programs")
+    return well("memory", seen)
 
 
 def _programs() -> Iterator[Check]:
@@ -110,7 +93,7 @@ def _programs() -> Iterator[Check]:
         try:
             yield _starts(name, [str(find()), "--version"])
         except StackError as error:
-            yield _ill(name, str(error), "make setup")
+            yield ill(name, str(error), "make setup")
     yield _starts("llama.cpp", [sys.executable, "-c", "import xllamacpp; print(xllamacpp.__name__)"])
 
 
@@ -119,18 +102,18 @@ def _starts(name: str, argv: Sequence[str]) -> Check:
     try:
         done = subprocess.run(guarded, capture_output=True, text=True, timeout=PROGRAM_WITHIN_S, check=False)
     except subprocess.TimeoutExpired:
-        return _ill(name, f"its program did not answer within {PROGRAM_WITHIN_S:g} s")
+        return ill(name, f"its program did not answer within {PROGRAM_WITHIN_S:g} s")
     if done.returncode == 0:
-        return _well(name, (done.stdout.strip() or "starts").splitlines()[0])
-    return _ill(name, diagnose(done.stderr, code=done.returncode, home="", port=None, port_variable=""))
+        return well(name, (done.stdout.strip() or "starts").splitlines()[0])
+    return ill(name, diagnose(done.stderr, code=done.returncode, home="", port=None, port_variable=""))
 
 
 def _namespaces() -> Check:
     """What the sandbox's jails are made of."""
     error = _error_of_namespaces()
     if error == 0:
-        return _well("sandbox", "user namespaces can be made")
-    return _ill("sandbox", f"no jail can be built ({os.strerror(error)}): {kernel_problem()}")
+        return well("sandbox", "user namespaces can be made")
+    return ill("sandbox", f"no jail can be built ({os.strerror(error)}): {kernel_problem()}")
 
 
 # Run as a program: a fork of a process in which gRPC has started may hang. It starts as who we are and then
@@ -164,10 +147,10 @@ def _profiles(settings: Settings) -> Check:
         try:
             profiles.read(root / name)
         except (OSError, ValueError) as error:
-            return _ill(
+            return ill(
                 "profiles", f"of {name}, {profiles.problem(error)}", f"rm -r {shlex.quote(str(root / name))}"
             )
-    return _well("profiles", f"the sandbox has {', '.join(there)}" if there else "none are built yet")
+    return well("profiles", f"the sandbox has {', '.join(there)}" if there else "none are built yet")
 
 
 def _secrets(settings: Settings) -> Check:
@@ -175,73 +158,87 @@ def _secrets(settings: Settings) -> Check:
     if open_paths := secrets.too_open():
         names = ", ".join(path.name for path in open_paths)
         mend = f"chmod -R u=rwX,go= {shlex.quote(str(secrets.folder))}"
-        return _ill("secrets", f"other users of this machine can reach {names}", mend)
-    return _well("secrets", "only their owner can read them")
+        return ill("secrets", f"other users of this machine can reach {names}", mend)
+    return well("secrets", "only their owner can read them")
 
 
 def _certificates(settings: Settings) -> Check:
     """What the parts prove with who they are. The next start makes what is missing, so nothing is no fault."""
     if settings.insecure_inside:
-        return _well("identity", "OLLAMESH_INSECURE_INSIDE: the parts talk in plain text")
+        return well("identity", "OLLAMESH_INSECURE_INSIDE: the parts talk in plain text")
     if not (found := identities.expiries(settings.home)):
-        return _well("identity", "no certificates yet")
+        return well("identity", "no certificates yet")
     first = min(found, key=lambda service: found[service])
     if (left_s := found[first] - time.time()) > 0:
-        return _well("identity", f"certificates are good for {left_s / HOUR_S:.1f} h, and renewed before")
-    return _ill(
-        "identity", f"the certificate of {first} expired {-left_s / HOUR_S:.1f} h ago", "make down up"
-    )
+        return well("identity", f"certificates are good for {left_s / HOUR_S:.1f} h, and renewed before")
+    return ill("identity", f"the certificate of {first} expired {-left_s / HOUR_S:.1f} h ago", "make down up")
 
 
 def _traces(settings: Settings) -> Check:
     if settings.keeps_traces:
         kept = f"{settings.traces_age_s / DAY_S:g} d and {settings.traces_bytes >> 20} MiB at most"
-        return _well("traces", f"are kept for {kept}; `ollamesh trace` shows them")
+        return well("traces", f"are kept for {kept}; `ollamesh trace` shows them")
     if not (target := settings.inherited.get(OTLP_TARGET)):
-        return _well("traces", "none are made: OLLAMESH_TRACES is false")
+        return well("traces", "none are made: OLLAMESH_TRACES is false")
     if (endpoint := parse_endpoint(target)) is None:
-        return _ill("traces", f"{OTLP_TARGET} is not host:port")
+        return ill("traces", f"{OTLP_TARGET} is not host:port")
     try:
         socket.create_connection((endpoint.host, endpoint.port), timeout=COLLECTOR_WITHIN_S).close()
     except OSError as error:
         why = error.strerror or error
-        return _ill("traces", f"no collector answers at {target}, so spans are lost ({why}); start it there")
-    return _well("traces", f"go to the collector at {target}")
+        return ill("traces", f"no collector answers at {target}, so spans are lost ({why}); start it there")
+    return well("traces", f"go to the collector at {target}")
 
 
 def _observers(settings: Settings) -> Check:
     try:
         folder = observing.check(settings)
     except StackError as error:
-        return _ill("observers", str(error), "make prometheus")
+        return ill("observers", str(error), "make prometheus")
     missing = programs.missing(folder, observing.EXPORTERS)
-    return _well("observers", f"in {folder}" + (f", without {' and '.join(missing)}" if missing else ""))
+    return well("observers", f"in {folder}" + (f", without {' and '.join(missing)}" if missing else ""))
 
 
 def _stale(settings: Settings) -> Check:
     if board.read(settings.home) is not None and board.of_running(settings.home) is None:
-        return _ill("state", "the supervisor was killed; the next start cleans up", "make up")
-    return _well("state", "nothing is left of an earlier stack")
+        return ill("state", "the supervisor was killed; the next start cleans up", "make up")
+    return well("state", "nothing is left of an earlier stack")
 
 
 def _ports(settings: Settings) -> Iterator[Check]:
     source = find_models(settings)
-    yield _well("models", f"from: {source.kind}" + (f", at {source.hosts}" if source.hosts else ""))
+    yield well("models", f"from: {source.kind}" + (f", at {source.hosts}" if source.hosts else ""))
     taken = False
     for name, port in settings.wanted_ports(has_runtime=source.is_ours).items():
         try:
             ports.resolve({name: port}, host=settings.bind)
         except StackError as error:
             taken = True
-            yield _ill("ports", str(error))
+            yield ill("ports", str(error))
     if not taken:
-        yield _well("ports", "all are free")
+        yield well("ports", "all are free")
 
 
 def _parts(settings: Settings) -> Iterator[Check]:
     status = stack.status(settings)
     for part in status.parts:
         if part.health == "ok":
-            yield _well(part.name, part.state)
+            yield well(part.name, part.state)
         else:
-            yield _ill(part.name, part.health, f"tail -n 20 {shlex.quote(part.log)}")
+            yield ill(part.name, part.health, f"tail -n 20 {shlex.quote(part.log)}")
+    yield from _checkup(settings, status)
+
+
+def _checkup(settings: Settings, status: stack.Status) -> Iterator[Check]:
+    """How those that run are doing."""
+    yield checkup.clock()
+    yield checkup.memory({part.name: part.rss_bytes for part in status.parts})
+    services = {part.name: part.metrics for part in status.parts if part.metrics and part.name != "edge"}
+    yield from checkup.latency(checkup.ask(services))
+    port = next((part.port for part in status.parts if part.name == "postgres"), None)
+    if port is None:
+        return
+    password = SecretFiles(settings.home).read("postgres_password")
+    dsn = postgres.dsn(port=port, database=DATABASE, role=postgres.ADMIN, password=password)
+    if (seen := checkup.ask_database(dsn)) is not None:
+        yield from checkup.database(seen)

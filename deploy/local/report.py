@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 
-from deploy.local.doctor import Check
+from deploy.local.finding import Check
 from deploy.local.stack import PartStatus, Status
 
 HEADINGS = ("part", "state", "port", "pid", "health", "MB", "restarts", "for")

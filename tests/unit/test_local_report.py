@@ -1,6 +1,6 @@
 """What a person sees of the stack."""
 
-from deploy.local.doctor import Check
+from deploy.local.finding import Check
 from deploy.local.report import check_lines, status_table
 from deploy.local.stack import PartStatus, Status
 

@@ -1,0 +1,1 @@
+"""Pages for whoever is on call, and what can be checked of them."""
