@@ -46,7 +46,7 @@ $(ROOTS)/.ready: .venv/.ready $(wildcard services/sandbox/rootfs/*.py services/s
 	@touch $@
 
 .PHONY: lock
-lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the locks of the sandbox's packages and of deploy-check
+lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and the locks of the sandbox's packages, of deploy-check and of images
 	$(UV) pip compile pyproject.toml --group local --group dev --universal --python-version 3.11 \
 	  --generate-hashes --no-annotate --no-header -q -o requirements.lock
 	cd services/sandbox/rootfs && $(CURDIR)/$(UV) pip compile python-data.in --universal --python-version 3.11 \
@@ -54,6 +54,10 @@ lock: .tools/.ready ## resolve requirements.lock anew from pyproject.toml, and t
 	@cd deploy/check && for name in deploy checkov; do \
 	  $(CURDIR)/$(UV) pip compile $$name.in --universal --python-version 3.11 --only-binary :all: \
 	    --generate-hashes --no-annotate --no-header -q -o $$name.lock; done
+
+	@cd deploy/docker/requirements && for name in *.in; do \
+	  $(CURDIR)/$(UV) pip compile $$name -c $(CURDIR)/requirements.lock --universal --python-version 3.11 \
+	    --no-annotate --no-header -q -o $${name%.in}.lock; done
 
 .PHONY: gvisor
 gvisor: setup ## fetch gVisor's runsc, for the sandbox's engine of that name, from this machine's Debian packages
@@ -70,9 +74,10 @@ demo: setup ## set up, start the stack, run the main job through the edge with a
 	@.venv/bin/ollamesh demo
 
 # OBSERVE=1 is OLLAMESH_OBSERVE=true, and fetches what that needs.
+OBSERVED = $(filter-out 0 false,$(OBSERVE))
 .PHONY: up
-up: setup $(if $(OBSERVE),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
-	@$(if $(OBSERVE),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
+up: setup $(if $(OBSERVED),prometheus) ## start the stack in the background; return when every part is ready; OBSERVE=1: with Prometheus
+	@$(if $(OBSERVED),OLLAMESH_OBSERVE=true )$(PY) -m deploy.local up
 
 .PHONY: down
 down: setup ## stop the stack and leave nothing running
@@ -202,9 +207,31 @@ chaos: setup ## the fault matrix at full length: make chaos SEED=7 KILLS=5 FAULT
 	  OLLAMESH_CHAOS_READERS=$(READERS) OLLAMESH_CHAOS_CALLS=$(CALLS) OLLAMESH_CHAOS_STREAMS=$(STREAMS) \
 	  $(PY) -m pytest -q -s -p no:randomly tests/chaos $(PYTEST)
 
+HOST ?= localhost
+PUBLISH ?= 127.0.0.1:8443
+.PHONY: compose-secrets
+compose-secrets: setup ## write what deploy/compose needs: make compose-secrets HOST=mesh.example PUBLISH=0.0.0.0:443 WITH="gpu observe"
+	@$(PY) -m deploy.compose.prepare --host $(HOST) --publish $(PUBLISH) --with $(WITH)
+
+.PHONY: sbom
+sbom: setup deploy-tools ## say what each image holds, as CycloneDX, in .ollamesh/sbom
+	@$(PY) -m deploy.docker.sbom .ollamesh/sbom
+
+.PHONY: client-wheel
+client-wheel: setup ## pack the Python client with its stubs, in .ollamesh/dist
+	@$(PY) -m deploy.release wheel .ollamesh/dist
+
 .PHONY: images-prove
 images-prove: setup ## build every image without a container engine, and run a mesh of them: make images-prove ARGS=--again
 	@$(PY) -m deploy.docker.prove $(ARGS)
+
+.PHONY: drill-release
+drill-release: setup ## a new version comes in and goes back, a bad one is taken back, under load: who notices?
+	@$(PY) -m tests.drills.release
+
+.PHONY: drill-rollback
+drill-rollback: setup ## every replica goes back to the release before and forward again, on the new schema, under load
+	@$(PY) -m tests.drills.rollback
 
 SIZE_MB ?= 20
 .PHONY: drill-restore

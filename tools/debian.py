@@ -8,13 +8,15 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 TIMEOUT_S = 300
+DATA_BYTES_MAX = 2 << 20
 _LACKING = re.compile(r"error while loading shared libraries: (\S+?):")
 
 
@@ -22,11 +24,16 @@ _LACKING = re.compile(r"error while loading shared libraries: (\S+?):")
 class Program:
     package: str
     path: str
-    """Inside the package."""
-    version_min: str = "0"
-    is_data: bool = False  # It is not started to see whether it can be.
+    """Inside the package; of a folder, if it is data."""
+    version_min: str = ""
+    is_data: bool = (
+        False  # It is not started to see whether it can be, and not missed if the package has it no more.
+    )
     edit: tuple[bytes, bytes] | None = None
     """What is replaced in it, and by what, of the same length: a path where nobody but root can put anything."""
+
+    needs: tuple[str, ...] = ()
+    """Packages of what it links to. It is without those that there are not."""
 
     def __post_init__(self) -> None:
         assert self.edit is None or len(self.edit[0]) == len(self.edit[1])
@@ -52,47 +59,40 @@ def obtain(wanted: Mapping[Path, Program]) -> None:
             raise Unobtainable(message) from error
 
 
-def unpack(packages: Sequence[str], target: Path) -> None:
-    """Lay the files of packages out in `target`, as they would lie in `/`, all or none of them. Raises Unobtainable.
-
-    For programs that bring more than themselves. What they need of other packages has to be named, too.
-    """
-    with tempfile.TemporaryDirectory(prefix="ollamesh-debian-") as made:
-        folder = Path(made)
-        folder.chmod(0o755)
-        try:
-            apt = _Apt(folder)
-            apt.update()
-            for package in packages:
-                shutil.copytree(apt.unpack(package, "0"), folder / "all", symlinks=True, dirs_exist_ok=True)
-        except (OSError, subprocess.SubprocessError) as error:
-            message = f"this machine's package manager cannot get {', '.join(packages)} ({type(error).__name__})"
-            raise Unobtainable(message) from error
-        fresh = target.with_name(f".{target.name}.fresh")
-        shutil.rmtree(fresh, ignore_errors=True)
-        shutil.copytree(folder / "all", _made(fresh.parent) / fresh.name, symlinks=True)
-        shutil.rmtree(target, ignore_errors=True)
-        fresh.replace(target)
-
-
 def _obtain(wanted: Mapping[Path, Program], apt: "_Apt") -> None:
     apt.update()
-    unpacked: dict[str, Path] = {}
+    apt.unpack(
+        {program.package: program.version_min for program in wanted.values()},
+        wished=dict.fromkeys(name for program in wanted.values() for name in program.needs),
+    )
     for target, program in wanted.items():
-        if program.package not in unpacked:
-            unpacked[program.package] = apt.unpack(program.package, program.version_min)
-        _place(unpacked[program.package] / program.path, target, program)
+        if (apt.root / program.path).exists() or not program.is_data:
+            _place(apt.root, target, program)
 
 
-def _place(source: Path, target: Path, program: Program) -> None:
+def _place(root: Path, target: Path, program: Program) -> None:
+    source = root / program.path
     with tempfile.TemporaryDirectory(prefix=".fresh-", dir=_made(target.parent)) as fresh:
         copy = Path(fresh) / target.name
-        shutil.copy2(source, copy)
+        if source.is_dir():
+            shutil.copytree(source, copy, ignore=partial(_left_out, root))
+        else:
+            shutil.copy2(source, copy)
         if program.edit is not None:
             copy.write_bytes(copy.read_bytes().replace(*program.edit))
         if not program.is_data:
             _try(copy)
         copy.replace(target)
+
+
+def _left_out(root: Path, folder: str, names: list[str]) -> list[str]:
+    """Links to what was not unpacked, and files too large for what programs read as they go."""
+    return [name for name in names if not _belongs(root, Path(folder) / name)]
+
+
+def _belongs(root: Path, path: Path) -> bool:
+    real = path.resolve()
+    return real.is_relative_to(root.resolve()) and real.exists() and real.stat().st_size <= DATA_BYTES_MAX
 
 
 def _try(program: Path) -> None:
@@ -116,6 +116,7 @@ class _Apt:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self.root = folder / "unpacked"  # One for all, for packages link to each other.
         for name in ("lists/partial", "cache/archives/partial"):
             (folder / name).mkdir(parents=True)
         (folder / "apt.conf").write_text(
@@ -129,24 +130,29 @@ class _Apt:
         with suppress(subprocess.CalledProcessError):  # Not every release has backports.
             self._run("apt-get", "-q", "update")
 
-    def unpack(self, package: str, version_min: str) -> Path:
-        self._run("apt-get", "-q", "download", f"{package}={self._newest(package, version_min)}")
-        (archive,) = self._folder.glob(f"{package}_*.deb")
-        self._run("dpkg", "-x", archive.name, package)
-        return self._folder / package
+    def unpack(self, needed: Mapping[str, str], *, wished: Iterable[str]) -> None:
+        """The newest of each package; `needed` with the oldest version that will do. Raises Unobtainable."""
+        listed = self._versions((*needed, *wished))
+        chosen = {name: versions[0] for name, versions in listed.items()}
+        for name, version_min in needed.items():
+            if (
+                version := next((each for each in listed.get(name, ()) if _fits(each, version_min)), None)
+            ) is None:
+                raise Unobtainable(
+                    f"this machine's Debian has no {name} that is recent enough, or cannot be reached"
+                )
+            chosen[name] = version
+        self._run("apt-get", "-q", "download", *(f"{name}={version}" for name, version in chosen.items()))
+        for archive in self._folder.glob("*.deb"):
+            self._run("dpkg", "-x", archive.name, str(self.root))
 
-    def _newest(self, package: str, version_min: str) -> str:
-        answer = self._run("apt-cache", "madison", package)
-        versions = [line.split("|")[1].strip() for line in answer.splitlines() if line.count("|") == 2]
-        for version in versions:  # Newest first.
-            fits = subprocess.run(
-                ["dpkg", "--compare-versions", version, "ge", version_min], check=False, timeout=TIMEOUT_S
-            )
-            if fits.returncode == 0:
-                return version
-        raise Unobtainable(
-            f"this machine's Debian has no {package} that is recent enough, or cannot be reached"
-        )
+    def _versions(self, packages: Iterable[str]) -> Mapping[str, list[str]]:
+        """Of each package that there is, the newest first."""
+        listed: dict[str, list[str]] = {}
+        for line in self._run("apt-cache", "madison", *packages).splitlines():
+            name, version, _ = (field.strip() for field in line.split("|"))
+            listed.setdefault(name, []).append(version)
+        return listed
 
     def _run(self, *command: str) -> str:
         path = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -159,6 +165,11 @@ class _Apt:
             cwd=self._folder,
             env={"APT_CONFIG": str(self._folder / "apt.conf"), "PATH": path, "LC_ALL": "C"},
         ).stdout
+
+
+def _fits(version: str, version_min: str) -> bool:
+    command = ("dpkg", "--compare-versions", version, "ge", version_min)
+    return not version_min or subprocess.run(command, check=False, timeout=TIMEOUT_S).returncode == 0
 
 
 def _sources() -> Iterator[str]:

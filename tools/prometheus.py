@@ -11,13 +11,19 @@ from pathlib import Path
 
 from tools.debian import Program, Unobtainable, obtain
 
-# Debian's Alertmanager reads templates that are in other builds' program, and from a place that is root's. This one reads
-# them below the folder it is started in, which is to be its own.
+# Debian's builds read from places that are root's what is in other builds' programs: Alertmanager's templates, Prometheus'
+# pages. These read them below the folder that they are started in, which is to be their own.
 TEMPLATES = (b"/usr/share/prometheus/alertmanager", b"./" * 12 + b"/templates")
+PAGES = (b"/usr/share/prometheus/web/", b"./" * 11 + b"web/")
+SCRIPTS = (
+    *("libjs-bootstrap4", "libjs-d3", "libjs-eonasdan-bootstrap-datetimepicker", "libjs-jquery"),
+    *("libjs-jquery-hotkeys", "libjs-moment", "libjs-moment-timezone", "libjs-mustache", "libjs-popper.js"),
+    *("libjs-rickshaw", "fonts-glyphicons-halflings"),
+)
 VARIABLE = "OLLAMESH_PROMETHEUS_BIN"
 FETCHED = Path(__file__).resolve().parents[1] / ".tools/prometheus"
 PROGRAMS: Mapping[str, Program] = {
-    "prometheus": Program("prometheus", "usr/bin/prometheus"),
+    "prometheus": Program("prometheus", "usr/bin/prometheus", edit=PAGES),
     "promtool": Program("prometheus", "usr/bin/promtool"),
     "alertmanager": Program("prometheus-alertmanager", "usr/bin/prometheus-alertmanager", edit=TEMPLATES),
     "amtool": Program("prometheus-alertmanager", "usr/bin/amtool"),
@@ -25,10 +31,8 @@ PROGRAMS: Mapping[str, Program] = {
     "redis_exporter": Program("prometheus-redis-exporter", "usr/bin/prometheus-redis-exporter"),
 }
 DATA: Mapping[str, Program] = {
-    f"templates/{name}.tmpl": Program(
-        "prometheus-alertmanager", f"usr/share/prometheus/alertmanager/{name}.tmpl", is_data=True
-    )
-    for name in ("default", "email")
+    "templates": Program("prometheus-alertmanager", "usr/share/prometheus/alertmanager", is_data=True),
+    "web": Program("prometheus", "usr/share/prometheus/web", is_data=True, needs=SCRIPTS),
 }
 ADVICE = (
     "get Prometheus, Alertmanager and their PostgreSQL and Redis exporters as their authors say, put "
@@ -51,10 +55,9 @@ def main() -> None:
     lacking = missing(place)
     if lacking and place != FETCHED:
         sys.exit(f"prometheus: {place}, which {VARIABLE} names, lacks {', '.join(lacking)}")
-    wanted = {name: PROGRAMS[name] for name in lacking}
-    if place == FETCHED:
-        wanted |= {name: data for name, data in DATA.items() if not (place / name).exists()}
-    if wanted:
+    if lacking:
+        data = {name: DATA[name] for name in DATA if not (place / name).exists()}
+        wanted = {name: PROGRAMS[name] for name in lacking} | data
         try:
             obtain({place / name: program for name, program in wanted.items()})
         except Unobtainable as error:

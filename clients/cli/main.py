@@ -79,6 +79,16 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
 
 
+def _version(ctx: click.Context, _option: click.Parameter, asked: bool) -> None:  # noqa: FBT001 - The signature is click's.
+    if not asked:
+        return
+    from services.common.config import Environment
+    from services.common.version import read_version
+
+    click.echo(f"ollamesh {read_version(Environment(os.environ))}")
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--home",
@@ -102,6 +112,14 @@ class LazyGroup(click.Group):
     envvar="OLLAMESH_EDGE_CA",
     show_envvar=True,
     help="The certificates of those who sign the mesh's own, if this system does not know them.",
+)
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_version,
+    help="Say which version this is.",
 )
 @click.pass_context
 def ollamesh(ctx: click.Context, home: Path, edge: str | None, ca: Path | None) -> None:

@@ -20,9 +20,11 @@ from deploy.local.settings import Settings as StackSettings
 def up(settings: Settings) -> None:
     """Start the stack in the background; return when every part is ready."""
     with sentences():
-        outcome = stack.up(stack_settings(settings), say)
-        status = stack.status(stack_settings(settings))
-    click.echo(f"{'already up' if outcome is Outcome.WAS_UP else 'up'}: {status.edge}")
+        wanted = stack_settings(settings)
+        outcome = stack.up(wanted, say)
+        status = stack.status(wanted)
+    was_up = outcome is Outcome.WAS_UP
+    click.echo("\n".join(report.up_lines(status, was_up=was_up, observes=wanted.observes)))
 
 
 @click.command()

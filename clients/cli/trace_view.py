@@ -29,7 +29,7 @@ STATUS_KEYS = (
 )
 WELL = ("0", "200", "OK", "")
 KEY_COUNT_MAX, VALUE_CHARACTERS_MAX = 6, 60
-OUR_PACKAGE = re.compile(r"^/?ollamesh\.(\w+\.)+v\d+\.(?=\w+/)")
+PACKAGE = re.compile(r"/?\b(?:[a-z]\w*\.)+v\d+\.(?=[A-Z]\w*[./]\w)")  # Of a service.
 OUR_SERVICE = "ollamesh-"
 
 
@@ -203,8 +203,8 @@ def _pair(key: str, value: Any) -> str:  # noqa: ANN401 - JSON's values.
 
 
 def title(name: str) -> str:
-    """A method of ours without its package."""
-    return _one_line(OUR_PACKAGE.sub("", name))
+    """A method without the package of its service."""
+    return _one_line(PACKAGE.sub("", name))
 
 
 def _one_line(text: str) -> str:

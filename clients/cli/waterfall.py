@@ -124,8 +124,6 @@ class _Walk:
         while waiting:
             row = waiting.pop()
             if isinstance(row, SpanRow):
-                if row.span.span_id in self._seen:
-                    continue
                 self._seen.add(row.span.span_id)
                 inner = self._inside(row)
                 yield replace(row, below=_continued(row.guides) + (RULE if inner else BLANK))

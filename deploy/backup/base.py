@@ -8,6 +8,7 @@ import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
@@ -40,7 +41,8 @@ def create(config: Config) -> Backup:
         unfinished = repository.bases / f"{name}{UNFINISHED}"
         unfinished.mkdir(mode=0o700)
         try:
-            backup = _build(config, repository, unfinished, name=name, started=started, version=version)
+            with _wal_kept(config.admin_dsn):
+                backup = _build(config, repository, unfinished, name=name, started=started, version=version)
             repository.publish(unfinished, backup)
         except OSError as error:
             raise BackupError(f"the backup was not made: {error.strerror or error}") from error
@@ -163,6 +165,25 @@ async def _ask(dsn: str) -> tuple[str, str, int]:
         raise BackupError("no PostgreSQL answers at OLLAMESH_ADMIN_DATABASE_URL") from error
     assert row is not None
     return row["identifier"], row["version"], row["size_bytes"]
+
+
+@contextmanager
+def _wal_kept(dsn: str) -> Iterator[None]:
+    """The server keeps its log from now on: the backup ends with what was written while it was made.
+
+    By a slot that lasts as long as its connection, so nothing is left of it whatever happens. Raises BackupError.
+    """
+    with asyncio.Runner() as runner:
+        try:
+            connection = runner.run(asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S))
+            slot = f"ollamesh_base_{os.getpid()}"
+            runner.run(connection.execute("SELECT pg_create_physical_replication_slot($1, true, true)", slot))
+        except (OSError, TimeoutError, asyncpg.PostgresError) as error:
+            raise BackupError("PostgreSQL does not give a replication slot") from error
+        try:
+            yield
+        finally:
+            connection.terminate()
 
 
 def identifier_of(dsn: str) -> str:

@@ -17,7 +17,7 @@ import click
 import msgspec
 
 from deploy.backup import base
-from deploy.backup.config import Config
+from deploy.backup.config import Config, new_passphrase
 from deploy.backup.errors import BackupError
 from deploy.backup.repository import Backup, Repository
 from deploy.backup.restore import Target
@@ -43,6 +43,15 @@ def create(ctx: click.Context) -> None:
     """Make a base backup now. It counts when it is on disk and was read back."""
     made = told(lambda: base.create(Config.from_env(_variables(ctx), live=True)))
     click.echo(f"{made.id}: {_mib(made.plain_bytes)}, sealed {_mib(made.sealed_bytes)}")
+
+
+@backup.command()
+@click.pass_context
+def passphrase(ctx: click.Context) -> None:
+    """Change the passphrase to that of OLLAMESH_BACKUP_NEW_PASSPHRASE_FILE. What was sealed before opens with it, too."""
+    new = told(lambda: new_passphrase(os.environ))
+    told(lambda: _open(ctx).change_passphrase(new))
+    click.echo("the passphrase is changed; the old one opens copies of key.json that somebody made before")
 
 
 @backup.command()

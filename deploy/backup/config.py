@@ -58,3 +58,14 @@ class Config:
 
     def program(self, name: str) -> str:
         return str((self.programs or postgres_folder()) / name)
+
+
+def new_passphrase(variables: Mapping[str, str]) -> str:
+    """What it is to be changed to. Raises BackupError."""
+    env = Environment(variables)
+    found = env.secret("OLLAMESH_BACKUP_NEW_PASSPHRASE", bytes_min=PASSPHRASE_BYTES_MIN)
+    try:
+        env.check()
+    except ConfigError as error:
+        raise BackupError(str(error)) from error
+    return found

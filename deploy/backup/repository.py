@@ -72,10 +72,13 @@ class Repository:
             if make and not path.exists():
                 for each in (folder, folder / "wal", folder / "base", folder / "metrics"):
                     each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
-                write(path, make_key(passphrase)[1], new=True)
+                write(path, make_key().wrapped(passphrase), new=True)
             return cls(folder, open_key(path.read_bytes(), passphrase))
         except FileNotFoundError:
             raise BackupError(f"{folder} holds no backups") from None
+
+    def change_passphrase(self, passphrase: str) -> None:
+        write(self.folder / "key.json", self.key.wrapped(passphrase))
 
     @contextmanager
     def locked(self, what: str) -> Iterator[None]:

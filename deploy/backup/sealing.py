@@ -42,6 +42,13 @@ class Key:
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
+    def wrapped(self, passphrase: str) -> bytes:
+        """What `key.json` says of it. The key stays the same: all that it sealed can be read with the new passphrase."""
+        salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
+        sealed = AESGCM(_stretched(passphrase, salt)).encrypt(nonce, self._secret, MAGIC)
+        parts = {"salt": salt, "nonce": nonce, "key": sealed}
+        return json.dumps({name: base64.b64encode(value).decode() for name, value in parts.items()}).encode()
+
     def derived(self, salt: bytes, purpose: str) -> bytes:
         return HKDF(algorithm=SHA256(), length=KEY_BYTES, salt=salt, info=purpose.encode()).derive(
             self._secret
@@ -55,17 +62,8 @@ class Key:
         return hmac.compare_digest(self.mac(data), mac)
 
 
-def make_key(passphrase: str) -> tuple[Key, bytes]:
-    """A new key, and what `key.json` says of it."""
-    secret = os.urandom(KEY_BYTES)
-    return Key(secret), wrapped(secret, passphrase)
-
-
-def wrapped(secret: bytes, passphrase: str) -> bytes:
-    salt, nonce = os.urandom(SALT_BYTES), os.urandom(NONCE_BYTES)
-    sealed = AESGCM(_stretched(passphrase, salt)).encrypt(nonce, secret, MAGIC)
-    parts = {"salt": salt, "nonce": nonce, "key": sealed}
-    return json.dumps({name: base64.b64encode(value).decode() for name, value in parts.items()}).encode()
+def make_key() -> Key:
+    return Key(os.urandom(KEY_BYTES))
 
 
 def open_key(text: bytes, passphrase: str) -> Key:

@@ -15,11 +15,15 @@ from deploy.grafana.board import Board, document
 from deploy.grafana.boards import BOARDS
 from deploy.grafana.files import drifted
 from deploy.grafana.promql import filled, selectors
+from tools.metrics_catalogue import catalogue
 
 ROOT = Path(__file__).parents[2]
 GRAFANA = ROOT / "deploy" / "grafana"
 RUNBOOKS = ROOT / "deploy" / "runbooks"
 COLUMNS = 24
+OURS = ("ollamesh_", "gen_ai_", "agent_")
+# By Prometheus to whatever it scrapes, and to histograms; ours of the same name it calls `exported_`.
+ADDED = frozenset({"job", "instance", "le"})
 Document = Mapping[str, Any]
 
 
@@ -29,6 +33,7 @@ def check() -> list[str]:
         *(f"dashboards/{name} is not as the code has it: run `make dashboards`." for name in drifted()),
         *(problem for name, made in documents.items() for problem in form_problems(name, made)),
         *(problem for board in BOARDS for problem in query_problems(board)),
+        *(problem for board in BOARDS for problem in catalogue_problems(board)),
         *(problem for board in BOARDS for problem in runbook_problems(board, RUNBOOKS)),
         *unique_problems(documents),
         *provisioning_problems(GRAFANA / "provisioning"),
@@ -68,12 +73,8 @@ def _field_problems(panel: Document) -> Iterator[str]:
 
 def query_problems(board: Board) -> Iterator[str]:
     """Queries that are no PromQL, and variables that nothing fills in."""
-    values = {
-        **{choice.name: ".*" for choice in board.choices},
-        **{entry.name: entry.value for entry in board.entries},
-    }
     for place, query in board.queries:
-        text = filled(query, values)
+        text = filled(query, values_of(board))
         if "$" in text:
             yield f"{board.name}: '{place}' uses a variable that the board has not: {text}"
             continue
@@ -83,10 +84,36 @@ def query_problems(board: Board) -> Iterator[str]:
             yield f"{board.name}: '{place}' is no PromQL: {error}: {text}"
 
 
+def catalogue_problems(board: Board) -> Iterator[str]:
+    """Metrics of ours that docs/metrics.md does not know, or not with these labels."""
+    known = {series: entry.labels for entry in catalogue().values() for series in entry.series}
+    for place, query in board.queries:
+        for selector in selectors(filled(query, values_of(board))):
+            if not selector.name.startswith(OURS):
+                continue
+            labels = {label.removeprefix("exported_") for label in selector.labels} - ADDED
+            if selector.name not in known:
+                yield f"{board.name}: '{place}' asks for {selector.name}, which docs/metrics.md has not."
+            elif labels - known[selector.name]:
+                unknown = ", ".join(sorted(labels - known[selector.name]))
+                yield f"{board.name}: '{place}' asks {selector.name} for {unknown}, which docs/metrics.md has not."
+
+
+def values_of(board: Board) -> Mapping[str, str]:
+    """What stands for the board's variables."""
+    choices = {choice.name: ".*" for choice in board.choices}
+    return {**choices, **{entry.name: entry.value for entry in board.entries}}
+
+
 def runbook_problems(board: Board, folder: Path) -> Iterator[str]:
+    """Pages that are not there, once for each."""
+    linked: dict[str, str] = {}
     for panel in board.panels:
-        if panel.runbook is not None and not (folder / f"{panel.runbook}.md").exists():
-            yield f"{board.name}: '{panel.title}' links the runbook {panel.runbook}, which is not in deploy/runbooks."
+        if panel.runbook is not None:
+            linked.setdefault(panel.runbook, panel.title)
+    for page, title in linked.items():
+        if not (folder / f"{page}.md").exists():
+            yield f"{board.name}: '{title}' links the runbook {page}, which is not in deploy/runbooks."
 
 
 def unique_problems(documents: Mapping[str, Document]) -> Iterator[str]:

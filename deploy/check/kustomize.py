@@ -6,7 +6,7 @@ import yaml
 
 from deploy.check.charts import Document, render, value_sets
 from deploy.check.tools import ROOT, complaints, ran, tool
-from deploy.kustomize.generate import FOLDER, by_key, files, prepared
+from deploy.kustomize.generate import FOLDER, by_key, changed, files, prepared
 
 OVERLAYS = FOLDER / "overlays"
 MEND = "run `python -m deploy.kustomize`"
@@ -37,9 +37,7 @@ def differs(name: str) -> list[str]:
     if problems := complaints(done, name):
         return list(problems)
     built = by_key([each for each in yaml.load_all(done.stdout, yaml.CSafeLoader) if each])
-    values = value_sets()[name]
-    security = {**values.get("podSecurity", {}), "createNamespace": True}
-    wanted = by_key([prepared(each) for each in render([{**values, "podSecurity": security}])[0]])
+    wanted = by_key([prepared(each) for each in render([changed(value_sets()[name])])[0]])
     keys = built.keys() | wanted.keys()
     return [
         f"{name}: {kind}/{of} is not as Helm renders it."

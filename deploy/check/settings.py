@@ -1,10 +1,13 @@
 """Each part's own reader of settings, given what a container would find: it takes all of it, and there is nothing that it does not read."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from deploy.backup.config import Config as Backup
+from deploy.backup.errors import BackupError
 from deploy.check.charts import Document, rendered
 from deploy.check.pods import Pods, pods_of
 from deploy.check.samples import environment
@@ -24,10 +27,13 @@ READERS: Mapping[str, Callable[[Environment], object]] = {
     "sandbox": Sandbox.read,
     "edge": Edge.read,
 }
+JOBS: Mapping[str, Callable[[Mapping[str, str]], object]] = {
+    "migrations": Migrations.from_env,
+    "backup": partial(Backup.from_env, live=True),
+}
 # Read by what stands around the service: probes, and Envoy's keeper.
 READ_ELSEWHERE = {
     "OLLAMESH_SERVICE": "services.common.healthcheck",
-    "OLLAMESH_EDGE_STOP_DRAIN_S": "deploy.envoy.serve",
     "OLLAMESH_EDGE_DRAIN_S": "deploy.envoy.serve",
     "POD_INDEX": "OLLAMA_HOSTS",
 }
@@ -56,7 +62,7 @@ def problems(documents: Sequence[Document]) -> list[str]:
 
 def _of_pods(pods: Pods, documents: Sequence[Document]) -> Iterator[str]:
     for container in pods.containers:
-        if pods.component not in READERS and pods.component != "migrations":
+        if pods.component not in {*READERS, *JOBS}:
             continue
         with TemporaryDirectory() as made:
             variables = _Recorded(environment(pods, container, documents, Path(made)))
@@ -68,10 +74,10 @@ def _of_pods(pods: Pods, documents: Sequence[Document]) -> Iterator[str]:
 
 
 def _mistakes(component: str, variables: _Recorded) -> Sequence[str]:
-    if component == "migrations":
+    if component in JOBS:
         try:
-            Migrations.from_env(variables)
-        except MigrationError as error:
+            JOBS[component](variables)
+        except (MigrationError, BackupError) as error:
             return [str(error)]
         return []
     env = Environment(variables)

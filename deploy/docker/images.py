@@ -36,7 +36,11 @@ IMAGES = (
         "sandbox", "sandbox", ("services.sandbox.__main__", "services.sandbox.rootfs.__main__", HEALTHCHECK)
     ),
     Image("edge", "edge", ("deploy.envoy.__main__", "deploy.envoy.serve", "deploy.envoy.endpoints")),
-    Image("migrations", "migrations", ("deploy.migrations.__main__",)),
+    Image(
+        "migrations",
+        "migrations",
+        ("deploy.migrations.__main__", "deploy.backup.__main__", "deploy.local.identities"),
+    ),
 )
 
 

@@ -16,7 +16,7 @@ SENT = (
 READ = (
     *("grpc-status", "grpc-message", "grpc-status-details-bin", "retry-after", "www-authenticate"),
     *(f"x-ratelimit-{name}" for name in ("limit", "remaining", "reset")),
-    *("x-ollamesh-cache", "x-ollamesh-flagged", "x-ollamesh-stream"),
+    *("x-ollamesh-cache", "x-ollamesh-flagged", "x-ollamesh-stream", "x-request-id"),
 )
 
 

@@ -6,7 +6,8 @@ The test that scrapes a live stack lets these pass, and nothing else.
 from collections.abc import Mapping
 
 ABSENT: Mapping[str, str] = {
-    "ollamesh_gpu_utilization": "there is no GPU",
+    "ollamesh_gpus": "there is no GPU",
+    "ollamesh_gpu_utilization_ratio": "there is no GPU",
     "ollamesh_gpu_memory_used_bytes": "there is no GPU",
     "ollamesh_gpu_memory_bytes": "there is no GPU",
     "ollamesh_gpu_temperature_celsius": "there is no GPU",

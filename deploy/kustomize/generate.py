@@ -24,7 +24,7 @@ Patch = list[dict[str, Any]]
 
 def files() -> Mapping[Path, str]:
     """What is to be in base/ and overlays/, by path."""
-    sets = {name: {**values, "podSecurity": _with_namespace(values)} for name, values in value_sets().items()}
+    sets = {name: changed(values) for name, values in value_sets().items()}
     found = {
         name: by_key(map(prepared, group))
         for name, group in zip(sets, render(list(sets.values())), strict=True)
@@ -34,6 +34,15 @@ def files() -> Mapping[Path, str]:
     for name, documents in found.items():
         made |= dict(_overlay(FOLDER / "overlays" / name, base, documents))
     return made
+
+
+def changed(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is rendered for kustomize: the namespace besides; without rules and dashboards, which change by themselves
+    and would be copies here.
+    """
+    monitoring = {**values.get("monitoring", {}), "rules": False, "dashboards": False}
+    security = {**values.get("podSecurity", {}), "createNamespace": True}
+    return {**values, "monitoring": monitoring, "podSecurity": security}
 
 
 def prepared(document: Document) -> Document:
@@ -72,10 +81,6 @@ def patch(before: Any, after: Any, path: str = "") -> Patch:  # noqa: ANN401 -- 
             else [{"op": "add", "path": step, "value": value}]
         )
     return [*sorted(removed, key=lambda each: str(each["path"])), *changed]
-
-
-def _with_namespace(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**values.get("podSecurity", {}), "createNamespace": True}
 
 
 def _base(documents: Mapping[Key, Document]) -> Iterator[tuple[Path, str]]:

@@ -20,7 +20,8 @@ def _say(line: str) -> None:
 def _up(settings: Settings) -> int:
     outcome = stack.up(settings, _say)
     status = stack.status(settings)
-    print(f"{'already up' if outcome is Outcome.WAS_UP else 'up'}: {status.edge}")
+    was_up = outcome is Outcome.WAS_UP
+    print("\n".join(report.up_lines(status, was_up=was_up, observes=settings.observes)))
     return 0
 
 

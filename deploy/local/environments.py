@@ -11,7 +11,7 @@ from pathlib import Path
 PASSED_ON = frozenset({"PATH", "HOME", "USER", "LANG", "TZ", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR"})
 PASSED_ON_PREFIXES = ("LC_", "XDG_", "OLLAMESH_", "OLLAMA_", "OTEL_")
 # Of what would be passed on, what must reach only those who are given it by name.
-PRIVATE_SUFFIXES = ("_PASSWORD", "_SECRET", "_KEY", "_URL")
+PRIVATE_SUFFIXES = ("_PASSWORD", "_PASSPHRASE", "_SECRET", "_KEY", "_URL")
 PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy"})
 LOOPBACK = "127.0.0.1,localhost"
 # Our servers need nothing of a person's; PostgreSQL would obey PGPORT and the like.

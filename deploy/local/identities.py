@@ -8,6 +8,7 @@ the rename of one link, as Kubernetes does it: so whoever watches the folder (En
 sees what belongs together.
 
     python -m deploy.local.identities rotate      begin to replace the authority; the running supervisor does the rest
+    python -m deploy.local.identities keep        renew until ended, where there is no supervisor (deploy/compose)
 """
 
 import asyncio
@@ -16,6 +17,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -220,11 +222,23 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    if arguments != ["rotate"]:
-        sys.stderr.write(f"usage: {__doc__}")
-        return 2
-    identities_of(Settings.from_env()).begin_rotation()
+    identities = identities_of(Settings.from_env())
+    match arguments:
+        case ["rotate"]:
+            identities.begin_rotation()
+        case ["keep"]:
+            asyncio.run(_keep(identities))
+        case _:
+            sys.stderr.write(f"usage: {__doc__}")
+            return 2
     return 0
+
+
+async def _keep(identities: Identities) -> None:
+    keeping = asyncio.create_task(identities.keep())
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, keeping.cancel)
+    with contextlib.suppress(asyncio.CancelledError):
+        await keeping
 
 
 if __name__ == "__main__":

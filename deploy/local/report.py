@@ -31,6 +31,17 @@ def status_table(status: Status, *, now: float | None = None) -> Iterable[str]:
     )
 
 
+def up_lines(status: Status, *, was_up: bool, observes: bool) -> Iterable[str]:
+    """What to say when the stack is up."""
+    yield f"{'already up' if was_up else 'up'}: {status.edge}"
+    ports = {part.name: part.port for part in status.parts}
+    for name in ("prometheus", "alertmanager"):
+        if name in ports:
+            yield f"{name}: http://127.0.0.1:{ports[name]}"
+    if observes and "prometheus" not in ports:
+        yield "it was started without Prometheus; to have it, run `make down`, then `make up OBSERVE=1`"
+
+
 def check_lines(check: Check) -> Iterable[str]:
     yield f"{'ok ' if check.ok else 'BAD'}  {check.name:<10}  {check.finding}"
     if check.mend:

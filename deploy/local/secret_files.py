@@ -29,10 +29,14 @@ class SecretFiles:
         self.folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
         for name in RANDOM:
             if not self.path(name).exists():
-                self.write(name, secrets.token_urlsafe(RANDOM_BYTES))
+                self.write(name, self.random())
         if not self.path("encryption_key").exists():
             # Fernet's format: 32 bytes as URL-safe base64 with padding.
             self.write("encryption_key", base64.urlsafe_b64encode(os.urandom(32)).decode())
+
+    @staticmethod
+    def random() -> str:
+        return secrets.token_urlsafe(RANDOM_BYTES)
 
     def path(self, name: str) -> Path:
         return self.folder / name

@@ -67,6 +67,13 @@ def newest(service: str) -> str | None:
     return ScriptDirectory.from_config(_alembic(service, io.StringIO())).get_current_head()
 
 
+def statements(service: str, current: str, target: str) -> list[str]:
+    """The SQL that leads from one version to another, `base` being none."""
+    written = _Statements()
+    command.upgrade(_alembic(service, written), f"{current}:{target}", sql=True)
+    return written.each
+
+
 async def _create_database(dsn: str) -> None:
     try:
         await (await asyncpg.connect(dsn, timeout=CONNECT_TIMEOUT_S)).close()
@@ -97,10 +104,8 @@ async def _upgrade(connection: Connection, service: str, say: Say) -> None:
     current, target = await _version(connection, service), newest(service)
     if current == target:
         return
-    statements = _Statements()
-    command.upgrade(_alembic(service, statements), f"{current or 'base'}:{target}", sql=True)
     await connection.execute(f"SET ROLE {roles.OWNER}; SET search_path = {service}")
-    for statement in statements.each:
+    for statement in statements(service, current or "base", target or "base"):
         await connection.execute(statement)
     await connection.execute("RESET ROLE; RESET search_path")
     say(f"{service}: {current or 'empty'} -> {target}")

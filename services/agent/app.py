@@ -44,10 +44,8 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
-from services.common.loop_lag import loop_watched
-from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
-from services.common.metrics.service import ready_watched, service_watched
+from services.common.metrics.service import service_observed
 from services.common.postgres import Database
 from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
@@ -123,12 +121,8 @@ async def run(
             trail=trail,
         )
         add_AgentServiceServicer_to_server(servicer_of(parts), server.grpc)
-        opened.enter_context(loop_watched(registry))
-        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
-        ready_watched(registry, server)
-        opened.enter_context(
-            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
-        )
+        observed = service_observed(registry, config.server, server, spool=config.audit.spool)
+        opened.enter_context(observed)
         async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)

@@ -151,7 +151,7 @@ def _published(
     process_count: Callable[[], int],
 ) -> AbstractContextManager[int]:
     """What is true of the service as a whole is measured by its `own` process; `every` is what is shown."""
-    service_watched(own, config.server, folders={"audit_spool": config.audit.spool})
+    service_watched(own, config.server, spool=config.audit.spool)
     Gauge("ollamesh_processes", "Processes that carry streams and are there", registry=own).set_function(
         process_count
     )

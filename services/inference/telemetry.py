@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from services.common.errors import MeshError
 from services.common.metrics.few import Child, Few
+from services.common.tracing.exemplars import Exemplars
 from services.inference.core.decisions import Cause
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.scheduler import Settled
@@ -49,6 +50,9 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, *, tenants: Collection[str] = ()) -> None:
         """`tenants` are those that may become a label; the others are added up."""
         self._tenants = tenants
+        self._durations, self._first_tokens, self._per_tokens = map(
+            Exemplars, (_DURATION_BUCKETS_S, _FIRST_TOKEN_BUCKETS_S, _PER_TOKEN_BUCKETS_S)
+        )
         self._add_scheduling(registry)
         self._queue_wait = _few(
             Histogram(
@@ -179,18 +183,18 @@ class Metrics:
         labels = (summary.operation, job.model)
         duration_s = (summary.ended_at_s or now_s) - job.arrived_at_s
         error_type = "CANCELLED" if summary.ended_at_s is None else _error_type(summary.error)
-        exemplar = dict(summary.exemplar) if summary.exemplar is not None else None
-        self._duration.labels(*labels, error_type).observe(duration_s, exemplar)
+        duration = self._duration.labels(*labels, error_type)
+        self._durations.observe(duration, duration_s, summary.exemplar)
         for kind, count in (("input", summary.prompt_token_count), ("output", summary.output_token_count)):
             if count:
                 self._tokens.labels(*labels, kind).observe(count)
         if summary.first_token_at_s is None:
             return
         first_token_s = summary.first_token_at_s - job.arrived_at_s
-        self._first_token.labels(*labels).observe(first_token_s, exemplar)
+        self._first_tokens.observe(self._first_token.labels(*labels), first_token_s, summary.exemplar)
         if summary.output_token_count > 1:
             per_token_s = (duration_s - first_token_s) / (summary.output_token_count - 1)
-            self._per_token.labels(*labels).observe(per_token_s, exemplar)
+            self._per_tokens.observe(self._per_token.labels(*labels), per_token_s, summary.exemplar)
 
 
 def _few(metric: Child, labels: Sequence[str]) -> Few[Child]:

@@ -33,7 +33,6 @@ class SlotTrace:
         self._others = recorded[1:]
         self._wait = self._parent.child(_WAIT) if self._parent is not None else None
 
-    @property
     def exemplar(self) -> dict[str, str] | None:
         """What leads from a histogram to the call."""
         return None if self._parent is None else exemplar_of(self._parent.trace_id, self._parent.span_id)

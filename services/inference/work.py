@@ -53,7 +53,9 @@ class Summary:
     prompt_token_count: int = 0
     output_token_count: int = 0
     error: Exception | None = None
-    exemplar: Mapping[str, str] | None = None  # What leads to its trace, if that is recorded.
+    exemplar: Callable[[], Mapping[str, str] | None] = lambda: (
+        None
+    )  # What leads to its trace, if there is one.
 
 
 class Work(Protocol):

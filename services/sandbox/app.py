@@ -13,10 +13,8 @@ from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
-from services.common.loop_lag import loop_watched
-from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
-from services.common.metrics.service import ready_watched, service_watched
+from services.common.metrics.service import service_observed
 from services.common.telemetry import RpcMetrics, telemetry
 from services.common.tracing.export import tracing
 from services.sandbox.catalogue import Catalogue
@@ -87,13 +85,11 @@ async def run(
             _capabilities(config, catalogue),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
-        opened.enter_context(loop_watched(registry))
-        folders = {"audit_spool": config.audit.spool, "temporary": Path(tempfile.gettempdir())}
-        service_watched(registry, config.server, folders=folders)
-        ready_watched(registry, server)
-        opened.enter_context(
-            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        folders = {"temporary": Path(tempfile.gettempdir())}
+        observed = service_observed(
+            registry, config.server, server, spool=config.audit.spool, folders=folders
         )
+        opened.enter_context(observed)
 
         async def ready() -> bool:
             return catalogue.problem is None

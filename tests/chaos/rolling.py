@@ -41,10 +41,11 @@ class Member:
     port: int
     environment: Mapping[str, str]
     process: asyncio.subprocess.Process | None = None
+    root: Path = ROOT  # Whose code it is.
 
     async def start(self) -> None:
         self.process = await asyncio.create_subprocess_exec(
-            *Guard(folder=str(ROOT)).command((sys.executable, "-m", f"services.{self.service}")),
+            *Guard(folder=str(self.root)).command((sys.executable, "-m", f"services.{self.service}")),
             env={**os.environ, **self.environment},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -150,8 +151,8 @@ async def _members(database: Database, fake_url: str) -> AsyncIterator[dict[str,
 
 
 @asynccontextmanager
-async def rolling(database: Database) -> AsyncIterator[Mesh]:
-    """The mesh, ready. What is asked of it goes through the edge."""
+async def rolling(database: Database, **edge: str) -> AsyncIterator[Mesh]:
+    """The mesh, ready. What is asked of it goes through the edge, of which `edge` are further settings."""
     async with AsyncExitStack() as opened:
         fake = await opened.enter_async_context(FakeOllama(TINY, parallel=64))
         await preload(fake, TINY)
@@ -159,6 +160,6 @@ async def rolling(database: Database) -> AsyncIterator[Mesh]:
         ports = {service: tuple(one.port for one in each) for service, each in members.items()}
         env = edge_app.settings(0, {service: ports[service] for service in SERVICES if service != "auth"})
         env["OLLAMESH_AUTH_REPLICAS"] = ",".join(f"127.0.0.1:{port}" for port in ports["auth"])
-        env["OLLAMESH_EDGE_DRAIN_S"] = str(DRAIN_S)
+        env |= {"OLLAMESH_EDGE_DRAIN_S": str(DRAIN_S), **edge}
         stack = await opened.enter_async_context(edge_app.serving(env, kept=True))
         yield Mesh(stack, fake, members)

@@ -278,6 +278,7 @@ def test_a_trace_is_found_by_its_id_and_by_what_else_people_know(place: Place) -
     place.clock.now_s += AGE_MAX_S + 1
     place.store.trim()
     assert found(place, "run-7") == []
+    assert place.store._base.execute("SELECT count(*) FROM names").fetchone() == (0,), "nothing is left of it"
 
 
 def test_readers_see_whole_additions_while_another_writes(place: Place) -> None:

@@ -44,6 +44,7 @@ def test_a_board_is_well_formed(name: str) -> None:
     board = BY_NAME[name]
     assert list(grafana.form_problems(name, json.loads(document(board)))) == []
     assert list(grafana.query_problems(board)) == []
+    assert list(grafana.catalogue_problems(board)) == []
 
 
 def test_boards_and_sources_are_told_apart_and_linked() -> None:
@@ -119,6 +120,22 @@ def test_thresholds_that_do_not_rise_are_found() -> None:
 )
 def test_a_query_that_cannot_be_asked_is_found(expr: str, told: str) -> None:
     (problem,) = grafana.query_problems(with_panel(queries=(Query(expr=expr),)))
+    assert told in problem
+
+
+@pytest.mark.parametrize(
+    ("expr", "told"),
+    [
+        ("sum(ollamesh_no_such_thing)", "ollamesh_no_such_thing"),
+        ("sum by (colour) (ollamesh_ready)", "colour"),
+    ],
+)
+def test_a_metric_that_no_service_has_is_found(expr: str, told: str) -> None:
+    (problem,) = grafana.catalogue_problems(
+        with_panel(
+            queries=(Query(expr=expr),),
+        )
+    )
     assert told in problem
 
 

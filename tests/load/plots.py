@@ -64,6 +64,7 @@ def _over_time(record: Record, path: Path, title: str) -> Path:
     if failed:
         latencies.scatter(*zip(*failed, strict=True), s=24, marker="x", color=FAILED, label="failed")
     latencies.set_yscale("log")
+    latencies.set_ylim(top=10 * latencies.get_ylim()[1])  # Likewise.
     latencies.set_ylabel("whole answer, s")
     latencies.set_xlabel("when it should have been sent, s")
     if latencies.collections:
@@ -87,7 +88,7 @@ def _rates(axes: Any, answers: Sequence[Answer]) -> None:
     ):
         axes.step(seconds, [counted[second] for second in seconds], where="post", label=label, color=colour)
     axes.set_ylabel("requests a second")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.25 * axes.get_ylim()[1])  # Room for the legend.
     axes.legend(loc="upper right", ncols=3, fontsize="small")
 
 

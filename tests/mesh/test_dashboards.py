@@ -18,6 +18,11 @@ from tests.mesh.edge import MODEL, Edge
 from tests.mesh.observed import WITHIN_S, Prometheus, Scraped, exporters, prometheus, targets_of
 from tools import prometheus as programs
 
+LACKING = programs.missing(programs.folder(), ("prometheus", "postgres_exporter", "redis_exporter"))
+pytestmark = pytest.mark.skipif(
+    bool(LACKING), reason=f"there is no {', '.join(LACKING)}: run `make prometheus`"
+)
+
 RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "rules"
 # As Grafana fills in "All", and what a person typed.
 CHOSEN: Mapping[str, str] = {
@@ -41,8 +46,6 @@ class Seen:
 
 @pytest.fixture(scope="module")
 def seen(mesh: Settings, edge: Edge, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Seen]:
-    if lacking := programs.missing(programs.folder(), ("prometheus", "postgres_exporter", "redis_exporter")):
-        pytest.skip(f"`make prometheus` has not brought {', '.join(lacking)}")
     asyncio.run(asyncio.wait_for(_traffic(edge), WITHIN_S))
     folder = tmp_path_factory.mktemp("observed")
     with exporters(mesh.home, folder) as stores:

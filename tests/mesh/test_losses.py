@@ -13,7 +13,7 @@ from deploy.local import stack
 from deploy.local.settings import Settings
 from tests.stack import running_stack
 
-PARTS = ("postgres", "redis", "runtime", "auth", "inference", "sandbox", "agent", "edge")
+PARTS = ("postgres", "redis", "runtime", "traces", "auth", "inference", "sandbox", "agent", "edge")
 BACK_WITHIN_S = 60.0
 GONE_WITHIN_S = 15.0
 

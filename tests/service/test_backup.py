@@ -171,6 +171,16 @@ def test_another_passphrase_opens_nothing(config: Config, made: Backup) -> None:
     assert repository(config).ids() == [made.id]
 
 
+def test_the_passphrase_can_be_changed_and_old_backups_open_with_the_new_one(
+    config: Config, made: Backup
+) -> None:
+    repository(config).change_passphrase("another passphrase")
+    with pytest.raises(WrongPassphraseError):
+        repository(config)
+    changed = replace(config, passphrase="another passphrase")
+    assert verify.verify(repository(changed), made).backup == made
+
+
 def seal_segment(config: Config, made: Backup, ahead: int) -> None:
     found = repository(config)
     name = replace(made.start, number=made.start.number + ahead).name

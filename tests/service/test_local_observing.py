@@ -85,6 +85,10 @@ def test_prometheus_has_its_bounds_its_rules_and_somebody_to_tell(parts: Mapping
     eventually(lambda: address in json.dumps(ask(parts, "alertmanagers")["activeAlertmanagers"]))
 
 
+def test_people_find_pages(parts: Mapping[str, PartStatus]) -> None:
+    assert "Prometheus" in get(parts, "prometheus", "/graph")
+
+
 def test_prometheus_asks_and_is_answered(parts: Mapping[str, PartStatus]) -> None:
     jobs = {target["labels"]["job"] for target in ask(parts, "targets")["activeTargets"]}
     assert {"auth", "edge", "postgres", "redis", "prometheus", "alertmanager"} <= jobs

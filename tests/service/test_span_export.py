@@ -76,6 +76,18 @@ async def test_nothing_is_there_where_nobody_collects() -> None:
     assert counts(registry) == {}
 
 
+async def test_what_comes_while_a_batch_is_sent_waits_for_its_own_time() -> None:
+    async with collecting() as collector, exporting(collector.target) as (exporter, _):
+        record(exporter, 3)
+        sending = asyncio.create_task(exporter.flush())
+        await asyncio.sleep(0)  # It has begun.
+        record(exporter, 4)
+        await sending
+        assert (len(collector.seen), collector.request_count) == (3, 1)
+        await exporter.flush()
+        assert (len(collector.seen), collector.request_count) == (7, 2)
+
+
 async def test_what_has_no_room_is_dropped_and_counted() -> None:
     async with (
         collecting() as collector,

@@ -76,7 +76,7 @@ def test_what_is_sealed_comes_back(size: int, tmp_path: Path) -> None:
     whole = Reader(opened(path, KEY, "name"))
     pieces = iter(lambda: whole.read(10_000), b"")
     assert b"".join(pieces) == content
-    assert content[:64] not in path.read_bytes()[16:] or not content
+    assert size < 64 or content[:64] not in path.read_bytes()
 
 
 def frames(data: bytes) -> list[bytes]:
@@ -128,7 +128,7 @@ def test_files_cannot_take_each_other_s_place(tmp_path: Path) -> None:
 
 
 def test_only_the_passphrase_opens_the_key() -> None:
-    key, text = make_key(PASSPHRASE)
+    text = (key := make_key()).wrapped(PASSPHRASE)
     assert open_key(text, PASSPHRASE).mac(b"x") == key.mac(b"x")
     with pytest.raises(WrongPassphraseError):
         open_key(text, PASSPHRASE + "s")

@@ -6,7 +6,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from clients.cli.trace_view import TraceView
+from clients.cli.trace_view import TraceView, title
 from clients.cli.waterfall import waterfall
 from deploy.local.traces.records import Event, Link, Span
 
@@ -120,6 +120,21 @@ def test_no_line_is_longer_than_the_terminal_and_no_control_character_gets_throu
     assert max(map(cell_len, text.splitlines())) <= width
     assert "\x1b" not in text
     assert "✗" in text
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        (CHAT, "InferenceService/Chat"),
+        ("ollamesh.compat.ollama.v1.OllamaService/Chat", "OllamaService/Chat"),
+        ("async envoy.service.auth.v3.Authorization.Check egress", "async Authorization.Check egress"),
+        ("POST /api/chat", "POST /api/chat"),
+        ("chat qwen2.v1.Q4", "chat qwen2.v1.Q4"),
+        ("SELECT a\nFROM\x1b[0m", "SELECT a FROM\\x1b[0m"),
+    ],
+)
+def test_methods_are_called_by_service_and_name(name: str, said: str) -> None:
+    assert title(name) == said
 
 
 def test_spans_that_were_left_out_are_said() -> None:

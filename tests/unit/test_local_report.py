@@ -1,7 +1,9 @@
 """What a person sees of the stack."""
 
+from msgspec.structs import replace
+
 from deploy.local.finding import Check
-from deploy.local.report import check_lines, status_table
+from deploy.local.report import check_lines, status_table, up_lines
 from deploy.local.stack import PartStatus, Status
 
 AUTH = PartStatus(
@@ -47,6 +49,19 @@ def test_a_running_stack_is_a_table_that_lines_up() -> None:
         "ready at http://127.0.0.1:8080, models: embedded",
         "memory: 90 MB (pss), with the supervisor (pid 3); home: /h",
     ]
+
+
+def test_an_up_says_where_prometheus_is_or_why_it_is_not_there() -> None:
+    edge = "http://127.0.0.1:8080"
+    plain = Status(running=True, ready=True, home="/h", edge=edge, parts=(AUTH,))
+    observed = replace(plain, parts=(AUTH, replace(AUTH, name="prometheus", port=9090)))
+    assert list(up_lines(plain, was_up=True, observes=False)) == [f"already up: {edge}"]
+    assert list(up_lines(observed, was_up=False, observes=True)) == [
+        f"up: {edge}",
+        "prometheus: http://127.0.0.1:9090",
+    ]
+    (_, said) = up_lines(plain, was_up=True, observes=True)
+    assert "`make up OBSERVE=1`" in said
 
 
 def test_no_stack_is_one_line_that_says_how_to_get_one() -> None:

@@ -1,5 +1,6 @@
 """Programs from Debian's packages: what comes to its place is whole, and what cannot be had is said."""
 
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import pytest
@@ -20,31 +21,57 @@ class _Unpacked:
     """What apt and dpkg would have left."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.root = folder
+        self.asked: list[str] = []
 
     def update(self) -> None:
         pass
 
-    def unpack(self, package: str, version_min: str) -> Path:
-        assert version_min == "0"
-        return self._folder / package
+    def unpack(self, needed: Mapping[str, str], *, wished: Iterable[str]) -> None:
+        assert set(needed.values()) == {""}
+        self.asked.extend((*needed, *wished))
 
 
 @pytest.fixture(autouse=True)
-def _machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> _Unpacked:
+    unpacked = _Unpacked(tmp_path / "packages")
     programs = tmp_path / "bin"
     for name in ("apt-get", "apt-cache", "dpkg"):
         _script(programs / name, STARTS)
     monkeypatch.setenv("PATH", str(programs))
-    monkeypatch.setattr(debian, "_Apt", lambda _: _Unpacked(tmp_path / "packages"))
+    monkeypatch.setattr(debian, "_Apt", lambda _: unpacked)
+    return unpacked
 
 
 def test_programs_come_to_their_places(tmp_path: Path) -> None:
-    _script(tmp_path / "packages/one/usr/bin/long-name", STARTS)
+    _script(tmp_path / "packages/usr/bin/long-name", STARTS)
     place = tmp_path / "tools/short"
     debian.obtain({place: debian.Program("one", "usr/bin/long-name")})
     assert place.read_text() == STARTS
     assert [path.name for path in place.parent.iterdir()] == ["short"]
+
+
+def test_data_come_with_what_they_link_to_and_a_path_is_moved(tmp_path: Path, apt: _Unpacked) -> None:
+    pages, scripts = tmp_path / "packages/share/web", tmp_path / "packages/share/javascript"
+    for folder in (pages, scripts):
+        folder.mkdir(parents=True)
+    (scripts / "jquery.js").write_text("$")
+    (pages / "jquery").symlink_to("../javascript")
+    (pages / "gone").symlink_to("../nowhere")
+    (tmp_path / "secret").write_text("not of any package")
+    (pages / "gone-too").symlink_to(tmp_path / "secret")
+    _script(tmp_path / "packages/bin/one", "#!/bin/sh\n# reads /root/share\nexit 0\n")
+    debian.obtain(
+        {
+            tmp_path / "tools/web": debian.Program("one", "share/web", is_data=True, needs=("libjs-jquery",)),
+            tmp_path / "tools/one": debian.Program("one", "bin/one", edit=(b"/root/share", b"./././share")),
+        }
+    )
+    assert apt.asked == ["one", "libjs-jquery"]
+    debian.obtain({tmp_path / "tools/more": debian.Program("one", "share/no-more", is_data=True)})
+    assert (tmp_path / "tools/web/jquery/jquery.js").read_text() == "$"
+    assert "reads ./././share" in (tmp_path / "tools/one").read_text()
+    assert not list((tmp_path / "tools").rglob("gone*"))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +85,7 @@ def test_programs_come_to_their_places(tmp_path: Path) -> None:
     ],
 )
 def test_a_program_that_does_not_start_leaves_nothing(tmp_path: Path, text: str, said: str) -> None:
-    _script(tmp_path / "packages/one/usr/bin/long-name", text)
+    _script(tmp_path / "packages/usr/bin/long-name", text)
     place = tmp_path / "tools/short"
     with pytest.raises(debian.Unobtainable, match=said):
         debian.obtain({place: debian.Program("one", "usr/bin/long-name")})

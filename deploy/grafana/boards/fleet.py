@@ -1,22 +1,18 @@
 """The fleet: instances, slots, the queue, what is in memory, GPUs."""
 
 from deploy.grafana.board import Board, Choice, Section
+from deploy.grafana.boards.gpus import GPUS, INSTANCE, LEGEND, OF_INSTANCE
 from deploy.grafana.panels import BAD, GOOD, Limits, Panel, Query, quantiles
 from deploy.grafana.promql import increase, largest, quantile, rate, total
 
-# Prometheus calls its own target `instance`, so our label of that name arrives as `exported_instance`.
-INSTANCE = "exported_instance"
-OF_INSTANCE = f'{INSTANCE}=~"$ollama"'
 OF_MODEL = 'model=~"$model"'
 WAITS = f'{OF_MODEL}, priority!="batch"'
-LEGEND = "{{" + INSTANCE + "}}"
 TIME = "ollamesh_instance_time_seconds"
 USES = f'{OF_INSTANCE}, use!="wall"'
 WORK = f'{OF_INSTANCE}, use=~"tenants|load"'
 COUNT = f"count({largest('ollamesh_instance_ready', OF_INSTANCE, by=[INSTANCE])})"
 UP = {"0": ("not ready", BAD), "1": ("ready", GOOD)}
 BREAKER = {"0": ("closed", GOOD), "1": ("open", BAD)}
-NO_GPU = "no GPU is read here"
 
 GLANCE = Section(
     title="At a glance",
@@ -130,16 +126,21 @@ QUEUE = Section(
         ),
         Panel(
             title="Waiting, by model",
-            about="A model that waits alone has too few instances that hold it.",
-            queries=(Query(expr=total("ollamesh_queue_depth", OF_MODEL, by=["model"]), legend="{{model}}"),),
+            about="A model that waits alone has too few instances that hold it. At the limit its requests are refused.",
+            queries=(
+                Query(expr=total("ollamesh_queue_depth", OF_MODEL, by=["model"]), legend="{{model}}"),
+                Query(expr=largest("ollamesh_queue_limit"), legend="limit"),
+            ),
             unit="none",
-            kind="stacked",
             runbook="queue-overload",
         ),
         Panel(
             title="Queue wait",
             about="From a request's arrival to its slot. Batches, which may wait, are left out.",
-            queries=quantiles("ollamesh_queue_wait_seconds", WAITS),
+            queries=(
+                *quantiles("ollamesh_queue_wait_seconds", WAITS),
+                Query(expr=largest("ollamesh_queue_oldest_seconds"), legend="oldest that waits now"),
+            ),
             unit="s",
             limits=Limits(warn=5, bad=20),
             runbook="queue-overload",
@@ -259,6 +260,7 @@ RESIDENCY = Section(
                 Query(
                     expr=increase("ollamesh_model_loads_total", OF_MODEL, by=["cause"]), legend="{{cause}}"
                 ),
+                Query(expr=increase("ollamesh_model_load_failures_total", OF_MODEL), legend="failed"),
             ),
             unit="none",
             kind="bars",
@@ -296,89 +298,6 @@ RESIDENCY = Section(
             height=7,
             decimals=0,
             none="nothing was loaded",
-        ),
-    ),
-)
-
-GPUS = Section(
-    title="GPUs",
-    panels=(
-        Panel(
-            title="GPU utilisation",
-            about="As the driver tells. Low while requests wait: look at loads, and at what the CPU does.",
-            queries=(
-                Query(
-                    expr=largest("ollamesh_gpu_utilization", OF_INSTANCE, by=[INSTANCE, "gpu"]),
-                    legend=f"{LEGEND} GPU {{{{gpu}}}}",
-                ),
-            ),
-            unit="percentunit",
-            top=1,
-            width=6,
-            runbook="gpu",
-            none=NO_GPU,
-        ),
-        Panel(
-            title="GPU memory",
-            about="Used of what there is.",
-            queries=(
-                Query(
-                    expr=f"{largest('ollamesh_gpu_memory_used_bytes', OF_INSTANCE, by=[INSTANCE, 'gpu'])} / "
-                    f"{largest('ollamesh_gpu_memory_bytes', OF_INSTANCE, by=[INSTANCE, 'gpu'])}",
-                    legend=f"{LEGEND} GPU {{{{gpu}}}}",
-                ),
-            ),
-            unit="percentunit",
-            top=1,
-            width=6,
-            limits=Limits(warn=0.92, bad=0.98),
-            runbook="gpu",
-            none=NO_GPU,
-        ),
-        Panel(
-            title="GPU temperature",
-            about="Above 85 °C most GPUs slow themselves down.",
-            queries=(
-                Query(
-                    expr=largest("ollamesh_gpu_temperature_celsius", OF_INSTANCE, by=[INSTANCE, "gpu"]),
-                    legend=f"{LEGEND} GPU {{{{gpu}}}}",
-                ),
-            ),
-            unit="celsius",
-            width=6,
-            limits=Limits(warn=80, bad=87),
-            runbook="gpu",
-            none=NO_GPU,
-        ),
-        Panel(
-            title="GPU power",
-            about="What they draw.",
-            queries=(
-                Query(
-                    expr=largest("ollamesh_gpu_power_watts", OF_INSTANCE, by=[INSTANCE, "gpu"]),
-                    legend=f"{LEGEND} GPU {{{{gpu}}}}",
-                ),
-            ),
-            unit="watt",
-            width=6,
-            none=NO_GPU,
-        ),
-        Panel(
-            title="GPU faults (DCGM)",
-            about="XID errors that NVIDIA's exporter saw, where it runs. 79: the GPU fell off the bus.",
-            queries=(
-                Query(
-                    expr="max by (Hostname, gpu) (DCGM_FI_DEV_XID_ERRORS)",
-                    legend="{{Hostname}} GPU {{gpu}}",
-                ),
-            ),
-            unit="none",
-            kind="stat",
-            width=24,
-            height=4,
-            limits=Limits(warn=1, bad=1),
-            runbook="gpu",
-            none="no DCGM exporter",
         ),
     ),
 )

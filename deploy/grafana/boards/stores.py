@@ -149,7 +149,7 @@ POSTGRES = Section(
         ),
         Panel(
             title="Slow statements",
-            about="Longer than OLLAMESH_SLOW_STATEMENT_S (0.5 s); each is in the log as slow_statement.",
+            about="Longer than half a second; each is in the log as slow_statement.",
             queries=(
                 Query(
                     expr=increase("ollamesh_postgres_slow_statements_total", OF_SERVICE, by=["statement"]),

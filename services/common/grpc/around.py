@@ -11,6 +11,7 @@ as much.
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
+from contextvars import ContextVar
 from functools import partial
 from inspect import iscoroutinefunction
 from typing import Any
@@ -24,6 +25,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Rest = Callable[[], Awaitable[object]]  # Of a call.
 Around = Callable[[str, Context, Rest], Awaitable[object]]
 Check = Callable[[str, Context], Awaitable[None]]
+
+
+# Of the call under way: gRPC makes it anew whenever it is asked.
+_received: ContextVar[Any] = ContextVar("metadata", default=())
+
+
+def received() -> Any:
+    """The metadata that the call came with."""
+    return _received.get() or ()
 
 
 class Interceptor(grpc.aio.ServerInterceptor):
@@ -43,6 +53,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler | None:
         method = handler_call_details.method
+        _received.set(handler_call_details.invocation_metadata)
         if (wrapped := self._wrapped.get(method)) is None:
             handler = await continuation(handler_call_details)
             if handler is None:

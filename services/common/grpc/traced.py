@@ -16,9 +16,10 @@ from services.common.tracing.current import Current, current, enter
 from services.common.tracing.names import CODE
 from services.common.tracing.spans import Kind, Remote, Shape, Span
 from services.common.tracing.tracer import Tracer
-from services.common.tracing.w3c import read, written
+from services.common.tracing.w3c import Metadata, read, written
 
 METHODS_MAX = 1024
+_FINE = {CODE: 0}
 # Those by which a server says that it failed, and not its caller, by OpenTelemetry's conventions.
 _FAILURES = frozenset(
     {
@@ -33,7 +34,16 @@ _FAILURES = frozenset(
 
 
 @lru_cache(METHODS_MAX)
-def shape_of(method: str, kind: Kind) -> Shape:
+def _server(method: str) -> Shape:
+    return _shape(method, Kind.SERVER)
+
+
+@lru_cache(METHODS_MAX)
+def _client(method: str) -> Shape:
+    return _shape(method, Kind.CLIENT)
+
+
+def _shape(method: str, kind: Kind) -> Shape:
     """What all spans of a method have in common; `method` as on the wire."""
     service, _, name = method.removeprefix("/").rpartition("/")
     return Shape(
@@ -41,9 +51,9 @@ def shape_of(method: str, kind: Kind) -> Shape:
     )
 
 
-def begun(tracer: Tracer, method: str, context: grpc.aio.ServicerContext[Any, Any]) -> Span | Remote:
+def begun(tracer: Tracer, method: str, metadata: Metadata) -> Span | Remote:
     """The span of a call, from now on under way in its context."""
-    span = tracer.begin(shape_of(method, Kind.SERVER), read(context.invocation_metadata() or ()))
+    span = tracer.begin(_server(method), read(metadata))
     enter(span)
     return span
 
@@ -51,9 +61,12 @@ def begun(tracer: Tracer, method: str, context: grpc.aio.ServicerContext[Any, An
 def answered(span: Span | Remote, code: grpc.StatusCode) -> None:
     """The call has ended like this."""
     if isinstance(span, Span):
-        span.set({CODE: code.value[0]})
-        if code in _FAILURES:
-            span.fail(code.name)
+        if code is grpc.StatusCode.OK:
+            span.set(_FINE)
+        else:
+            span.set({CODE: code.value[0]})
+            if code in _FAILURES:
+                span.fail(code.name)
         span.end()
 
 
@@ -101,7 +114,7 @@ def _traced(method: str, make: Callable[..., Any]) -> Callable[..., Any]:
             return make(*request, metadata=metadata, **how)
         span: Current = parent
         if isinstance(parent, Span):
-            span = parent.child(shape_of(method, Kind.CLIENT))
+            span = parent.child(_client(method))
         made = make(*request, metadata=(*(metadata or ()), *written(span or parent)), **how)
         if isinstance(span, Span):
             made.add_done_callback(partial(_ended, span))

@@ -12,11 +12,13 @@ Value = str | bool | int | float | Sequence[str]
 
 _FIXED = Struct("<Q").pack
 _DOUBLE = Struct("<d").pack
-_FLAGS = Struct("<I").pack
+_TIMES = Struct("<BQBQ").pack
 _SMALL = [bytes((number,)) for number in range(128)]
 _KEPT_MAX = 4096  # Attributes.
-_KEPT_CHARS_MAX = 128  # What is longer is hardly seen twice.
 _INT64 = 1 << 64
+_OF_SPAN, _OF_EVENT, _OF_LINK = 9, 3, 4
+# Fields of a Span: that it is sampled, and that its parent is of this process, or not.
+FLAGS, FLAGS_REMOTE = b"\x85\x01\x01\x01\x00\x00", b"\x85\x01\x01\x03\x00\x00"
 
 
 def varint(number: int) -> bytes:
@@ -36,22 +38,30 @@ def field(number: int, content: bytes) -> bytes:
     return varint(number << 3 | 2) + varint(len(content)) + content
 
 
-def fixed(tag: bytes, number: int) -> bytes:
-    return tag + _FIXED(number)
+def times(started_ns: int, ended_ns: int) -> bytes:
+    """The fields of a Span."""
+    return _TIMES(0x39, started_ns, 0x41, ended_ns)
 
 
-def attribute(key: str, value: Value) -> bytes:
-    """A KeyValue."""
-    if isinstance(value, str | bool | int):
-        if isinstance(value, str) and len(value) > _KEPT_CHARS_MAX:
-            return _attribute(key, value)
-        return _kept_attribute(key, value)
-    return _attribute(key, value)
+def attributes(given: Mapping[str, Value]) -> bytes:
+    """The fields of a Span."""
+    return b"".join([_attribute(_OF_SPAN, key, value) for key, value in given.items()])
 
 
-def attributes(tag: int, given: Mapping[str, Value]) -> bytes:
-    """The field `tag`, once for each."""
-    return b"".join([field(tag, attribute(key, value)) for key, value in given.items()])
+def _attribute(tag: int, key: str, value: Value) -> bytes:
+    """Numbers with a fraction, lists, and long texts hardly come twice."""
+    kind = type(value)
+    if kind is int or kind is bool or (kind is str and len(value) < 128):  # type: ignore[arg-type]
+        return _kept(tag, key, value)
+    return _made(tag, key, value)
+
+
+def _made(tag: int, key: str, value: Value) -> bytes:
+    return field(tag, field(1, key.encode()) + field(2, _value(value)))
+
+
+# `typed`, for 1 and True are equal.
+_kept = lru_cache(_KEPT_MAX, typed=True)(_made)
 
 
 def status(message: str) -> bytes:
@@ -62,36 +72,26 @@ def status(message: str) -> bytes:
 
 def event(name: str, at_ns: int, given: Mapping[str, Value]) -> bytes:
     """The field of a Span."""
-    return field(11, fixed(b"\x09", at_ns) + field(2, name.encode()) + attributes(3, given))
+    told = b"".join([_attribute(_OF_EVENT, key, value) for key, value in given.items()])
+    return field(11, b"\x09" + _FIXED(at_ns) + field(2, name.encode()) + told)
 
 
 def link(trace_id: bytes, span_id: bytes, given: Mapping[str, Value]) -> bytes:
     """The field of a Span."""
-    return field(13, field(1, trace_id) + field(2, span_id) + attributes(4, given))
-
-
-def flags(*, is_parent_remote: bool) -> bytes:
-    """The field of a Span: that it is sampled, and whether its parent is another process's."""
-    return b"\x85\x01" + _FLAGS(0x301 if is_parent_remote else 0x101)
+    told = b"".join([_attribute(_OF_LINK, key, value) for key, value in given.items()])
+    return field(13, field(1, trace_id) + field(2, span_id) + told)
 
 
 def resource_spans(resource: Mapping[str, Value], scope: str) -> tuple[bytes, bytes]:
     """What ExportTraceServiceRequest holds besides spans: of its ResourceSpans, of its ScopeSpans."""
-    return field(1, attributes(1, resource)), field(1, field(1, scope.encode()))
+    about = b"".join([_attribute(1, key, value) for key, value in resource.items()])
+    return field(1, about), field(1, field(1, scope.encode()))
 
 
 def request(frame: tuple[bytes, bytes], spans: Iterable[bytes]) -> bytes:
     """An ExportTraceServiceRequest."""
     of_resource, of_scope = frame
     return field(1, of_resource + field(2, of_scope + b"".join([field(2, span) for span in spans])))
-
-
-def _attribute(key: str, value: Value) -> bytes:
-    return field(1, key.encode()) + field(2, _value(value))
-
-
-# `typed`, for 1 and True are equal.
-_kept_attribute = lru_cache(_KEPT_MAX, typed=True)(_attribute)
 
 
 def _value(value: Value) -> bytes:

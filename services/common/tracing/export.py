@@ -90,9 +90,8 @@ class Exporter:
             return
         self._queue.append(span)
         self._queue_bytes += len(span)
-        if len(self._queue) == 1:
-            self._some.set()
-        elif len(self._queue) >= BATCH_SPANS_MAX:
+        self._some.set()
+        if len(self._queue) >= BATCH_SPANS_MAX:
             self._many.set()
 
     async def run(self) -> None:
@@ -105,12 +104,19 @@ class Exporter:
             await self.flush()
 
     async def flush(self) -> None:
-        """Send all that is there now, and return when that has been sent, by whomever."""
+        """Send all that is there now, and return when that has been sent, by whomever.
+
+        What comes meanwhile waits for its own time: else a busy service would send a few at a time without end.
+        """
         async with self._sending:
-            while self._queue:
-                await self._deliver(self._batch())
-        self._some.clear()
-        self._many.clear()
+            self._many.clear()
+            left_count = len(self._queue)
+            while left_count > 0:
+                batch = self._batch()
+                left_count -= len(batch)
+                await self._deliver(batch)
+            if not self._queue:
+                self._some.clear()
 
     def _batch(self) -> list[bytes]:
         batch: list[bytes] = []

@@ -40,7 +40,7 @@ class Shape:
             encode.field(5, name.encode())
             + b"\x30"
             + encode.varint(kind)
-            + encode.attributes(9, attributes or {})
+            + encode.attributes(attributes or {})
         )
 
 
@@ -76,7 +76,7 @@ class Span:
     """A stretch of work. Times are nanoseconds since 1970; without one, it is now."""
 
     __slots__ = (
-        "_attributes", "_detail_count", "_event_count", "_has_ended", "_has_failed", "_more", "_parent", "_send", "_shape", "_started_ns", "span_id",
+        "_attributes", "_detail_count", "_event_count", "_flags", "_has_ended", "_has_failed", "_more", "_parent", "_send", "_shape", "_started_ns", "span_id",
         "state", "trace_id",
     )  # fmt: skip
     is_sampled = True
@@ -94,9 +94,8 @@ class Span:
     ) -> None:
         self._send, self._shape, self.trace_id, self.state = send, shape, trace_id, state
         self.span_id = new_id(8)
-        self._parent = (encode.field(4, parent) if parent else b"") + encode.flags(
-            is_parent_remote=is_parent_remote
-        )
+        self._parent = parent
+        self._flags = encode.FLAGS_REMOTE if is_parent_remote else encode.FLAGS
         self._started_ns = time.time_ns() if started_ns is None else started_ns
         self._attributes: dict[str, Value] = {}
         self._more = b""  # Events, links and the status.
@@ -149,12 +148,12 @@ class Span:
                     self.trace_id,
                     b"\x12\x08",
                     self.span_id,
+                    b"\x22\x08" + self._parent if self._parent else b"",
+                    self._flags,
                     encode.field(3, self.state.encode()) if self.state else b"",
-                    self._parent,
                     self._shape.encoded,
-                    encode.fixed(b"\x39", self._started_ns),
-                    encode.fixed(b"\x41", max(ended_ns, self._started_ns)),
-                    encode.attributes(9, self._attributes),
+                    encode.times(self._started_ns, max(ended_ns, self._started_ns)),
+                    encode.attributes(self._attributes),
                     self._more,
                 )
             )

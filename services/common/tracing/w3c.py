@@ -7,9 +7,11 @@ from services.common.tracing.spans import Remote, Trace
 
 PARENT, STATE = "traceparent", "tracestate"
 STATE_CHARS_MAX = 512  # As the recommendation wants it passed on at least.
-# A later version may say more, after these.
-_PARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+# Of version 00. A later one may say more, after these.
+_PARENT = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
+_LATER = re.compile(r"(?!00|ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
 _SAMPLED = 1
+_NO_TRACE, _NO_SPAN = "0" * 32, "0" * 16
 Metadata = Iterable[tuple[str, str | bytes]]
 
 
@@ -27,16 +29,15 @@ def read(metadata: Metadata) -> Remote | None:
 
 
 def parse(parent: str, state: str = "") -> Remote | None:
-    found = _PARENT.fullmatch(parent)
-    if found is None or found[1] == "ff" or (found[1] == "00" and found[5] is not None):
+    if (found := _PARENT.fullmatch(parent) or _LATER.fullmatch(parent)) is None:
         return None
-    trace_id, span_id = bytes.fromhex(found[2]), bytes.fromhex(found[3])
-    if not any(trace_id) or not any(span_id):
+    trace_id, span_id, flags = found.groups()
+    if trace_id == _NO_TRACE or span_id == _NO_SPAN:
         return None
     return Remote(
-        trace_id,
-        span_id,
-        is_sampled=bool(int(found[4], 16) & _SAMPLED),
+        bytes.fromhex(trace_id),
+        bytes.fromhex(span_id),
+        is_sampled=bool(int(flags, 16) & _SAMPLED),
         state=state if len(state) <= STATE_CHARS_MAX else "",
     )
 

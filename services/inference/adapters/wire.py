@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import msgspec
 
-from services.common.tracing.current import inner
+from services.common.tracing.current import ended_by, recorded
 from services.common.tracing.spans import Kind, Shape
 from services.inference.adapters.answers import NOT_OF_THE_SHAPE
 from services.inference.adapters.connection import Patience, Reader
@@ -52,12 +52,19 @@ class Wire:
     @contextmanager
     def traced(self, method: str, path: str, reader: StreamReader | WholeReader) -> Iterator[None]:
         """A request within a call that is recorded. `path` is one of Ollama's own, and holds nothing of a caller's."""
-        with inner(_asked(method, path, self.endpoint.host, self.endpoint.port)) as span:
-            try:
-                yield
-            finally:
-                if span is not None and reader.status:
-                    span.set({"http.response.status_code": reader.status})
+        if (parent := recorded()) is None:
+            yield
+            return
+        span = parent.child(_asked(method, path, self.endpoint.host, self.endpoint.port))
+        try:
+            yield
+        except BaseException as error:
+            ended_by(span, error)
+            raise
+        finally:
+            if reader.status:
+                span.set({"http.response.status_code": reader.status})
+            span.end()
 
     async def send(self, request: bytes, reader: Reader, patience: Patience) -> None:
         """As Pool.exchange."""

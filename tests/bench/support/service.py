@@ -83,7 +83,9 @@ class Service:
 
 
 @asynccontextmanager
-async def service(urls: Sequence[str], **settings: object) -> AsyncIterator[Service]:
+async def service(
+    urls: Sequence[str], *, module: str = "services.inference", **settings: object
+) -> AsyncIterator[Service]:
     """Run the gateway over instances. `settings` are its knobs in lower case, without their OLLAMESH_ prefix."""
     identity, (port, metrics_port) = Identity(), free_ports(2)
     async with identity.served() as auth_target:
@@ -102,7 +104,7 @@ async def service(urls: Sequence[str], **settings: object) -> AsyncIterator[Serv
             },
         }
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "services.inference"),
+            *(sys.executable, "-m", module),
             cwd=ROOT,
             env={**os.environ, **environment},
             stderr=subprocess.DEVNULL,

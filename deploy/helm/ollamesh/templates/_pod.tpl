@@ -21,6 +21,8 @@ capabilities: {drop: [ALL]}
 serviceAccountName: {{ .name }}
 automountServiceAccountToken: false
 enableServiceLinks: false
+dnsConfig: # Our names are whole; with the usual five dots each would be looked up in four other domains first.
+  options: [{name: ndots, value: "2"}]
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
   {{- range . }}
