@@ -253,13 +253,14 @@ TRUST = Section(
 )
 
 TELLING = Section(
-    title="Logs and the edge's process",
+    title="Logs, spans and the edge's process",
     panels=(
         Panel(
             title="Log lines, by level",
             about="Errors are worth reading, each of them.",
             queries=(Query(expr=rate("ollamesh_log_lines_total", OF, by=["level"]), legend="{{level}}"),),
             unit="none",
+            width=12,
             kind="stacked",
             runbook="errors",
         ),
@@ -276,8 +277,19 @@ TELLING = Section(
                 ),
             ),
             unit="none",
+            width=12,
             kind="bars",
             none="none",
+        ),
+        Panel(
+            title="Spans",
+            about="Of traces. dropped: more than could be sent; failed: the collector did not take them. Requests never wait for either.",
+            queries=(Query(expr=rate("ollamesh_spans_total", OF, by=["outcome"]), legend="{{outcome}}"),),
+            unit="ops",
+            kind="stacked",
+            width=12,
+            runbook="telemetry-lost",
+            none="nothing is traced (OLLAMESH_OTLP_TARGET)",
         ),
         Panel(
             title="Envoy's memory",
@@ -287,6 +299,7 @@ TELLING = Section(
                 Query(expr="sum(envoy_server_memory_heap_size)", legend="heap"),
             ),
             unit="bytes",
+            width=12,
             runbook="memory",
         ),
     ),
