@@ -101,7 +101,13 @@ class Engine:
         arguments = {"PYTHON_IMAGE": BASE, "SERVICE": image.service, "VERSION": version()}
         self._buildah(
             *("bud", "--isolation", "chroot", "--format", "docker", "--timestamp", "0"),
-            *("--signature-policy", str(self._policy), "--no-cache" if anew else "--layers", *secrets),
+            *(
+                "--signature-policy",
+                str(self._policy),
+                "--layers",
+                *(["--no-cache"] if anew else []),
+                *secrets,
+            ),
             *(part for name, value in arguments.items() for part in ("--build-arg", f"{name}={value}")),
             *(
                 "--target",
