@@ -8,8 +8,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,27 @@ class Unobtainable(Exception):
 
 def obtain(wanted: Mapping[Path, Program]) -> None:
     """Put each program at its place, whatever is there. Raises Unobtainable; those placed before it stay."""
+    with _apt({program.package for program in wanted.values()}) as apt:
+        _obtain(wanted, apt)
+
+
+def unpack(packages: Sequence[str], target: Path) -> None:
+    """Lay the files of packages out in `target`, as they would lie in `/`, all or none of them. Raises Unobtainable.
+
+    For programs that bring more than themselves. What they need of other packages has to be named, too.
+    """
+    with _apt(packages) as apt:
+        apt.update()
+        apt.unpack(dict.fromkeys(packages, "0"), wished=())
+        fresh = target.with_name(f".{target.name}.fresh")
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.copytree(apt.root, _made(fresh.parent) / fresh.name, symlinks=True)
+        shutil.rmtree(target, ignore_errors=True)
+        fresh.replace(target)
+
+
+@contextmanager
+def _apt(packages: Iterable[str]) -> Iterator["_Apt"]:
     for program in ("apt-get", "apt-cache", "dpkg"):
         if shutil.which(program) is None:
             raise Unobtainable("this machine has no Debian packages")
@@ -52,10 +73,10 @@ def obtain(wanted: Mapping[Path, Program]) -> None:
         folder = Path(made)
         folder.chmod(0o755)  # apt downloads as a user of its own.
         try:
-            _obtain(wanted, _Apt(folder))
+            yield _Apt(folder)
         except (OSError, subprocess.SubprocessError) as error:
-            packages = ", ".join(sorted({program.package for program in wanted.values()}))
-            message = f"this machine's package manager cannot get {packages} ({type(error).__name__})"
+            names = ", ".join(sorted(packages))
+            message = f"this machine's package manager cannot get {names} ({type(error).__name__})"
             raise Unobtainable(message) from error
 
 
