@@ -14,10 +14,17 @@ from tools.metrics_catalogue import SERVICES
 WITHIN_S = 60.0
 
 
-def text_of(settings: Settings, service: str) -> str:
-    (pid,) = (part.pid for part in stack.status(settings).parts if part.name == service)
-    port = psutil.Process(pid).environ()[port_variable(f"{service}_metrics")]
-    with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WITHIN_S) as answer:
+def texts_of(settings: Settings) -> Mapping[str, str]:
+    """Of every service, and of the edge, by name. The stack is asked once: it asks all of its parts."""
+    parts = {part.name: part.pid for part in stack.status(settings).parts}
+    paths = {**dict.fromkeys(SERVICES, "/metrics"), "edge": "/stats/prometheus"}
+    return {name: _read(parts[name], name, path) for name, path in paths.items()}
+
+
+def _read(pid: int | None, name: str, path: str) -> str:
+    port_name = "admin" if name == "edge" else f"{name}_metrics"
+    port = psutil.Process(pid).environ()[port_variable(port_name)]
+    with urlopen(f"http://127.0.0.1:{port}{path}", timeout=WITHIN_S) as answer:
         text: str = answer.read().decode()
     return text
 
@@ -30,7 +37,8 @@ def families(text: str) -> Mapping[str, Metric]:
 
 def scraped(settings: Settings) -> Mapping[str, Mapping[str, Metric]]:
     """Of every service."""
-    return {service: families(text_of(settings, service)) for service in SERVICES}
+    texts = texts_of(settings)
+    return {service: families(texts[service]) for service in SERVICES}
 
 
 def series_count(metrics: Mapping[str, Metric]) -> int:

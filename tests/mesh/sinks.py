@@ -6,18 +6,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 import asyncpg
 import psutil
 import redis.asyncio as redis_client
 
-from deploy.local import stack
 from deploy.local.secret_files import SecretFiles
-from deploy.local.settings import Settings, port_variable
+from deploy.local.settings import Settings
 from deploy.local.traces.reading import reading
-from tests.mesh.scraping import text_of
-from tools.metrics_catalogue import SERVICES
+from tests.mesh.scraping import texts_of
 
 TRACES_MAX = 1000
 # Those that only their owner can read and that hold nothing else: the secrets themselves, and the stores' own files,
@@ -34,8 +31,7 @@ async def sinks(settings: Settings) -> dict[str, str]:
 def _at_hand(settings: Settings) -> dict[str, str]:
     return {
         **dict(_files(settings.home)),
-        **{f"metrics of {service}": text_of(settings, service) for service in SERVICES},
-        "metrics of the edge": _edge_metrics(settings),
+        **{f"metrics of {name}": text for name, text in texts_of(settings).items()},
         "traces": _traces(settings),
         **dict(_processes(settings.home)),
     }
@@ -46,14 +42,6 @@ def _files(home: Path) -> Iterator[tuple[str, str]]:
         name = path.relative_to(home)
         if path.is_file() and name.parts[0] not in OWN:
             yield str(name), path.read_bytes().decode(errors="replace")
-
-
-def _edge_metrics(settings: Settings) -> str:
-    (pid,) = (part.pid for part in stack.status(settings).parts if part.name == "edge")
-    port = psutil.Process(pid).environ()[port_variable("admin")]
-    with urlopen(f"http://127.0.0.1:{port}/stats/prometheus", timeout=60) as answer:
-        text: str = answer.read().decode()
-    return text
 
 
 def _traces(settings: Settings) -> str:
