@@ -19,6 +19,7 @@ from deploy.envoy.config import Edge
 COLLECTOR = "otlp"  # The cluster.
 SERVICE = "ollamesh-edge"
 TIMEOUT = timedelta(seconds=1)
+URL_CHARS_MAX = 0  # Of the path and the query string of `http.url`: there are codes and tokens in it.
 CALLED = "%PATH(NQ:ORIG_OR_PATH)%"  # Else all spans would have one name. Without the query string.
 
 
@@ -32,6 +33,7 @@ def tracing(edge: Edge) -> HttpConnectionManagerTracing | None:
         overall_sampling=Percent(value=edge.trace_percent),
         client_sampling=Percent(value=0),
         spawn_upstream_span=True,
+        max_path_tag_length=URL_CHARS_MAX,
         operation=CALLED,
         upstream_operation="to %UPSTREAM_CLUSTER%",
         provider=TracingHttp(

@@ -44,10 +44,8 @@ from services.common.grpc.client import channel
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
-from services.common.loop_lag import loop_watched
-from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
-from services.common.metrics.service import ready_watched, service_watched
+from services.common.metrics.service import service_observed
 from services.common.postgres import Database
 from services.common.postgres_metrics import PostgresMetrics
 from services.common.screening import Screen
@@ -72,7 +70,7 @@ async def run(
         databases = await _databases(config, registry, opened)
         database, _ = databases
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="agent")
+            trust(config.trust, inside=config.server.inside, audience="agent", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "agent", registry, inside=config.server.inside)
@@ -123,12 +121,8 @@ async def run(
             trail=trail,
         )
         add_AgentServiceServicer_to_server(servicer_of(parts), server.grpc)
-        opened.enter_context(loop_watched(registry))
-        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
-        ready_watched(registry, server)
-        opened.enter_context(
-            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
-        )
+        observed = service_observed(registry, config.server, server, spool=config.audit.spool)
+        opened.enter_context(observed)
         async with asyncio.TaskGroup() as tasks:  # A bug in either ends the process.
             tasks.create_task(engine.run())
             await server.serve(stop, services=(FULL_NAME,), ready=database.answers, started=started)
@@ -191,6 +185,7 @@ def _engine(  # noqa: PLR0913 - A part of the composition root.
         clock=time.time,
         pace=Pace(renew_s=renew_s, look_s=min(LOOK_EVERY_S, renew_s), watched_for_s=config.watched_for_s),
     )
+    metrics.watch(engine.ages_s, workers_max=config.workers_max)
     return engine, runs
 
 

@@ -141,6 +141,15 @@ class Engine:
             self._tasks.create_task(self._seen(run.run_id))
         return self._watches.count(run.run_id)
 
+    def ages_s(self) -> dict[str, list[float]]:
+        """How long each run of this replica has been waiting, or working. Also called by other threads."""
+        now_s, ages = self._clock(), dict[str, list[float]](waiting=[], working=[])
+        for job in list(self._jobs.values()):
+            began_at_s = job.began_at_s
+            state, since_s = ("waiting", job.came_at_s) if began_at_s is None else ("working", began_at_s)
+            ages[state].append(max(0.0, now_s - since_s))
+        return ages
+
     async def stop(self) -> None:
         """Give back what still works, and return when others can go on with it."""
         self._stopping.set()
@@ -191,6 +200,7 @@ class Engine:
     def _add(self, job: Job) -> None:
         """A run that has its place is this replica's to work on."""
         self._jobs[job.run_id] = job
+        job.came_at_s = self._clock()
         self._watches.add(job.run_id, job.feed)
         self._metrics.accepted()
         if self._stopping.is_set():
@@ -205,7 +215,9 @@ class Engine:
 
     def _dispatch(self) -> None:
         for run_id in self._turns.next():
-            self._tasks.create_task(self._work(self._jobs[run_id]))
+            job = self._jobs[run_id]
+            self._metrics.turn(self._clock() - job.came_at_s)
+            self._tasks.create_task(self._work(job))
 
     async def _end_here(self, run_id: RunId) -> None:
         """Have a run end that this replica, or nobody, holds."""
@@ -226,7 +238,7 @@ class Engine:
             self._tasks.create_task(self._work(job))
 
     async def _work(self, job: Job) -> None:
-        has_left = True
+        has_left, job.began_at_s = True, self._clock()
         try:
             has_left = await self._worker.work(job)
         except Exception:
@@ -252,6 +264,7 @@ class Engine:
 
     async def _come_again(self, job: Job) -> None:
         """It was not the run's turn: an earlier one of its thread works at another replica, or waits for a person."""
+        job.began_at_s = None
         job.pause_s = min(2 * job.pause_s or TURN_PAUSE_MIN_S, TURN_PAUSE_MAX_S)
         with suppress(TimeoutError):
             async with asyncio.timeout(job.pause_s):

@@ -21,6 +21,8 @@ class Job:
     verdict: Ending | None = None
     is_handed_over: bool = False  # Somebody else goes on with it.
     has_ended: bool = False  # Its end is committed.
+    came_at_s: float = 0.0  # When it got its place here.
+    began_at_s: float | None = None  # When its turn came; None while it waits.
     pause_s: float = 0.0  # Before it looks again whether it is its turn.
     task: asyncio.Task[Ending | None] | None = None
     is_safe: asyncio.Event | None = None  # Nothing is under way that nobody could make again.

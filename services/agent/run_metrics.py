@@ -21,9 +21,12 @@ from services.agent.core.events import (
     ToolReturned,
 )
 from services.agent.core.run import Entry
+from services.common.metrics.few import Few
 
 NO_SUCH_TOOL = "_OTHER"
 _OF_AGENT = ("gen_ai_operation_name", "gen_ai_request_model")
+_OF_TOOL = ("gen_ai_operation_name", "gen_ai_tool_name", "error_type")
+INVOKED_MAX, EXECUTED_MAX = 48, 40  # Told apart. MCP servers may have hundreds of tools.
 _DURATION_BUCKETS_S = tuple(0.01 * 2**step for step in range(14))
 _TOKEN_BUCKETS = tuple(4.0**step for step in range(14))
 _CALL_BUCKETS = (0, 1, 2, 3, 5, 8, 13, 21, 34, 55, 89)
@@ -48,17 +51,21 @@ class RunMetrics:
         self._tools, self._models, self._label = frozenset(tools), models, models.label
         self._tokens = Histogram(
             "gen_ai_client_token_usage",
-            "Tokens of a step, read and written",
+            "Tokens read and written: of whole answers in the gateway, of steps in the agent",
             (*_OF_AGENT, "gen_ai_token_type"),
             buckets=_TOKEN_BUCKETS,
             registry=registry,
         )
-        self._invoked = Histogram(
-            "gen_ai_invoke_agent_duration_seconds",
-            "How long a run worked, waits for people not counted; error_type is empty for those that succeeded",
+        self._invoked = Few(
+            Histogram(
+                "gen_ai_invoke_agent_duration_seconds",
+                "How long a run worked, waits for people not counted; error_type is empty for those that succeeded",
+                (*_OF_AGENT, "error_type"),
+                buckets=_DURATION_BUCKETS_S,
+                registry=registry,
+            ),
             (*_OF_AGENT, "error_type"),
-            buckets=_DURATION_BUCKETS_S,
-            registry=registry,
+            children_max=INVOKED_MAX,
         )
         self._model_calls = Histogram(
             "gen_ai_invoke_agent_inference_calls",
@@ -74,21 +81,29 @@ class RunMetrics:
             buckets=_CALL_BUCKETS,
             registry=registry,
         )
-        self._executed = Histogram(
-            "gen_ai_execute_tool_duration_seconds",
-            "From a call to its result; error_type is empty for those that went well",
-            ("gen_ai_operation_name", "gen_ai_tool_name", "error_type"),
-            buckets=_DURATION_BUCKETS_S,
-            registry=registry,
+        self._executed = Few(
+            Histogram(
+                "gen_ai_execute_tool_duration_seconds",
+                "From a call to its result; error_type is empty for those that went well",
+                _OF_TOOL,
+                buckets=_DURATION_BUCKETS_S,
+                registry=registry,
+            ),
+            _OF_TOOL,
+            children_max=EXECUTED_MAX,
         )
         self._add_ours(registry)
 
     def _add_ours(self, registry: CollectorRegistry) -> None:
-        self._remembered = Counter(
-            "ollamesh_agent_tool_calls_remembered_total",
-            "Calls that were answered from memory",
+        self._remembered = Few(
+            Counter(
+                "ollamesh_agent_tool_calls_remembered_total",
+                "Calls that were answered from memory",
+                ("tool",),
+                registry=registry,
+            ),
             ("tool",),
-            registry=registry,
+            children_max=EXECUTED_MAX,
         )
         self._approvals = Counter(
             "ollamesh_agent_approvals_total",

@@ -1,10 +1,15 @@
 """What is counted of runs, under the names that the guide fixes."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from services.agent.core.events import Status
 
-MODELS_MAX = 256
+MODELS_MAX = 16  # Each is some hundred series.
+WAIT_BUCKETS_S = (0.01, 0.1, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 DURATION_BUCKETS_S = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 
 
@@ -31,7 +36,22 @@ class AgentMetrics:
             "Runs gone on with after their replica was lost",
             registry=registry,
         )
+        self._waited = Histogram(
+            "ollamesh_agent_run_wait_seconds",
+            "From a run's coming here to its turn",
+            buckets=WAIT_BUCKETS_S,
+            registry=registry,
+        )
+        self._registry = registry
         self._models: set[str] = set()
+
+    def watch(self, ages_s: Callable[[], Mapping[str, Sequence[float]]], *, workers_max: int) -> None:
+        """Tell how many runs there are here, and how old they are, whenever somebody asks."""
+        self._registry.register(_Runs(ages_s, workers_max))
+
+    def turn(self, waited_s: float) -> None:
+        """A run is worked on."""
+        self._waited.observe(waited_s)
 
     def accepted(self) -> None:
         self._active.inc()
@@ -63,3 +83,27 @@ class AgentMetrics:
         label = self.label(model)
         self._requests.labels(label, status.value.lower()).inc()
         self._duration.labels(label).observe(duration_s)
+
+
+class _Runs(Collector):
+    """Those of this replica. A run that waits for a person is nobody's, and not among them."""
+
+    def __init__(self, ages_s: Callable[[], Mapping[str, Sequence[float]]], workers_max: int) -> None:
+        self._ages_s, self._workers_max = ages_s, workers_max
+
+    def collect(self) -> Iterable[Metric]:
+        runs = GaugeMetricFamily("ollamesh_agent_runs", "Runs of this replica, by state", labels=("state",))
+        oldest = GaugeMetricFamily(
+            "ollamesh_agent_run_oldest_seconds",
+            "How long the oldest of them has been in its state; 0 without any",
+            labels=("state",),
+        )
+        for state, ages_s in self._ages_s().items():
+            runs.add_metric((state,), len(ages_s))
+            oldest.add_metric((state,), max(ages_s, default=0.0))
+        meaning = "How many runs may work at the same time"
+        return [
+            runs,
+            oldest,
+            GaugeMetricFamily("ollamesh_agent_workers_max", meaning, value=self._workers_max),
+        ]

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 
+from services.auth.backup_metrics import backups_watched
 from services.auth.config import Config
 from services.auth.revocations import Revocations
 from services.auth.subjects import serve_all, shared_by_all
@@ -13,10 +14,8 @@ from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.dpop import proving
 from services.common.grpc.errors import errors
 from services.common.grpc.server import Server
-from services.common.loop_lag import loop_watched
-from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
-from services.common.metrics.service import ready_watched, service_watched
+from services.common.metrics.service import service_observed
 from services.common.telemetry import RpcMetrics, telemetry
 from services.common.tracing.export import tracing
 
@@ -54,12 +53,9 @@ async def run(
             *serve_all(shared, server, verifier),
             ("dismissal", lambda: _dismissed(shared.revocations, stop)),
         ]
-        opened.enter_context(loop_watched(registry))
-        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
-        ready_watched(registry, server)
-        opened.enter_context(
-            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
-        )
+        observed = service_observed(registry, config.server, server, spool=config.audit.spool)
+        opened.enter_context(observed)
+        backups_watched(registry, config.backup_metrics_file)
 
         async def ready() -> bool:
             return shared.keyring.usable and await shared.store.answers()

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Gauge
+from prometheus_client import CollectorRegistry
 
 from services.auth.adapters.audit_signer import AuditSigner, Seal
 from services.auth.adapters.postgres_audit import Link, PostgresAudit, Wanted, connected
 from services.auth.audit_appender import AuditAppender
 from services.auth.audit_heads import AuditHeads
+from services.auth.audit_metrics import heads_watched
 from services.auth.audit_reading import ChainReader
 from services.auth.audit_witness import Witness
 from services.auth.core.audit_chain import Place, Problem
@@ -125,10 +126,7 @@ async def audit_log(
 
 @asynccontextmanager
 async def _signing(heads: AuditHeads, registry: CollectorRegistry) -> AsyncIterator[None]:
-    intact = Gauge(
-        "ollamesh_audit_chain_intact", "1 while nothing is wrong that was looked at", registry=registry
-    )
-    intact.set_function(lambda: heads.problem is None)
+    heads_watched(registry, heads)
     async with beside(heads.run(), name="audit heads"):
         yield
     await heads.end()

@@ -46,6 +46,11 @@ class AuditHeads:
         self._store, self._signer, self._witness, self._clock = store, signer, witness, clock
         self._checked: Place | None = None  # So far.
         self.problem: Problem | None = None
+        # For metrics.
+        self.looked_at_s = self.head_at_s = (
+            0.0  # When the end of the chain was last seen, and the last head signed.
+        )
+        self.unsigned_count = 0  # Events behind the last head.
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -91,11 +96,12 @@ class AuditHeads:
             return
         last, now_s = await self._store.head_at(), self._clock()
         covered, end = (0 if last is None else last.sequence), (await self._store.at()).sequence
+        read = None if last is None else read_head(self._signer, last)
+        self._looked(now_s, 0.0 if read is None else read.time_s, unsigned_count=max(0, end - covered))
         if end < covered:
             self._found(Problem(end + 1, "events are missing that a signed head covers"))
         if end <= covered:
             return
-        read = None if last is None else read_head(self._signer, last)
         if read is not None and not at_once and now_s - read.time_s < HEAD_EVERY_S:
             return
         start = self._checked or await self._start(last)
@@ -129,7 +135,11 @@ class AuditHeads:
         payload = head_payload(Head(number=number, place=place, time_s=now_s, previous=previous))
         await self._store.add_head(StoredHead(number, place.sequence, self._signer.sign(payload)))
         self._witness.remember(place)
+        self._looked(now_s, now_s, unsigned_count=0)
         log.info("audit_head", sequence=place.sequence, hash=place.hash.hex())
+
+    def _looked(self, now_s: float, head_at_s: float, *, unsigned_count: int) -> None:
+        self.looked_at_s, self.head_at_s, self.unsigned_count = now_s, head_at_s, unsigned_count
 
     def _found(self, problem: Problem) -> None:
         self.problem = problem

@@ -32,6 +32,7 @@ class Config:
     encryption_key_file: Path | None = None  # Where they are read again when it changes.
     environment: str = "live"  # Written into API keys: those of another one are not taken.
     audit: AuditConfig = field(default_factory=AuditConfig)
+    backup_metrics_file: Path | None = None  # What was written down of the last backup.
     federation: FederationConfig | None = None  # People log in with local passwords only.
 
     @classmethod
@@ -49,6 +50,7 @@ class Config:
             key_rotation_s=_rotation_s(env),
             environment=_environment(env),
             audit=AuditConfig.read(env),
+            backup_metrics_file=_path(env, "OLLAMESH_BACKUP_METRICS_FILE"),
             federation=read_federation(env, issuer=env.text("OLLAMESH_ISSUER", "http://ollamesh")),
         )
 
@@ -66,3 +68,9 @@ def _environment(env: Environment) -> str:
     if ENVIRONMENT.fullmatch(name) is None:
         env.reject("OLLAMESH_ENVIRONMENT", "is not a word of up to 16 lower-case letters and digits")
     return name
+
+
+def _path(env: Environment, name: str) -> Path | None:
+    """One that may not be there yet."""
+    given = env.optional(name)
+    return Path(given) if given else None

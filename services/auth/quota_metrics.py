@@ -5,6 +5,8 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from services.common.errors import StoreFailure
+
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 2.5)
 
 
@@ -18,6 +20,12 @@ class QuotaMetrics:
             "Time to reserve or settle",
             ("operation",),
             buckets=BUCKETS_S,
+            registry=registry,
+        )
+        self._failed = Counter(
+            "ollamesh_auth_quota_ledger_failures_total",
+            "Times that the ledger could not be asked",
+            ("operation",),
             registry=registry,
         )
         self._rates = Counter(
@@ -38,7 +46,11 @@ class QuotaMetrics:
     @contextmanager
     def timed(self, operation: str) -> Iterator[None]:
         with self._seconds.labels(operation).time():
-            yield
+            try:
+                yield
+            except StoreFailure:
+                self._failed.labels(operation).inc()
+                raise
 
     def rate(self, answer: str, counted: str) -> None:
         """`counted` says where: redis, local, remembered, or nowhere (unlimited)."""

@@ -37,6 +37,7 @@ from services.auth.core.request_digest import RequestDigest
 from services.auth.ending import RevokedSessions
 from services.auth.founding import founded, founders
 from services.auth.key_checks import KeyChecks
+from services.auth.key_metrics import keys_watched
 from services.auth.key_swaps import Swaps
 from services.auth.key_uses import KeyUses
 from services.auth.keyring import Keyring
@@ -69,6 +70,7 @@ from services.common.grpc.caller import Verifier
 from services.common.grpc.dpop import proven_key
 from services.common.grpc.server import Server
 from services.common.postgres_metrics import PostgresMetrics
+from services.common.redis_metrics import RedisMetrics
 
 Background = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -106,15 +108,19 @@ async def shared_by_all(config: Config, registry: CollectorRegistry, opened: Asy
         provider=await opened.enter_async_context(HttpOpenIdProvider.connected(config.federation))
         if config.federation
         else None,
-        rates_redis=await _rates_redis(config.quotas, opened),
+        rates_redis=await _rates_redis(config.quotas, registry, opened),
     )
 
 
-async def _rates_redis(config: QuotaConfig, opened: AsyncExitStack) -> RedisCounter | None:
+async def _rates_redis(
+    config: QuotaConfig, registry: CollectorRegistry, opened: AsyncExitStack
+) -> RedisCounter | None:
     if config.redis_url is None:
         return None
     return await opened.enter_async_context(
-        RedisCounter.opened(config.redis_url, timeout_s=config.redis_timeout_s)
+        RedisCounter.opened(
+            config.redis_url, timeout_s=config.redis_timeout_s, metrics=RedisMetrics(registry)
+        )
     )
 
 
@@ -159,6 +165,7 @@ def _keys(shared: Shared, verifier: Verifier, oauth: OAuth) -> Subject:
         every_s=config.key_rotation_s,
         lead_s=config.key_lead_s,
     )
+    keys_watched(shared.registry, shared.keyring, rotation_s=config.key_rotation_s)
     bells = {REVOCATIONS: revocations.ring, SIGNING_KEYS: rotation.ring}
     taken_back = RevocationMethods(
         revocations, verifier, shared.trail, logins=oauth.logins, people=oauth.people

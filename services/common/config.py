@@ -26,6 +26,7 @@ class Environment:
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
         self._mistakes: list[str] = []
+        self.secrets: list[str] = []  # What was read that must not be told, for whoever writes logs.
 
     def check(self) -> None:
         """Raise ConfigError if anything that was read is missing or wrong."""
@@ -60,12 +61,20 @@ class Environment:
         value = self.text(name)
         if value and len(value.encode()) < bytes_min:
             self._mistakes.append(f"{name} is weak: it needs at least {bytes_min} bytes")
+        self.secrets.append(value)
+        return value
+
+    def optional_secret(self, name: str) -> str | None:
+        """One that somebody else made, so that nothing is known of its form."""
+        value = self.optional(name)
+        self.secrets += [] if value is None else [value]
         return value
 
     def url(self, name: str, *schemes: str) -> str:
         value = self.text(name)
         if value and (urlsplit(value).scheme not in schemes or not urlsplit(value).netloc):
             self._mistakes.append(f"{name} is not a URL that starts with {' or '.join(schemes)}")
+        self.secrets += [value, _password_in(value)]
         return value
 
     def fernet_keys(self, name: str) -> tuple[str, ...]:
@@ -73,6 +82,7 @@ class Environment:
         text = self.text(name)
         if not text:
             return ()
+        self.secrets += text.split(",")
         try:
             return fernet_keys(text)
         except ValueError:
@@ -114,6 +124,13 @@ class Environment:
             self._mistakes.append(f"{name} is not between {low:g} and {high:g}")
             return default
         return value
+
+
+def _password_in(url: str) -> str:
+    try:
+        return urlsplit(url).password or ""
+    except ValueError:
+        return ""
 
 
 def fernet_keys(text: str) -> tuple[str, ...]:

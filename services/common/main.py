@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 import uvloop
 
 from services.common.config import ConfigError, Environment
-from services.common.telemetry import configure_logging
+from services.common.logs.setup import configure_logging, learn_secrets, loop_failures_logged, read_level
 
 Config = TypeVar("Config")
 Given_contra = TypeVar("Given_contra", contravariant=True)
@@ -35,9 +35,10 @@ def run_service(
     run: Run[Config],
 ) -> int:
     """Run a service until SIGTERM or SIGINT. Return the exit status of its process."""
-    configure_logging(name)
     env = Environment(os.environ)
+    configure_logging(name, level=read_level(env))
     config = read(env)
+    learn_secrets(env.secrets)
     try:
         env.check()
     except ConfigError as error:
@@ -47,6 +48,7 @@ def run_service(
 
     async def main() -> None:
         stop = asyncio.Event()
+        loop_failures_logged(asyncio.get_running_loop())
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await run(config, stop, started=_settle)

@@ -1,12 +1,6 @@
-"""Logs as JSON lines, and one span's worth of facts per call.
-
-An event is a constant name plus fields. Fields are chosen one by one where they are logged: never a
-prompt, a token, a secret or a request.
-"""
+"""One span's worth of facts per call: counted, timed, traced, and logged if it fails."""
 
 import asyncio
-import logging
-import sys
 import time
 from dataclasses import dataclass
 
@@ -17,47 +11,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from services.common.grpc.around import Around, Context, Rest, received
 from services.common.grpc.traced import answered, begun
 from services.common.tracing.exemplars import Exemplars
-from services.common.tracing.ids import exemplar, trace_ids
+from services.common.tracing.ids import exemplar
 from services.common.tracing.tracer import Tracer
 
 # Few, for there are as many series for each method.
 DURATION_BUCKETS_S = (0.005, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 log = structlog.get_logger(__name__)
-
-
-# Without the locals of each frame, among which are passwords, tokens and prompts.
-_TRACEBACK = structlog.processors.ExceptionRenderer(
-    structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-)
-
-
-def configure_logging(service: str) -> None:
-    """Send every log line, ours and the libraries', to standard error as one JSON object."""
-    shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        trace_ids,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        _TRACEBACK,
-        lambda _logger, _method, event: {"service": service, **event},
-    ]
-    structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
-        )
-    )
-    logging.basicConfig(handlers=[handler], level=logging.INFO, force=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager, AsyncExitStack
 from dataclasses import replace
 
 import structlog
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, Gauge
 
 from services.common.loop_lag import loop_watched
 from services.common.metrics.endpoint import metrics_served
@@ -58,7 +58,7 @@ async def _run_alone(config: Config, stop: asyncio.Event, started: Callable[[int
             metrics=truth.metrics,
         )
         carried = await opened.enter_async_context(carrying(config, registry, fleet, outside, stop))
-        opened.enter_context(_published(config, registry, registry))
+        opened.enter_context(_published(config, registry, registry, process_count=lambda: 1))
 
         async def ready() -> bool:
             return ledger.any_ready()
@@ -84,7 +84,8 @@ async def _run_head(config: Config, stop: asyncio.Event, started: Callable[[int]
             variables=config.worker_variables,
         )
         ledger.tells(staff.tell)
-        with _published(config, registry, registry_of(counts)):
+        every, process_count = registry_of(counts), lambda: counts.process_count
+        with _published(config, registry, every, process_count=process_count):
             async with asyncio.TaskGroup() as tasks:  # As above.
                 background = _begun(tasks, truth.background)
                 drain_s = config.server.lame_duck_s + config.server.grace_s + DRAIN_MARGIN_S
@@ -143,8 +144,15 @@ def _begun(tasks: asyncio.TaskGroup, background: Sequence[Background]) -> list[a
 
 
 def _published(
-    config: Config, own: CollectorRegistry, every: CollectorRegistry
+    config: Config,
+    own: CollectorRegistry,
+    every: CollectorRegistry,
+    *,
+    process_count: Callable[[], int],
 ) -> AbstractContextManager[int]:
     """What is true of the service as a whole is measured by its `own` process; `every` is what is shown."""
-    service_watched(own, config.server, folders={"audit_spool": config.audit.spool})
+    service_watched(own, config.server, spool=config.audit.spool)
+    Gauge("ollamesh_processes", "Processes that carry streams and are there", registry=own).set_function(
+        process_count
+    )
     return metrics_served(every, bind=config.server.bind, port=config.server.metrics_port)

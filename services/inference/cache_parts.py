@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
+from services.common.redis_metrics import RedisMetrics
 from services.common.seals import Seals
 from services.inference.adapters.redis_link import RedisLink
 from services.inference.adapters.redis_vault import RedisVault
@@ -14,7 +15,6 @@ from services.inference.cache_keeper import Keeper
 from services.inference.cache_metrics import CacheMetrics
 from services.inference.config import Config
 from services.inference.core.secret_names import Names
-from services.inference.redis_metrics import RedisMetrics
 from services.inference.vector_cache import VectorCache
 
 
@@ -50,9 +50,7 @@ async def shared_redis(config: Config, registry: CollectorRegistry) -> AsyncIter
     if config.shared is None:
         yield None
         return
-    metrics = RedisMetrics(registry)
     async with RedisLink.opened(
-        config.shared.redis_url, timeout_s=config.shared.timeout_s, failed=metrics.failed
+        config.shared.redis_url, timeout_s=config.shared.timeout_s, metrics=RedisMetrics(registry)
     ) as link:
-        link.watch(metrics.changed)
         yield link

@@ -118,7 +118,7 @@ async def outside_of(config: Config, registry: CollectorRegistry) -> AsyncIterat
             tracing(config.server.tracing, "inference", registry, version=config.server.version)
         )
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="inference")
+            trust(config.trust, inside=config.server.inside, audience="inference", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "inference", registry, inside=config.server.inside)

@@ -108,7 +108,7 @@ class Config:
             servings=servings,
             ollama_binary=_binary(env),
             owned=_owned(env),
-            api_key=env.optional("OLLAMA_API_KEY"),
+            api_key=env.optional_secret("OLLAMA_API_KEY"),
             slots_per_instance=slots,
             vram_bytes_per_instance=env.integer("OLLAMESH_INSTANCE_VRAM_BYTES", 0, high=2**50),
             scheduling=_scheduling(env),

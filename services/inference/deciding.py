@@ -24,6 +24,7 @@ from services.inference.engine import Controls, Engine
 from services.inference.fleet import Fleet
 from services.inference.fleet_metrics import FleetMetrics
 from services.inference.hardware import Hardware
+from services.inference.hardware_metrics import HardwareMetrics
 from services.inference.learned import estimates, save_now_and_then
 from services.inference.telemetry import Metrics
 
@@ -63,7 +64,13 @@ async def deciding(config: Config, registry: CollectorRegistry, ledger: Ledger) 
             catalog=config.catalog,
             metrics=metrics,
         )
-        fleet_metrics = FleetMetrics(registry, ledger, scheduler)
+        fleet_metrics = FleetMetrics(
+            registry,
+            ledger,
+            scheduler,
+            HardwareMetrics(registry, gpus.latest, lambda: gpus.count_max),
+            waiting_max=config.scheduling.waiting_max,
+        )
 
         def observe(view: InstanceView) -> None:
             engine.observe(hardware.complete(view))

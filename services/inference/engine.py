@@ -323,6 +323,7 @@ class Engine:
         ended = None if task.cancelled() else task.result()
         load_s = ended if isinstance(ended, float) else None
         self._scheduler.loaded(name, model, ok=load_s is not None, load_s=load_s or 0.0, now_s=now_s)
+        self._metrics.loaded(model, ok=load_s is not None)
         self.keeper.loaded(name, model, ok=load_s is not None)
         # An answer tells of the model, not of the instance; the scheduler sees to it that it is not tried at once.
         if isinstance(ended, Trouble) and ended.fault is not Fault.BROKEN:

@@ -5,12 +5,14 @@ every model server, so that its schedulers can read an Ollama fleet; they can be
 """
 
 import asyncio
+from collections.abc import Iterator
 
 from prometheus_client import CollectorRegistry, Gauge
 
 from services.inference.core.breaker import BreakerState
 from services.inference.core.ledger import Ledger
 from services.inference.core.scheduler import Scheduler
+from services.inference.hardware_metrics import HardwareMetrics
 
 EVERY_S = 1.0
 
@@ -18,9 +20,23 @@ EVERY_S = 1.0
 class FleetMetrics:
     """Gauges of all instances."""
 
-    def __init__(self, registry: CollectorRegistry, ledger: Ledger, scheduler: Scheduler) -> None:
-        self._ledger = ledger
-        self._scheduler = scheduler
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        ledger: Ledger,
+        scheduler: Scheduler,
+        hardware: HardwareMetrics,
+        *,
+        waiting_max: int,
+    ) -> None:
+        self._ledger, self._scheduler, self._hardware = ledger, scheduler, hardware
+        self._oldest = Gauge(
+            "ollamesh_queue_oldest_seconds", "How long the first in all queues has waited", registry=registry
+        )
+        Gauge("ollamesh_queue_limit", "Requests that may wait for one model at most", registry=registry).set(
+            waiting_max
+        )
+        self._slots = _gauge(registry, "slots", "Requests that it may run at once")
         self._running = _gauge(registry, "running_requests", "Slots in use")
         self._queued = _gauge(
             registry,
@@ -52,8 +68,11 @@ class FleetMetrics:
 
     def sample(self, now_s: float) -> None:
         books = self._scheduler.books(now_s)
+        self._oldest.set(now_s - min(self._arrived_at_s(), default=now_s))
+        self._hardware.sample(self._ledger.views())
         for view in self._ledger.views():
             name = view.name
+            self._slots.labels(name).set(view.slots)
             running = sum(self._scheduler.busy(name).values())
             self._running.labels(name).set(running)
             self._queued.labels(name).set(self._scheduler.queued_count(name))
@@ -67,6 +86,10 @@ class FleetMetrics:
                 self._time_s.labels(name, "load").set(own.load_s)
                 self._time_s.labels(name, "idle").set(own.idle_s)
                 self._time_s.labels(name, "wall").set(own.wall_s)
+
+    def _arrived_at_s(self) -> Iterator[float]:
+        for model in self._scheduler.models_waited_for():
+            yield from (job.arrived_at_s for job in self._scheduler.line(model))
 
 
 def _gauge(registry: CollectorRegistry, name: str, help_text: str) -> Gauge:

@@ -6,16 +6,32 @@ Names and buckets of the `gen_ai_` metrics are OpenTelemetry's, as dashboards of
 from collections import Counter as Tally
 from collections.abc import Collection, Sequence
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from services.common.errors import MeshError
+from services.common.metrics.few import Child, Few
 from services.common.tracing.exemplars import Exemplars
 from services.inference.core.decisions import Cause
 from services.inference.core.jobs import Job, Priority
 from services.inference.core.scheduler import Settled
+from services.inference.queue_depth import QueueDepth
 from services.inference.work import Summary
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_request_model")
+# Combinations of labels that are told apart, by metric. All together they are some three thousand of the 5,000 series
+# that a service may have. The processes of a service have the same bounds together as each has alone (counts.py).
+CHILDREN_MAX = {
+    "gen_ai_server_request_duration_seconds": 40,
+    "gen_ai_client_token_usage": 28,
+    "gen_ai_server_time_to_first_token_seconds": 16,
+    "gen_ai_server_time_per_output_token_seconds": 16,
+    "ollamesh_queue_wait_seconds": 30,
+    "ollamesh_queue_depth": 51,
+    "ollamesh_admission_refusals": 32,
+    "ollamesh_model_loads": 48,
+    "ollamesh_model_load_failures": 32,
+    "ollamesh_gpu_seconds": 100,
+}
 _WAIT_BUCKETS_S = (0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 _DURATION_BUCKETS_S = tuple(0.01 * 2**step for step in range(14))
 _FIRST_TOKEN_BUCKETS_S = (
@@ -28,7 +44,7 @@ _PER_TOKEN_BUCKETS_S = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 
 class Metrics:
     """Only requests that were admitted get here, so a model label is one that the fleet has or had: callers
-    cannot add labels by inventing names.
+    cannot add labels by inventing names. Of a fleet of very many, the first are told apart.
     """
 
     def __init__(self, registry: CollectorRegistry, *, tenants: Collection[str] = ()) -> None:
@@ -38,60 +54,90 @@ class Metrics:
             Exemplars, (_DURATION_BUCKETS_S, _FIRST_TOKEN_BUCKETS_S, _PER_TOKEN_BUCKETS_S)
         )
         self._add_scheduling(registry)
-        self._queue_wait = Histogram(
-            "ollamesh_queue_wait_seconds",
-            "From a request's arrival to its slot",
+        self._queue_wait = _few(
+            Histogram(
+                "ollamesh_queue_wait_seconds",
+                "From a request's arrival to its slot",
+                ("model", "priority"),
+                buckets=_WAIT_BUCKETS_S,
+                registry=registry,
+            ),
             ("model", "priority"),
-            buckets=_WAIT_BUCKETS_S,
-            registry=registry,
         )
-        self._queue_depth = Gauge(
-            "ollamesh_queue_depth", "Requests that wait for a slot", ("model", "priority"), registry=registry
-        )
-        self._first_token = Histogram(
-            "gen_ai_server_time_to_first_token_seconds",
-            "From a request's arrival to its first token",
+        self._queue_depth = QueueDepth()
+        registry.register(self._queue_depth)
+        self._first_token = _few(
+            Histogram(
+                "gen_ai_server_time_to_first_token_seconds",
+                "From a request's arrival to its first token",
+                _GEN_AI,
+                buckets=_FIRST_TOKEN_BUCKETS_S,
+                registry=registry,
+            ),
             _GEN_AI,
-            buckets=_FIRST_TOKEN_BUCKETS_S,
-            registry=registry,
         )
-        self._per_token = Histogram(
-            "gen_ai_server_time_per_output_token_seconds",
-            "Between tokens, after the first",
+        self._per_token = _few(
+            Histogram(
+                "gen_ai_server_time_per_output_token_seconds",
+                "Between tokens, after the first",
+                _GEN_AI,
+                buckets=_PER_TOKEN_BUCKETS_S,
+                registry=registry,
+            ),
             _GEN_AI,
-            buckets=_PER_TOKEN_BUCKETS_S,
-            registry=registry,
         )
-        self._tokens = Histogram(
-            "gen_ai_client_token_usage",
-            "Tokens of whole answers, read and written",
+        self._tokens = _few(
+            Histogram(
+                "gen_ai_client_token_usage",
+                "Tokens read and written: of whole answers in the gateway, of steps in the agent",
+                (*_GEN_AI, "gen_ai_token_type"),
+                buckets=_TOKEN_BUCKETS,
+                registry=registry,
+            ),
             (*_GEN_AI, "gen_ai_token_type"),
-            buckets=_TOKEN_BUCKETS,
-            registry=registry,
         )
-        self._duration = Histogram(
-            "gen_ai_server_request_duration_seconds",
-            "From a request's arrival to its end; error_type is empty for those that succeeded",
+        self._duration = _few(
+            Histogram(
+                "gen_ai_server_request_duration_seconds",
+                "From a request's arrival to its end; error_type is empty for those that succeeded",
+                (*_GEN_AI, "error_type"),
+                buckets=_DURATION_BUCKETS_S,
+                registry=registry,
+            ),
             (*_GEN_AI, "error_type"),
-            buckets=_DURATION_BUCKETS_S,
-            registry=registry,
         )
 
     def _add_scheduling(self, registry: CollectorRegistry) -> None:
-        self._refused = Counter(
-            "ollamesh_admission_refusals",
-            "Requests that were refused, by reason",
+        self._refused = _few(
+            Counter(
+                "ollamesh_admission_refusals",
+                "Requests that were refused, by reason",
+                ("reason",),
+                registry=registry,
+            ),
             ("reason",),
-            registry=registry,
         )
-        self._loads = Counter(
-            "ollamesh_model_loads", "Models loaded, by cause", ("model", "cause"), registry=registry
+        self._loads = _few(
+            Counter("ollamesh_model_loads", "Models loaded, by cause", ("model", "cause"), registry=registry),
+            ("model", "cause"),
         )
-        self._gpu_s = Counter(
-            "ollamesh_gpu_seconds",
-            "GPU time of requests; `tenant` is `other` for those that are not configured to be named",
+        self._gpu_s = _few(
+            Counter(
+                "ollamesh_gpu_seconds",
+                "GPU time of requests; `tenant` is `other` for those that are not configured to be named",
+                ("tenant", "model"),
+                registry=registry,
+            ),
             ("tenant", "model"),
-            registry=registry,
+        )
+        self._load_failures = _few(
+            Counter(
+                "ollamesh_model_load_failures",
+                "Models that could not be loaded",
+                ("model",),
+                registry=registry,
+            ),
+            ("model",),
         )
         self._cancel_to_idle = Histogram(
             "ollamesh_cancel_to_idle_seconds",
@@ -107,6 +153,11 @@ class Metrics:
     def load(self, model: str, cause: Cause) -> None:
         """A model is being loaded."""
         self._loads.labels(model, cause.value).inc()
+
+    def loaded(self, model: str, *, ok: bool) -> None:
+        """A model has been loaded, or could not be."""
+        if not ok:
+            self._load_failures.labels(model).inc()
 
     def ran(self, job: Job, settled: Settled) -> None:
         """A request gave its slot back."""
@@ -125,9 +176,7 @@ class Metrics:
 
     def waiting(self, model: str, line: Sequence[Job]) -> None:
         """A queue is now as long as `line`."""
-        counts = Tally(job.priority for job in line)
-        for priority in Priority:
-            self._queue_depth.labels(model, priority.name.lower()).set(counts[priority])
+        self._queue_depth.set(model, Tally(job.priority for job in line))
 
     def settled(self, job: Job, summary: Summary, *, now_s: float) -> None:
         """A request that had been queued is done with."""
@@ -146,6 +195,11 @@ class Metrics:
         if summary.output_token_count > 1:
             per_token_s = (duration_s - first_token_s) / (summary.output_token_count - 1)
             self._per_tokens.observe(self._per_token.labels(*labels), per_token_s, summary.exemplar)
+
+
+def _few(metric: Child, labels: Sequence[str]) -> Few[Child]:
+    (described,) = metric.describe()
+    return Few(metric, labels, children_max=CHILDREN_MAX[described.name])
 
 
 def _error_type(error: Exception | None) -> str:

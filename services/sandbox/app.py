@@ -1,8 +1,10 @@
 """Composition root: the only module that knows every concrete class."""
 
 import asyncio
+import tempfile
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 from ollamesh.sandbox.v1.sandbox_service_pb2_grpc import add_SandboxServiceServicer_to_server
 
@@ -11,10 +13,8 @@ from services.common.grpc.caller import authentication, deadline
 from services.common.grpc.errors import errors
 from services.common.grpc.keys import trust
 from services.common.grpc.server import Server
-from services.common.loop_lag import loop_watched
-from services.common.metrics.endpoint import metrics_served
 from services.common.metrics.process import process_registry
-from services.common.metrics.service import ready_watched, service_watched
+from services.common.metrics.service import service_observed
 from services.common.telemetry import RpcMetrics, telemetry
 from services.common.tracing.export import tracing
 from services.sandbox.catalogue import Catalogue
@@ -33,7 +33,7 @@ from services.sandbox.runners import AllRunners
 from services.sandbox.servicer import SandboxServicer
 from services.sandbox.sessions import Sessions
 from services.sandbox.sessions_told import SessionsTold
-from services.sandbox.telemetry import SandboxMetrics, kept_watched, places_watched
+from services.sandbox.telemetry import EngineMetrics, SandboxMetrics, kept_watched, places_watched
 
 SERVICES = ("ollamesh.sandbox.v1.SandboxService",)
 
@@ -48,7 +48,7 @@ async def run(
             tracing(config.server.tracing, "sandbox", registry, version=config.server.version)
         )
         verifier = await opened.enter_async_context(
-            trust(config.trust, inside=config.server.inside, audience="sandbox")
+            trust(config.trust, inside=config.server.inside, audience="sandbox", registry=registry)
         )
         trail = await opened.enter_async_context(
             audit_trail(config.audit, config.trust, "sandbox", registry, inside=config.server.inside)
@@ -56,6 +56,7 @@ async def run(
         metrics = SandboxMetrics(registry)
         catalogue = Catalogue([*jails(config)])
         metrics.up.set_function(lambda: catalogue.problem is None)
+        registry.register(EngineMetrics(catalogue.every))
         places = Places(config.bounds)
         engine = Engine(catalogue, places, metrics)
         told = SessionsTold(registry, trail)
@@ -84,12 +85,11 @@ async def run(
             _capabilities(config, catalogue),
         )
         add_SandboxServiceServicer_to_server(servicer, server.grpc)
-        opened.enter_context(loop_watched(registry))
-        service_watched(registry, config.server, folders={"audit_spool": config.audit.spool})
-        ready_watched(registry, server)
-        opened.enter_context(
-            metrics_served(registry, bind=config.server.bind, port=config.server.metrics_port)
+        folders = {"temporary": Path(tempfile.gettempdir())}
+        observed = service_observed(
+            registry, config.server, server, spool=config.audit.spool, folders=folders
         )
+        opened.enter_context(observed)
 
         async def ready() -> bool:
             return catalogue.problem is None

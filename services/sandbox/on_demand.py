@@ -4,7 +4,7 @@ import asyncio
 
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import STARTING, Jail, Jails, SessionJail, Strength
+from services.sandbox.ports import STARTING, Jail, Jails, SessionJail, Strength, Warm
 from services.sandbox.profiles import Profile
 
 START_WITHIN_S = 60.0
@@ -35,6 +35,10 @@ class OnDemand:
     @property
     def strength(self) -> Strength:
         return self._jails.strength if self._started else self._proof.strength
+
+    @property
+    def warm(self) -> Warm:
+        return self._jails.warm if self._started else Warm()  # Nobody has wanted any.
 
     async def take(self, limits: Limits) -> Jail:
         await self._start()

@@ -24,6 +24,14 @@ Write = Callable[[Stream, bytes], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Warm:
+    """Jails that are ready, and how many there should be."""
+
+    count: int = 0
+    wanted_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     code: bytes
     stdin: bytes
@@ -134,6 +142,9 @@ class Jails(Protocol):
 
     @property
     def strength(self) -> Strength: ...
+
+    @property
+    def warm(self) -> Warm: ...
 
     async def take(self, limits: Limits) -> Jail:
         """A fresh jail. Raises SandboxUnavailable."""

@@ -1,11 +1,16 @@
 """What the sandbox service measures. Outcomes and reasons are closed sets."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from collections.abc import Iterable, Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from services.common.errors import MeshError
 from services.sandbox.core.keeping import Shelf
 from services.sandbox.execution import Exited, Where
 from services.sandbox.places import Places
+from services.sandbox.ports import Jails
 
 _BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 
@@ -45,6 +50,29 @@ class SandboxMetrics:
         self._ended.labels(result.verdict.outcome.name, where.profile, where.engine).inc()
         self._queue.observe(result.usage.queue_s)
         self._wall.observe(result.usage.wall_s)
+
+
+class EngineMetrics(Collector):
+    """Which engines work, and whether they have jails to give out; read whenever somebody asks."""
+
+    def __init__(self, every: Sequence[Jails]) -> None:
+        self._every = every
+
+    def collect(self) -> Iterable[Metric]:
+        labels = ("engine", "profile")
+        up = GaugeMetricFamily(
+            "ollamesh_sandbox_engine_up", "1 if the engine may be used for the profile", labels=labels
+        )
+        warm = GaugeMetricFamily("ollamesh_sandbox_warm_jails", "Jails that are ready", labels=labels)
+        wanted = GaugeMetricFamily(
+            "ollamesh_sandbox_warm_jails_wanted", "Jails that should be ready", labels=labels
+        )
+        for jails in self._every:
+            values = jails.engine, jails.profile.name
+            up.add_metric(values, jails.problem is None)
+            warm.add_metric(values, jails.warm.count)
+            wanted.add_metric(values, jails.warm.wanted_count)
+        return [up, warm, wanted]
 
 
 def places_watched(registry: CollectorRegistry, places: Places) -> None:

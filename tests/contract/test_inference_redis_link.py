@@ -4,7 +4,6 @@ import asyncio
 import random
 import signal
 import time
-from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 
@@ -12,13 +11,14 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
+from deploy.local.ports import free_ports
+from services.common.redis_metrics import RedisMetrics
 from services.inference.adapters.redis_link import (
     CONNECTIONS_MAX,
     FAILURES_MAX,
     RedisAway,
     RedisLink,
 )
-from services.inference.redis_metrics import RedisMetrics
 from tests.fakes.severable import Severable
 from tests.service.auth_app import port_of
 from tests.stack import OwnRedis, own_redis
@@ -38,8 +38,8 @@ def own() -> Iterator[OwnRedis]:
 class Rig:
     """A link that runs, and what it told of itself."""
 
-    def __init__(self, link: RedisLink, failures: Counter[str]) -> None:
-        self.link, self.failures = link, failures
+    def __init__(self, link: RedisLink, registry: CollectorRegistry) -> None:
+        self.link, self._registry = link, registry
         self.told: list[bool] = []
         self._back = asyncio.Event()
         link.watch(self._hear)
@@ -49,19 +49,28 @@ class Rig:
         if up:
             self._back.set()
 
+    @property
+    def failures(self) -> dict[str, float]:
+        """How often what came to nothing, by cause."""
+        return {
+            sample.labels["cause"]: sample.value
+            for metric in self._registry.collect()
+            for sample in metric.samples
+            if sample.name == "ollamesh_redis_failures_total"
+        }
+
+    def measured(self, name: str, **labels: str) -> float | None:
+        return self._registry.get_sample_value(f"ollamesh_redis_{name}", labels)
+
     async def back(self) -> None:
         await asyncio.wait_for(self._back.wait(), BACK_WITHIN_S)
 
 
 @asynccontextmanager
 async def linked(url: str, *, timeout_s: float = TIMEOUT_S) -> AsyncIterator[Rig]:
-    failures = Counter[str]()
-
-    def failed(cause: str) -> None:
-        failures[cause] += 1
-
-    async with RedisLink.opened(url, timeout_s=timeout_s, failed=failed) as link:
-        rig = Rig(link, failures)
+    registry = CollectorRegistry()
+    async with RedisLink.opened(url, timeout_s=timeout_s, metrics=RedisMetrics(registry)) as link:
+        rig = Rig(link, registry)
         running = asyncio.create_task(link.run())
         yield rig
         running.cancel()
@@ -249,11 +258,20 @@ async def test_a_wrong_password_is_not_told(redis_url: str) -> None:
     assert "hunter2" not in str(logged)
 
 
-async def test_whether_it_is_up_is_a_metric() -> None:
-    registry = CollectorRegistry()
-    metrics = RedisMetrics(registry)
-    assert registry.get_sample_value("ollamesh_redis_up") == 1
-    metrics.changed(up=False)
-    metrics.failed("timeout")
-    assert registry.get_sample_value("ollamesh_redis_up") == 0
-    assert registry.get_sample_value("ollamesh_redis_failures_total", {"cause": "timeout"}) == 1
+async def test_what_it_does_is_measured(own: OwnRedis) -> None:
+    async with linked(own.url) as rig:
+        await echoes(rig.link, "hello")
+        assert rig.measured("seconds_count")
+        assert rig.measured("up") == 1
+        assert rig.measured("pool_connections", state="idle") == 1
+        assert rig.measured("pool_connections", state="used") == 0
+        assert rig.measured("pool_connections_max") == CONNECTIONS_MAX
+
+
+async def test_that_it_is_away_is_measured() -> None:
+    (port,) = free_ports(1)
+    async with linked(f"redis://127.0.0.1:{port}") as rig:
+        await away(rig.link)
+        assert rig.measured("up") == 0
+        assert rig.measured("seconds_count") == 0, "what was not answered has no time"
+        assert rig.measured("failures_total", cause="connection") == FAILURES_MAX

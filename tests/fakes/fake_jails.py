@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from services.sandbox.core.lifecycle import Ending
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
-from services.sandbox.ports import Program, Strength, Write
+from services.sandbox.ports import Program, Strength, Warm, Write
 from services.sandbox.profiles import Profile
 from tests.fakes.fake_session_jail import FakeSessionJail
 
@@ -56,6 +56,7 @@ class FakeJails:
     profile: Profile = field(default_factory=lambda: Profile(name="python"))
     problem: str | None = None
     strength: Strength = field(default_factory=lambda: Strength((), ()))
+    warm: Warm = field(default_factory=Warm)
     given: "asyncio.Queue[FakeJail]" = field(default_factory=asyncio.Queue)
     keeps_sessions: bool = True
     opened: list[FakeSessionJail] = field(default_factory=list)

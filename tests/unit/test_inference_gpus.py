@@ -68,6 +68,10 @@ class FakeNvml:
         self._asked("temperature")
         return 54
 
+    def nvmlDeviceGetPowerUsage(self, handle: object, /) -> int:
+        self._asked("power")
+        return 412_500
+
 
 # What OLLAMA_GPUS means
 
@@ -162,12 +166,13 @@ def test_every_figure_is_read() -> None:
             memory_used_bytes=250,
             utilization=0.87,
             temperature_celsius=54.0,
+            power_watts=412.5,
         ),
     )
 
 
 def test_what_is_not_told_is_left_out() -> None:
-    (gpu,) = read(FakeNvml(names=["A"], silent={"memory", "utilization", "temperature"}))
+    (gpu,) = read(FakeNvml(names=["A"], silent={"memory", "utilization", "temperature", "power"}))
     assert gpu == Gpu(index=0, uuid="GPU-0", name="A")
     assert [gpu.index for gpu in read(FakeNvml(silent={"gpu 0"}))] == [1]
     assert read(FakeNvml(silent={"count"})) == ()

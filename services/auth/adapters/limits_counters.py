@@ -13,6 +13,7 @@ from typing import Protocol, cast
 from limits import RateLimitItemPerSecond
 from limits.aio.storage import MemoryStorage, RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
+from prometheus_client import CollectorRegistry
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -20,6 +21,7 @@ from redis.exceptions import RedisError
 
 from services.auth.core.rates import Window
 from services.auth.rate_ports import CounterAway
+from services.common.redis_metrics import RedisMetrics
 from services.common.tracing.stores import redis_asked
 
 CONNECTIONS_MAX = 32
@@ -63,9 +65,10 @@ class LimitsCounter:
 class RedisCounter:
     """Likewise in Redis, which may be away at any moment. `run` must run."""
 
-    def __init__(self, storage: RedisStorage, *, timeout_s: float) -> None:
+    def __init__(self, storage: RedisStorage, metrics: RedisMetrics, *, timeout_s: float) -> None:
         self._counter = LimitsCounter(storage)
         self._storage = storage
+        self._metrics = metrics
         self._timeout_s = timeout_s
         self._failure_count = 0
         self._down = asyncio.Event()
@@ -73,7 +76,9 @@ class RedisCounter:
 
     @classmethod
     @asynccontextmanager
-    async def opened(cls, url: str, *, timeout_s: float) -> AsyncIterator["RedisCounter"]:
+    async def opened(
+        cls, url: str, *, timeout_s: float, metrics: RedisMetrics | None = None
+    ) -> AsyncIterator["RedisCounter"]:
         """One in the Redis at `url`, which need not be there yet."""
         # The client's own timeouts and retries would add to ours.
         pool = BlockingConnectionPool.from_url(
@@ -90,8 +95,10 @@ class RedisCounter:
             key_prefix="quotas:rates",
             connection_pool=cast("str", pool),  # The library's types know no pools.
         )
+        told = metrics or RedisMetrics(CollectorRegistry())
+        told.opened(pool)
         try:
-            yield cls(storage, timeout_s=timeout_s)
+            yield cls(storage, told, timeout_s=timeout_s)
         finally:
             await pool.aclose()
 
@@ -111,6 +118,7 @@ class RedisCounter:
             self._failed(error, asyncio.get_running_loop().time() - began_s)
             raise CounterAway from None
         self._failure_count = 0
+        self._metrics.answered(asyncio.get_running_loop().time() - began_s)
         return found
 
     async def run(self) -> None:
@@ -126,12 +134,17 @@ class RedisCounter:
                 continue
             self._failure_count = 0
             self._down.clear()
-            self.changed(up=True)
+            self._tell(up=True)
 
     def _failed(self, error: Exception, took_s: float) -> None:
+        self._metrics.failed("timeout" if isinstance(error, TimeoutError) else "connection")
         if isinstance(error, TimeoutError) and took_s > 2 * self._timeout_s:
             return  # This process was too busy to look; that tells nothing of Redis.
         self._failure_count += 1
         if self._failure_count >= FAILURES_MAX and not self._down.is_set():
             self._down.set()
-            self.changed(up=False)
+            self._tell(up=False)
+
+    def _tell(self, *, up: bool) -> None:
+        self._metrics.changed(up)
+        self.changed(up=up)

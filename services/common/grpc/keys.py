@@ -9,6 +9,7 @@ import grpc.aio
 from ollamesh.auth.v1.auth_service_pb2_grpc import AuthServiceStub
 from ollamesh.auth.v1.oauth_service_pb2 import GetJwksRequest
 from ollamesh.auth.v1.oauth_service_pb2_grpc import OAuthServiceStub
+from prometheus_client import CollectorRegistry
 
 from services.common.beside import beside
 from services.common.config import Environment
@@ -16,6 +17,7 @@ from services.common.errors import AuthUnavailable
 from services.common.grpc.caller import Keys, Verifier
 from services.common.grpc.client import channel
 from services.common.grpc.revocations import Follower
+from services.common.grpc.trust_metrics import TrustMetrics
 from services.common.inside import Inside
 from services.common.jwk import key_set
 from services.common.jws import Malformed
@@ -39,14 +41,17 @@ class TrustConfig:
 
 
 @asynccontextmanager
-async def trust(config: TrustConfig, *, inside: Inside, audience: str) -> AsyncIterator[Verifier]:
+async def trust(
+    config: TrustConfig, *, inside: Inside, audience: str, registry: CollectorRegistry | None = None
+) -> AsyncIterator[Verifier]:
     """A verifier of tokens for `audience`, for as long as the service runs.
 
     It has no keys before it knows what was revoked: a service that has just started lets nobody in by mistake.
     """
     async with channel(config.auth_target, inside=inside, to="auth") as auth:
         stub, denied = OAuthServiceStub(auth), DenyList()
-        follower = Follower(AuthServiceStub(auth), denied)
+        metrics = TrustMetrics(registry or CollectorRegistry())
+        follower = Follower(AuthServiceStub(auth), denied, heard=metrics.heard)
 
         async def fetch() -> Keys:
             try:
@@ -60,20 +65,22 @@ async def trust(config: TrustConfig, *, inside: Inside, audience: str) -> AsyncI
         verifier = Verifier(fetch, issuer=config.issuer, audience=audience, denied=denied)
         async with (
             beside(follower.run(), name="revocations"),
-            beside(_keep_fresh(verifier, follower.keys_changed), name="published keys"),
+            beside(_keep_fresh(verifier, follower.keys_changed, metrics), name="published keys"),
         ):
             yield verifier
 
 
-async def _keep_fresh(verifier: Verifier, changed: asyncio.Event) -> None:
+async def _keep_fresh(verifier: Verifier, changed: asyncio.Event, metrics: TrustMetrics) -> None:
     """Know each key before the first token that it signs, and forget those that are published no more."""
     while True:
         changed.clear()
         try:
             await verifier.refresh()
         except AuthUnavailable:
+            metrics.not_refreshed()
             pause_s = RETRY_AFTER_S
         else:
+            metrics.refreshed()
             pause_s = REFRESH_EVERY_S
         with suppress(TimeoutError):
             async with asyncio.timeout(pause_s):

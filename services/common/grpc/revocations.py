@@ -36,9 +36,15 @@ class Follower:
     """Keeps a deny-list in step with the auth service's."""
 
     def __init__(
-        self, auth: "AuthServiceAsyncStub", denied: DenyList, *, clock: Callable[[], float] = time.time
+        self,
+        auth: "AuthServiceAsyncStub",
+        denied: DenyList,
+        *,
+        clock: Callable[[], float] = time.time,
+        heard: Callable[[], None] = lambda: None,
     ) -> None:
-        self._auth, self._denied, self._clock = auth, denied, clock
+        """`heard` is told whenever the auth service has said something that counts."""
+        self._auth, self._denied, self._clock, self._heard = auth, denied, clock, heard
         self._known = asyncio.Event()
         self.keys_changed = (
             asyncio.Event()
@@ -81,6 +87,7 @@ class Follower:
                         if event.heartbeat.age.ToTimedelta().total_seconds() > AGE_S_MAX:
                             log.info("revocations_unwatched", why="STALE")
                             return
+                self._heard()
 
     def _learn(self, messages: Iterable[Message]) -> None:
         entries = (from_message(message) for message in messages)

@@ -13,8 +13,10 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias
 from wsgiref.simple_server import WSGIRequestHandler
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import ThreadingWSGIServer
+
+from services.common.metrics.text import Writer
 
 PATH = "/metrics"
 PLACES = 8  # Connections at a time: a few replicas of Prometheus, and a person who looks.
@@ -48,7 +50,7 @@ def metrics_served(registry: CollectorRegistry, *, bind: str, port: int) -> Iter
 
 def application(registry: CollectorRegistry, *, share_max: float = SHARE_MAX) -> Application:
     """What is served. One text is made at a time."""
-    inner, pace = make_wsgi_app(registry), Pace(share_max)
+    writer, pace = Writer(registry), Pace(share_max)
 
     def app(environ: dict[str, Any], start: Start) -> Iterable[bytes]:
         if environ["PATH_INFO"] != PATH:
@@ -58,8 +60,11 @@ def application(registry: CollectorRegistry, *, share_max: float = SHARE_MAX) ->
             start("405 Method Not Allowed", [("Allow", "GET"), ("Content-Type", "text/plain")])
             return [b"only GET is answered\n"]
         with pace.turn():
-            answer: Iterable[bytes] = inner(environ, start)
-            return answer
+            text, headers = writer.write(
+                accept=environ.get("HTTP_ACCEPT", ""), accept_encoding=environ.get("HTTP_ACCEPT_ENCODING", "")
+            )
+        start("200 OK", headers)
+        return [text]
 
     return app
 

@@ -8,7 +8,9 @@ there; one of three hundred does, and its metrics still fit.
 from collections.abc import Sequence
 from typing import Generic, TypeVar
 
+from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client.samples import Sample
 
 Child = TypeVar("Child", bound=MetricWrapperBase)
 
@@ -55,3 +57,27 @@ def folded(labels: Sequence[str], values: Sequence[str]) -> tuple[str, ...]:
         value if value in KEPT_APART else OTHERS.get(label, value)
         for label, value in zip(labels, values, strict=True)
     )
+
+
+def few(metric: Metric, children_max: int | None) -> Metric:
+    """Return a family that was put together of several processes' with so many combinations of labels at most."""
+    if children_max is None:
+        return metric
+    children: dict[tuple[tuple[str, str], ...], None] = {}
+    totals: dict[tuple[str, tuple[tuple[str, str], ...]], Sample] = {}
+    for sample in metric.samples:
+        labels = tuple((name, value) for name, value in sample.labels.items() if name != "le")
+        if labels in children or len(children) < children_max:
+            children[labels] = None
+        else:
+            names, values = zip(*labels, strict=True)
+            labels = tuple(zip(names, folded(names, values), strict=True))
+        if "le" in sample.labels:
+            labels = (*labels, ("le", sample.labels["le"]))
+        key = sample.name, labels
+        known = totals.get(key)
+        totals[key] = sample._replace(
+            labels=dict(labels), value=sample.value + (0.0 if known is None else known.value)
+        )
+    metric.samples = list(totals.values())
+    return metric

@@ -1,4 +1,4 @@
-"""What a process is to its machine: processor time, memory, open files, threads, collections of garbage."""
+"""What a process is to its machine: processor time, memory, open files, threads, garbage, lines of its log."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -14,6 +14,8 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from services.common.logs.counts import COUNTS
+
 MEMORY_LIMIT = Path("/sys/fs/cgroup/memory.max")  # As a container sees its own.
 
 
@@ -28,6 +30,7 @@ def process_registry() -> CollectorRegistry:
     GCCollector(registry=registry)
     Gauge("ollamesh_process_threads", "Threads of the process", registry=registry).set_function(_threads)
     registry.register(MemoryLimit(MEMORY_LIMIT))
+    registry.register(COUNTS)
     return registry
 
 

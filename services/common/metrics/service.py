@@ -1,7 +1,8 @@
 """What a service is: its version, whether it is ready, and how much room its folders have."""
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,8 @@ from prometheus_client.registry import Collector
 
 from services.common.certificates import expiry_watched
 from services.common.grpc.server import ServerConfig
+from services.common.loop_lag import loop_watched
+from services.common.metrics.endpoint import metrics_served
 
 
 class Ready(Protocol):
@@ -20,15 +23,42 @@ class Ready(Protocol):
         ...
 
 
+@contextmanager
+def service_observed(
+    registry: CollectorRegistry,
+    config: ServerConfig,
+    server: Ready,
+    *,
+    spool: Path | None,
+    folders: Mapping[str, Path] | None = None,
+) -> Iterator[None]:
+    """Measure a service of one process, and publish it, for as long as the block lasts.
+
+    `spool` is where its audit events wait; `folders` are others of which the room is told, by name.
+    """
+    service_watched(registry, config, spool=spool, folders=folders)
+    ready_watched(registry, server)
+    with (
+        loop_watched(registry),
+        metrics_served(registry, bind=config.bind, port=config.metrics_port),
+    ):
+        yield
+
+
 def service_watched(
-    registry: CollectorRegistry, config: ServerConfig, *, folders: Mapping[str, Path | None]
+    registry: CollectorRegistry,
+    config: ServerConfig,
+    *,
+    spool: Path | None,
+    folders: Mapping[str, Path] | None = None,
 ) -> None:
     """Publish what is true of the service as a whole, once, however many processes it has."""
     Info("ollamesh_build", "Which version of which service this is", registry=registry).info(
         {"service": config.name, "version": config.version}
     )
     expiry_watched(registry, config.inside.files)
-    registry.register(Disks({name: path for name, path in folders.items() if path is not None}))
+    spools = {} if spool is None else {"audit_spool": spool}
+    registry.register(Disks({**spools, **(folders or {})}))
 
 
 def ready_watched(registry: CollectorRegistry, server: Ready) -> None:

@@ -52,6 +52,7 @@ class Nvml(Protocol):
     def nvmlDeviceGetMemoryInfo(self, handle: object, /) -> Memory: ...
     def nvmlDeviceGetUtilizationRates(self, handle: object, /) -> Rates: ...
     def nvmlDeviceGetTemperature(self, handle: object, sensor: int, /) -> int: ...
+    def nvmlDeviceGetPowerUsage(self, handle: object, /) -> int: ...
 
 
 def load_nvml() -> Nvml | None:
@@ -77,6 +78,7 @@ class Gpus:
         self._every_s = every_s
         self._load = load
         self._seen: tuple[Gpu, ...] = ()
+        self.count_max = 0  # That were ever seen.
         self._seen_at_s = float("-inf")
 
     def latest(self) -> tuple[Gpu, ...]:
@@ -106,6 +108,7 @@ class Gpus:
 
     def _take(self, seen: tuple[Gpu, ...]) -> None:
         self._seen = seen
+        self.count_max = max(self.count_max, len(seen))
         self._seen_at_s = asyncio.get_running_loop().time()
 
 
@@ -121,6 +124,7 @@ def _gpu(nvml: Nvml, index: int) -> Gpu:
     memory = _told(nvml, lambda: nvml.nvmlDeviceGetMemoryInfo(handle), None)
     percent = _told(nvml, lambda: nvml.nvmlDeviceGetUtilizationRates(handle).gpu, 0)
     celsius = _told(nvml, lambda: nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU), 0)
+    milliwatts = _told(nvml, lambda: nvml.nvmlDeviceGetPowerUsage(handle), 0)
     return Gpu(
         index=index,
         uuid=nvml.nvmlDeviceGetUUID(handle),
@@ -129,6 +133,7 @@ def _gpu(nvml: Nvml, index: int) -> Gpu:
         memory_used_bytes=memory.used if memory is not None else 0,
         utilization=percent / 100,
         temperature_celsius=float(celsius),
+        power_watts=milliwatts / 1000,
     )
 
 

@@ -11,12 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry
 from redis.asyncio import BlockingConnectionPool, Connection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from services.common.redis_metrics import RedisMetrics
 from services.common.tracing.stores import redis_asked
 
 CONNECTIONS_MAX = 32
@@ -46,21 +48,22 @@ class RedisLink:
         *,
         timeout_s: float,
         probe_every_s: float = PROBE_EVERY_S,
-        failed: Callable[[str], None] = lambda _: None,
+        metrics: RedisMetrics | None = None,
     ) -> None:
-        """`failed` counts questions that came to nothing, by cause: connection, timeout, refused."""
+        """Without `metrics`, nobody is told how it is doing."""
         self._pool = pool
-        self._count_failure = failed
+        self._metrics = metrics or RedisMetrics(CollectorRegistry())
+        self._metrics.opened(pool)
         self._timeout_s = timeout_s
         self._probe_every_s = probe_every_s
         self._failure_count = 0
         self._down = asyncio.Event()
-        self._watchers: list[Callable[[bool], None]] = []
+        self._watchers: list[Callable[[bool], None]] = [self._metrics.changed]
 
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, url: str, *, timeout_s: float, failed: Callable[[str], None] = lambda _: None
+        cls, url: str, *, timeout_s: float, metrics: RedisMetrics | None = None
     ) -> AsyncIterator["RedisLink"]:
         """A link to the Redis at `url`, which need not be there yet. Its `run` must run."""
         # By default this client tries again for seconds. Its own timeouts are off: they use `asyncio.wait_for`, which
@@ -74,7 +77,7 @@ class RedisLink:
             socket_connect_timeout=None,
         )
         try:
-            yield cls(pool, timeout_s=timeout_s, failed=failed)
+            yield cls(pool, timeout_s=timeout_s, metrics=metrics)
         finally:
             await pool.aclose()
 
@@ -102,8 +105,9 @@ class RedisLink:
             self._failed(error, asyncio.get_running_loop().time() - began_s)
             raise RedisAway from None
         self._failure_count = 0
+        self._metrics.answered(asyncio.get_running_loop().time() - began_s)
         if not refusals and any(isinstance(answer, ResponseError) for answer in answers):
-            self._count_failure("refused")
+            self._metrics.failed("refused")
             raise RedisAway
         return answers
 
@@ -136,7 +140,7 @@ class RedisLink:
 
     def _failed(self, error: Exception, took_s: float) -> None:
         is_timeout = isinstance(error, _TIMEOUTS)
-        self._count_failure("timeout" if is_timeout else "connection")
+        self._metrics.failed("timeout" if is_timeout else "connection")
         if is_timeout and took_s > LATE_TIMEOUTS * self._timeout_s:
             return  # This process was too busy to look; that tells nothing of Redis.
         self._failure_count += 1

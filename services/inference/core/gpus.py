@@ -22,6 +22,7 @@ class Gpu:
     memory_used_bytes: int = 0
     utilization: float = 0.0  # 0 to 1.
     temperature_celsius: float = 0.0
+    power_watts: float = 0.0
 
     def is_called(self, name: str) -> bool:
         """Whether `name` is its index, or its identifier or the beginning of that, as CUDA has it."""

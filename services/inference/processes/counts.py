@@ -12,7 +12,9 @@ from prometheus_client.samples import Exemplar as PrometheusExemplar
 from prometheus_client.samples import Sample
 
 from services.common.merging import lasting, merged
+from services.common.metrics.few import few
 from services.inference.processes.messages import Exemplar, Family
+from services.inference.telemetry import CHILDREN_MAX
 
 
 class AllCounts(Collector):
@@ -29,9 +31,15 @@ class AllCounts(Collector):
         self._parts = (departed, (*shares, share))
         return share
 
+    @property
+    def process_count(self) -> int:
+        """How many processes there are beside this one."""
+        return len(self._parts[1])
+
     def collect(self) -> Iterable[Metric]:
         departed, shares = self._parts
-        return merged([self._own.collect(), departed, *(share.latest for share in shares)])
+        found = merged([self._own.collect(), departed, *(share.latest for share in shares)])
+        return [few(metric, CHILDREN_MAX.get(metric.name)) for metric in found]
 
     def leave(self, share: "Share") -> None:
         departed, shares = self._parts

@@ -23,7 +23,7 @@ from services.sandbox.adapters.ns import cgroups, explain
 from services.sandbox.adapters.ns.cgroups import Cgroups
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable, SessionsNotSupported
-from services.sandbox.ports import STARTING, SessionJail, Strength
+from services.sandbox.ports import STARTING, SessionJail, Strength, Warm
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -51,6 +51,11 @@ class GvisorJails:
         self._pool: Pool | None = None
         self.problem: str | None = STARTING
         self.strength = Strength(enforced_limits=(), weaknesses=())
+
+    @property
+    def warm(self) -> Warm:
+        count = 0 if self._pool is None else self._pool.warm_count
+        return Warm(count=count, wanted_count=self._warm_count)
 
     async def take(self, limits: Limits) -> GvisorJail:
         if self._pool is None or self.problem is not None:

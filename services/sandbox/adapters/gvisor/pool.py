@@ -70,6 +70,10 @@ class Pool:
             finally:
                 await pool._close()
 
+    @property
+    def warm_count(self) -> int:
+        return len(self._warm)
+
     def keep_warm(self) -> None:
         """From now on, keep `warm_count` jails ready. One is built at a time: it takes a processor."""
         self._builder = self._tasks.create_task(self._build_on())

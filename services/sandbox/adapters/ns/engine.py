@@ -27,7 +27,7 @@ from services.sandbox.adapters.ns.session import NsSession
 from services.sandbox.adapters.ns.zygote import Zygote
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import STARTING, Strength
+from services.sandbox.ports import STARTING, Strength, Warm
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -58,6 +58,11 @@ class NsJails:
         self._steps_down: int | None = (
             None  # From the best means to those with which it was fit for use first.
         )
+
+    @property
+    def warm(self) -> Warm:
+        count = 0 if self._pool is None else self._pool.warm_count
+        return Warm(count=count, wanted_count=self._warm_count)
 
     async def take(self, limits: Limits) -> NsJail:
         while True:

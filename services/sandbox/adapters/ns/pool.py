@@ -63,6 +63,10 @@ class Pool:
         self._changed = asyncio.Condition()
         self._builders: list[asyncio.Task[None]] = []
 
+    @property
+    def warm_count(self) -> int:
+        return len(self._warm)
+
     def keep_warm(self) -> None:
         """From now on, keep `warm_count` jails ready."""
         self._builders = [self._tasks.create_task(self._build_on()) for _ in range(BUILDERS_COUNT)]

@@ -15,7 +15,7 @@ from services.sandbox.adapters.runtimeclass import pod
 from services.sandbox.adapters.runtimeclass.pod import Kernel
 from services.sandbox.core.limits import Limits
 from services.sandbox.errors import SandboxUnavailable
-from services.sandbox.ports import STARTING, Jail, Jails, SessionJail, Strength
+from services.sandbox.ports import STARTING, Jail, Jails, SessionJail, Strength, Warm
 from services.sandbox.profiles import Profile
 
 log = structlog.get_logger(__name__)
@@ -59,6 +59,10 @@ class RuntimeClassJails:
         )
         kept = (text for text in inner.weaknesses if not text.startswith(_SHARED))
         return Strength(inner.enforced_limits, (weakness, *kept))
+
+    @property
+    def warm(self) -> Warm:
+        return self._within.warm
 
     async def take(self, limits: Limits) -> Jail:
         if self._problem is not None:
