@@ -14,24 +14,29 @@ from services.common.tracing.current import Current, ended_by, within
 from services.common.tracing.encode import Value
 from services.common.tracing.ids import exemplar_of
 from services.common.tracing.spans import Kind, Shape, Span
-from services.inference.ports import Outcome, Trouble
+from services.inference.ports import EndReason, Outcome, Trouble
 
 PROVIDER = "ollama"
 SHAPES_MAX = 1024
+WAIT_NS_MIN = 1_000_000
 _WAIT = Shape("queue", Kind.INTERNAL)
+_REASONS = {reason: (reason.name.lower(),) for reason in EndReason}
 
 
 class SlotTrace:
-    """One use of a slot, on behalf of those who asked for it together: a child of the first, and linked to the others."""
+    """One use of a slot, on behalf of those who asked for it together: a child of the first, and linked to the others.
 
-    __slots__ = ("_operation", "_others", "_parent", "_wait")
+    A wait of less than a millisecond is none, and no span of its own.
+    """
+
+    __slots__ = ("_asked_ns", "_operation", "_others", "_parent")
 
     def __init__(self, operation: str, asked_by: Sequence[Current]) -> None:
         recorded = [span for span in asked_by if isinstance(span, Span)]
         self._operation = operation
         self._parent = recorded[0] if recorded else None
         self._others = recorded[1:]
-        self._wait = self._parent.child(_WAIT) if self._parent is not None else None
+        self._asked_ns = time.time_ns() if recorded else 0  # 0: it waits no more.
 
     def exemplar(self) -> dict[str, str] | None:
         """What leads from a histogram to the call."""
@@ -40,12 +45,11 @@ class SlotTrace:
     @contextmanager
     def asking(self, model: str, instance: str) -> Iterator[Span | None]:
         """The wait is over, and an instance is asked for as long as the block lasts."""
-        if self._wait is not None:
-            self._wait.end()
         if self._parent is None:
             yield None
             return
         span = self._parent.child(_asked(self._operation, model, instance))
+        span.set({"ollamesh.queue_s": self._waited(self._parent) / 1e9})
         for other in self._others:
             span.link(other)
         with within(span):
@@ -62,9 +66,20 @@ class SlotTrace:
 
     def fail(self, error: Exception) -> None:
         """It did not come to a slot, or had one and lost it."""
-        if self._wait is not None and not self._wait.has_ended:
-            ended_by(self._wait, error)
-            self._wait.end()
+        if self._parent is not None and self._asked_ns:
+            wait = self._parent.child(_WAIT, started_ns=self._asked_ns)
+            self._asked_ns = 0
+            ended_by(wait, error)
+            wait.end()
+
+    def _waited(self, parent: Span) -> int:
+        """How many nanoseconds it took to get a slot, which is told if it was a wait. The next one does not wait."""
+        if not self._asked_ns:
+            return 0
+        now_ns, asked_ns, self._asked_ns = time.time_ns(), self._asked_ns, 0
+        if now_ns - asked_ns >= WAIT_NS_MIN:
+            parent.child(_WAIT, started_ns=asked_ns).end(now_ns)
+        return now_ns - asked_ns
 
 
 def told(
@@ -80,7 +95,7 @@ def told(
     usage: dict[str, Value] = {
         "gen_ai.usage.input_tokens": outcome.prompt_token_count,
         "gen_ai.usage.output_tokens": outcome.output_token_count,
-        "gen_ai.response.finish_reasons": [outcome.reason.name.lower()],
+        "gen_ai.response.finish_reasons": _REASONS[outcome.reason],
         "ollamesh.prompt_s": outcome.prompt_s,
         "ollamesh.output_s": outcome.output_s,
     }

@@ -76,7 +76,6 @@ async def test_a_run_is_one_trace_through_everything(mesh: Settings, edge: Edge)
     chat = [*run, f"agent: chat {MODEL}", "agent: Chat", "inference: Chat"]
     tool = [*run, f"agent: execute_tool {TOOL}"]
     for wanted in (
-        [*chat, "inference: queue"],
         [*chat, f"inference: chat {MODEL}", "inference: chat"],  # POST /api/chat
         [
             *tool,

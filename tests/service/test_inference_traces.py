@@ -68,15 +68,9 @@ async def test_a_chat_is_its_wait_and_what_the_instance_made_of_it() -> None:
         here.fake.script("Hel", "lo")
         await events_of(here.service.chat(SECRET))
         call, within = await here.trace(CHAT)
-        wait, generation, http = (
-            one(within, name) for name in ("queue", "chat tiny:latest", "POST /api/chat")
-        )
+        generation, http = (one(within, name) for name in ("chat tiny:latest", "POST /api/chat"))
         assert SECRET not in here.collector.text()
-    assert [wait.parent_id, generation.parent_id, http.parent_id] == [
-        call.span_id,
-        call.span_id,
-        generation.span_id,
-    ]
+    assert [generation.parent_id, http.parent_id] == [call.span_id, generation.span_id]
     assert (generation.kind, http.kind) == ("CLIENT", "CLIENT")
     told = generation.attributes
     assert told.pop("gen_ai.response.time_to_first_chunk") >= 0
@@ -93,6 +87,29 @@ async def test_a_chat_is_its_wait_and_what_the_instance_made_of_it() -> None:
     }
     assert generation.events == ["first_token"]
     assert http.attributes["http.response.status_code"] == 200
+
+
+async def test_a_wait_for_a_slot_is_told() -> None:
+    async with world(instance_slots=1) as here:
+        gate = asyncio.Event()
+        here.fake.script("Hel", gate, "lo")
+        first = here.service.chat("first")
+        await until_event(first, "delta")
+        second = here.service.chat("second")
+        await until_event(second, "queued")
+        gate.set()
+        while await second.read() is not grpc.aio.EOF:
+            pass
+        while await first.read() is not grpc.aio.EOF:
+            pass
+        await here.trace(CHAT, 2)
+        (wait,) = here.collector.named("queue")
+        placed = {
+            span.parent_id: span.attributes["ollamesh.queue_s"]
+            for span in here.collector.named("chat tiny:latest")
+        }
+    assert max(placed, key=lambda call: placed[call]) == wait.parent_id
+    assert placed[wait.parent_id] >= 0.001
 
 
 async def test_a_caller_who_leaves_is_no_failure() -> None:

@@ -49,9 +49,9 @@ def attributes(given: Mapping[str, Value]) -> bytes:
 
 
 def _attribute(tag: int, key: str, value: Value) -> bytes:
-    """Numbers with a fraction, lists, and long texts hardly come twice."""
+    """Numbers with a fraction, lists that can change, and long texts hardly come twice."""
     kind = type(value)
-    if kind is int or kind is bool or (kind is str and len(value) < 128):  # type: ignore[arg-type]
+    if kind is int or kind is bool or kind is tuple or (kind is str and len(value) < 128):  # type: ignore[arg-type]
         return _kept(tag, key, value)
     return _made(tag, key, value)
 

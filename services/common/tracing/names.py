@@ -88,6 +88,7 @@ ATTRIBUTES: Mapping[str, str] = {
     "process.exit.code": "Of the program in the sandbox",
     # Ours.
     "ollamesh.instance": "The instance, as the fleet calls it",
+    "ollamesh.queue_s": "Seconds from asking for a slot to having it; a span of its own from a millisecond on",
     "ollamesh.load_s": "Seconds that the instance loaded the model for, as it says",
     "ollamesh.prompt_s": "Seconds that it read for",
     "ollamesh.output_s": "Seconds that it wrote for",

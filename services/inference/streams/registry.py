@@ -189,7 +189,6 @@ class Streams:
             )
             live.completion.keeping = found.keeping
             if found.cached is not None:
-                noted("cache_hit")
                 await tell_again(live, found.cached, tokens_per_s=self._means.replay_tokens_per_s)
                 return
         if await self._is_answered_elsewhere(live):

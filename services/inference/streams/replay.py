@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import replace
 
+from services.common.tracing.current import noted
 from services.inference.cached import Cached, replay
 from services.inference.completion import Source
 from services.inference.streams.live import Live
@@ -10,6 +11,7 @@ from services.inference.streams.live import Live
 
 async def tell_again(live: Live, cached: Cached, *, tokens_per_s: float) -> None:
     """Tell it to all readers, at once or at a pace (0: at once)."""
+    noted("cache_hit")
     loop = asyncio.get_running_loop()
     completion, began_at_s = live.completion, loop.time()
     completion.place(replace(cached.started, source=Source.CACHE), now_s=began_at_s)

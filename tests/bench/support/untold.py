@@ -29,7 +29,7 @@ def _plain(*_: object) -> Around:
     return around
 
 
-def _configure_logging(_service: str) -> None:
+def _configure_logging(_service: str, **_: object) -> None:
     logging.disable(logging.CRITICAL)
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
 
