@@ -183,7 +183,8 @@ def _wal_kept(dsn: str) -> Iterator[None]:
         try:
             yield
         finally:
-            connection.terminate()
+            with contextlib.suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                runner.run(connection.close(timeout=CONNECT_TIMEOUT_S))
 
 
 def identifier_of(dsn: str) -> str:

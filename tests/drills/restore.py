@@ -36,7 +36,7 @@ from tests.service import auth_app
 SIZE_MB, LOAD_S, SEAL_EVERY_S = 20, 5.0, 10.0
 PART_BYTES = 256 * 1024
 RPO_S_MAX, RTO_S_MAX = 60.0, 600.0
-WAIT_S = 600.0
+WAIT_S = 1800.0
 TIMEOUT_S = 60.0
 
 

@@ -95,6 +95,7 @@ def files(config: Config) -> set[Path]:
 
 
 @pytest.mark.asyncio
+@pytest.mark.timeout(600)
 async def test_the_drill_on_little_data() -> None:
     """Load, backup, more load, destroy, restore, compare: `make drill-restore` at its shortest."""
     async with drill.place() as one:
