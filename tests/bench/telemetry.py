@@ -174,7 +174,7 @@ async def main() -> None:
         collector = await opened.enter_async_context(sink())
         ollama = opened.enter_context(stub("stub-n1-i0:latest", "stub-n100-i0:latest"))
         ways = {
-            OFF: service([ollama.url], module="tests.bench.support.untold", instance_slots=SLOTS),
+            OFF: service([ollama.url], "tests.bench.support.untold", instance_slots=SLOTS),
             ON: service([ollama.url], otlp_target=collector, instance_slots=SLOTS),
             NO_SPANS: service([ollama.url], instance_slots=SLOTS),
         }

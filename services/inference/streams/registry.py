@@ -11,12 +11,7 @@ from services.inference.completion import Completion, Durability, Opened
 from services.inference.core.asks import Chat, Embed
 from services.inference.core.caching import may_look
 from services.inference.core.callers import Principal
-from services.inference.errors import (
-    StreamCancelled,
-    StreamExpired,
-    StreamNotFound,
-    StreamUnreachable,
-)
+from services.inference.errors import StreamCancelled, StreamExpired, StreamNotFound, StreamUnreachable
 from services.inference.streams.charges import Charges, account_of
 from services.inference.streams.follower import AWAY_MAX_S, find_head
 from services.inference.streams.following import Following

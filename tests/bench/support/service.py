@@ -84,7 +84,7 @@ class Service:
 
 @asynccontextmanager
 async def service(
-    urls: Sequence[str], *, module: str = "services.inference", **settings: object
+    urls: Sequence[str], module: str = "services.inference", /, **settings: object
 ) -> AsyncIterator[Service]:
     """Run the gateway over instances. `settings` are its knobs in lower case, without their OLLAMESH_ prefix."""
     identity, (port, metrics_port) = Identity(), free_ports(2)
