@@ -14,7 +14,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
-from deploy.backup import contents, core
+from deploy.backup import contents, core, metrics
 from deploy.backup.config import Config
 from deploy.backup.contents import Manifest
 from deploy.backup.errors import BackupError
@@ -49,6 +49,8 @@ def create(config: Config) -> Backup:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         expire(repository, config.keep_count)
+        with contextlib.suppress(OSError):
+            metrics.report(repository)
         return backup
 
 

@@ -147,11 +147,18 @@ class Repository:
         return sorted(path for path in found if HISTORY.fullmatch(path.name.removesuffix(SEALED)))
 
     def size_bytes(self) -> int:
-        size = 0
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                size += path.stat().st_size if path.is_file() else 0
-        return size
+        return _size_bytes(self.folder)
+
+    def wal_bytes(self) -> int:
+        return _size_bytes(self.wal)
+
+
+def _size_bytes(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.backup import base, verify
 from deploy.backup.config import Config
@@ -19,6 +20,7 @@ from deploy.backup.repository import Backup, Repository
 from deploy.backup.restore import Target, restore
 from deploy.backup.sealing import Sealer
 from deploy.local import postgres
+from services.auth.backup_metrics import backups_watched
 from tests.drills import restore as drill
 from tests.drills.cluster import Cluster
 from tests.stack import run
@@ -116,6 +118,21 @@ def test_nothing_in_the_folder_can_be_read_and_all_of_it_is_private(config: Conf
     sealed = [path for path in files(config) if path.suffix in {".sealed", ".json"}]
     assert all(path.stat().st_mode & 0o077 == 0 for path in sealed)
     assert config.folder.stat().st_mode & 0o077 == 0
+
+
+def test_auth_can_tell_monitoring_of_the_last_one(config: Config, made: Backup) -> None:
+    registry = CollectorRegistry()
+    backups_watched(registry, config.folder / "metrics" / "ollamesh_backup.prom")
+    told = {
+        (sample.name.removeprefix("ollamesh_backup_"), sample.labels["kind"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+    assert told == {
+        ("last_success_timestamp_seconds", "base"): pytest.approx(made.finished),
+        ("duration_seconds", "base"): pytest.approx(made.finished - made.started),
+        ("size_bytes", "base"): made.sealed_bytes,
+    }
 
 
 def test_secrets_and_rows_come_back(config: Config, cluster: Cluster, made: Backup) -> None:
