@@ -32,7 +32,6 @@ OLLAMESH_LAME_DUCK_S: "3"
 OLLAMESH_GRACE_S: {{ (index $v .name).graceSeconds | quote }}
 OLLAMESH_CONNECTION_AGE_S: {{ $v.inside.connectionAgeSeconds | quote }}
 OLLAMESH_AUDIT_SPOOL: /var/lib/ollamesh/audit
-OLLAMESH_AUDIT_SPOOL_BYTES_MAX: {{ mul 96 1024 1024 | quote }}
 OLLAMESH_{{ upper .name }}_PORT: {{ include "ollamesh.port" .name | quote }}
 OLLAMESH_{{ upper .name }}_METRICS_PORT: {{ include "ollamesh.metricsPort" .name | quote }}
 {{- if ne .name "auth" }}
