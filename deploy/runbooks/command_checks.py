@@ -167,7 +167,13 @@ def _of_object(kind_and_name: str) -> str | None:
 @cache
 def objects() -> frozenset[tuple[str, str]]:
     """Kind, in small letters, and name of all that the chart's base and the stores' manifests make."""
-    found = {("cronjob", "backup"), ("podmonitor", ""), ("prometheusrule", ""), ("externalsecret", "")}
+    found = {
+        ("deployment", "backup"),
+        ("persistentvolumeclaim", "backup"),
+        ("podmonitor", ""),
+        ("prometheusrule", ""),
+        ("externalsecret", ""),
+    }
     for path in [*(DEPLOY / "kustomize/base").glob("*.yaml"), *(DEPLOY / "helm/stores").glob("*.yaml")]:
         for document in yaml.safe_load_all(path.read_text()):
             if document and "metadata" in document:
