@@ -169,3 +169,12 @@ def test_the_chart_and_compose_run_the_same_ollama() -> None:
     image = yaml.safe_load((CHART / "values.yaml").read_text())["ollama"]["image"]
     named = images(DIGESTS)["OLLAMA_IMAGE"].partition("@")[0]
     assert f"{image['repository']}:{image['tag']}" == named
+
+
+def test_the_edge_is_scraped_alike_everywhere() -> None:
+    """With `usedonly` some hundreds of series, without it thousands; and rules are written for the one."""
+    jobs = yaml.safe_load((CHART.parents[1] / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (edge_job,) = [job for job in jobs if job["job_name"] == "edge"]
+    (endpoint,) = Chart("production")["PodMonitor/edge"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["params"] == edge_job["params"]
+    assert endpoint["path"] == edge_job["metrics_path"]
