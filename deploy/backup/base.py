@@ -134,8 +134,8 @@ def _seal_secrets(config: Config, repository: Repository, folder: Path, name: st
         return ""
     with writing(folder / f"{SECRETS}{SEALED}") as file:
         sealer = Sealer(file, repository.key, f"{name}/{SECRETS}")
-        # Kubernetes' secrets are links; what they lead to counts.
-        with tarfile.open(fileobj=sealer, mode="w|", dereference=True) as tar:  # type: ignore[call-overload]  # It only writes.
+        # Kubernetes' secrets are links; what they lead to counts. A sealer only writes.
+        with tarfile.open(fileobj=sealer, mode="w|", dereference=True) as tar:  # type: ignore[call-overload]
             for path in sorted(config.secrets.iterdir()):
                 if path.is_file():
                     if path.stat().st_size > SECRET_BYTES_MAX:

@@ -11,6 +11,7 @@ from deploy.local.servers import postgres_folder
 from services.common.config import ConfigError, Environment
 
 PASSPHRASE_BYTES_MIN = 16
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,8 @@ class Config:
     bytes_max: int = 1 << 40  # Of the folder; a backup that would not fit is not begun.
     base_every_s: float = 86_400.0
     seal_every_s: float = 10.0  # At most so much is lost with the machine.
-    metrics_port: int = 9465  # On loopback.
+    metrics_host: str = LOOPBACK  # In a container, where only who scrapes reaches it, all of its addresses.
+    metrics_port: int = 9466
 
     @classmethod
     def from_env(cls, variables: Mapping[str, str] = os.environ, *, live: bool) -> Self:
@@ -48,7 +50,8 @@ class Config:
             bytes_max=env.integer("OLLAMESH_BACKUP_MIB_MAX", 1 << 20, low=1, high=1 << 30) << 20,
             base_every_s=env.seconds("OLLAMESH_BACKUP_EVERY_S", 86_400, low=1, high=30 * 86_400),
             seal_every_s=env.seconds("OLLAMESH_BACKUP_SEAL_EVERY_S", 10, low=0.1, high=3600),
-            metrics_port=env.integer("OLLAMESH_BACKUP_METRICS_PORT", 9465, low=0, high=65_535),
+            metrics_host=env.text("OLLAMESH_BACKUP_METRICS_HOST", LOOPBACK),
+            metrics_port=env.integer("OLLAMESH_BACKUP_METRICS_PORT", 9466, low=0, high=65_535),
         )
         try:
             env.check()

@@ -27,7 +27,6 @@ from deploy.backup.sealing import Sealer
 from services.common.launch import Guard
 
 SLOT = "ollamesh_backup"
-LOOPBACK = "127.0.0.1"
 POLL_S = 0.1
 AGAIN_AFTER_S = 60.0  # A base backup that failed.
 COMPLAINT_BYTES_MAX = 4096
@@ -60,7 +59,7 @@ class Follower:
             base.check_system(self._repository, base.identifier_of(self._config.admin_dsn))
             self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
             registry = metrics.registry(self._collected)
-            server, thread = start_http_server(self._config.metrics_port, LOOPBACK, registry)
+            server, thread = start_http_server(self._config.metrics_port, self._config.metrics_host, registry)
             try:
                 while not self._stopped:
                     self._round()

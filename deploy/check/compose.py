@@ -22,7 +22,7 @@ LOOPBACK_ONLY = {"grafana"}  # Asks for a password, and has a port on this machi
 HIDDEN = re.compile(r"ollama-\d+|postgres|redis")  # Nothing outside reaches them.
 # Whom each may share a network with, among what is hidden.
 USERS = {
-    "postgres": {"auth", "agent", "inference-0", "inference-1", "migrations", "postgres-exporter"},
+    "postgres": {"auth", "agent", "inference-0", "inference-1", "migrations", "postgres-exporter", "backup"},
     "redis": {"auth", "inference-0", "inference-1", "redis-exporter"},
     "ollama-0": {"inference-0", "inference-1", "ollama-1"},
     "ollama-1": {"inference-0", "inference-1", "ollama-0"},
@@ -30,7 +30,9 @@ USERS = {
 WITH_THE_STORES = {"postgres", "redis", "auth", "agent", "inference-0", "inference-1", "migrations"} | {
     "postgres-exporter",
     "redis-exporter",
+    "backup",
 }
+DEFAULTED = re.compile(r"\$\{\w+:-([^}]*)\}")  # A variable, for which what it is without being set stands.
 LIMITS = ("cpus", "memory", "pids")
 UNCONFINED = {"sandbox"}  # Whose jails need what Docker's own profiles forbid; it has a profile of its own.
 Service = Mapping[str, Any]
@@ -98,7 +100,7 @@ def _references(found: Mapping[str, Any], folder: Path) -> Iterator[str]:
 
 def mounts(service: Service) -> list[tuple[str, str]]:
     """Sources and targets; an anonymous volume has no source and is left out."""
-    pairs = (str(one).split(":") for one in service.get("volumes", ()))
+    pairs = (DEFAULTED.sub(r"\1", str(one)).split(":") for one in service.get("volumes", ()))
     return [(pair[0], pair[1]) for pair in pairs if len(pair) > 1]
 
 

@@ -185,6 +185,9 @@ def _issuers(documents: Sequence[Document], _: Sequence[Pods]) -> Iterator[str]:
         issuer = document["spec"]["issuerRef"]
         if issuer["kind"] == "Issuer" and issuer["name"] not in issuers:
             yield f"{named(document)}: there is no Issuer {issuer['name']}."
+        private_key = document["spec"].get("privateKey", {})
+        if document["spec"].get("isCA") and private_key.get("rotationPolicy") != "Never":
+            yield f"{named(document)}: an authority with a new key is none to those who know the one before."
 
 
 def _resources(_: Sequence[Document], pods: Sequence[Pods]) -> Iterator[str]:

@@ -71,9 +71,9 @@ def images(digests: Path) -> dict[str, str]:
 
 def _secrets(files: SecretFiles) -> None:
     files.create()
-    grafana = files.path("grafana_password")
-    if not grafana.exists():
-        files.write(grafana.name, SecretFiles.random())
+    for name in ("grafana_password", "backup_passphrase"):
+        if not files.path(name).exists():
+            files.write(name, SecretFiles.random())
     password = files.read("redis_password")
     files.write("redis_conf", REDIS_CONFIGURATION.format(password=password))
     files.write("redis_url", f"redis://:{password}@redis:6379/0")

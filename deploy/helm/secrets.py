@@ -26,7 +26,7 @@ KEYS: Mapping[str, Sequence[str]] = {
     "agent": ("database_url", "encryption_key"),
     "inference": ("database_url", "redis_url", "secret_key", "encryption_key"),
     "migrations": ("admin_database_url", "auth_db_password", "agent_db_password", "inference_db_password"),
-    "backup": ("admin_database_url", "backup_passphrase"),
+    "backup": ("admin_database_url", "backup_passphrase", "secret_key", "encryption_key"),
 }
 # Where the chart mounts who signs the stores' certificates.
 AUTHORITY = "/run/ollamesh/stores/ca.crt"

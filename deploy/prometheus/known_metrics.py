@@ -15,6 +15,8 @@ EXPORTERS: Mapping[str, str] = {
     r"up|scrape_duration_seconds|scrape_samples_scraped": "Prometheus, with every scrape",
     r"envoy_(cluster|http|listener|overload|sds)_\w+": "Envoy",
     r"pg_(up|settings_max_connections)|pg_stat_(activity|database|archiver)_\w+": "postgres_exporter",
+    r"cnpg_pg_stat_archiver_failed_count": "CloudNativePG",
+    r"barman_cloud_cloudnative_pg_io_last_available_backup_timestamp": "its Barman plugin",
     r"redis_(up|memory_\w+|evicted_keys_total|rejected_connections_total)": "redis_exporter",
     r"node_(filesystem|memory|cpu|timex)_\w+": "node_exporter",
     r"DCGM_FI_DEV_(GPU_TEMP|FB_USED|FB_FREE|XID_ERRORS)": "NVIDIA's dcgm-exporter, in its default set",

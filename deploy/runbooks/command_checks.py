@@ -23,7 +23,6 @@ VERBS = frozenset(
         "exec",
         "top",
         "delete",
-        "scale",
         "rollout",
         "patch",
         "cordon",
@@ -53,7 +52,7 @@ KINDS = frozenset(
 )
 TAKES_NO_KIND = frozenset({"logs", "exec", "cordon", "drain", "top", "events"})
 THEIRS = frozenset({"cert-manager", "monitoring"})  # Namespaces that are not ours.
-HELM = frozenset({"history", "rollback", "status", "get"})
+HELM = frozenset({"history", "rollback", "status", "get", "upgrade"})
 
 
 def problems(commands: Iterable[Command]) -> Iterator[str]:
@@ -130,6 +129,10 @@ def _of_promql(query: str) -> str | None:
 
 
 def _of_kubectl(words: list[str]) -> str | None:
+    if "scale" in words[:3]:
+        return "autoscalers undo it, and edge and gateways know no more sandboxes and instances than the chart told them of"
+    if "delete" in words[:3] and "-l" in words:
+        return "it ends all of them at once"
     words = [word for index, word in enumerate(words) if not _belongs_to_flag(words, index)]
     if not words or words[0] not in VERBS:
         return f"kubectl has no verb {words[0] if words else ''}"
@@ -167,7 +170,13 @@ def _of_object(kind_and_name: str) -> str | None:
 @cache
 def objects() -> frozenset[tuple[str, str]]:
     """Kind, in small letters, and name of all that the chart's base and the stores' manifests make."""
-    found = {("cronjob", "backup"), ("podmonitor", ""), ("prometheusrule", ""), ("externalsecret", "")}
+    found = {
+        ("deployment", "backup"),
+        ("persistentvolumeclaim", "backup"),
+        ("podmonitor", ""),
+        ("prometheusrule", ""),
+        ("externalsecret", ""),
+    }
     for path in [*(DEPLOY / "kustomize/base").glob("*.yaml"), *(DEPLOY / "helm/stores").glob("*.yaml")]:
         for document in yaml.safe_load_all(path.read_text()):
             if document and "metadata" in document:

@@ -75,3 +75,13 @@ def test_only_what_is_named_is_looked_at(capsys: pytest.CaptureFixture[str]) -> 
 def test_a_tool_that_is_not_there_says_how_to_get_it() -> None:
     outcome = looked_at("x", lambda: [str(tools.tool("no-such-tool"))])
     assert outcome.skipped == "no-such-tool is not in .tools/deploy; run `make deploy-tools`"
+
+
+def test_version_files_of_the_schema_are_a_subject(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new one that breaks old code fails deploy-check: here each is judged as if it were new."""
+    judge = subjects()["migrations"]
+    assert judge() == []
+    monkeypatch.setattr(
+        "deploy.migrations.check.BASELINE", dict.fromkeys(("auth", "agent", "inference"), "0001")
+    )
+    assert judge()

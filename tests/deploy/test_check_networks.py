@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from deploy.check import networks, stores
+from deploy.check import networks, references, stores
+from deploy.check.charts import of_kind, render
 from deploy.check.network_model import Place, reachable
 from deploy.check.networks import PAGE, matrix, table
 from tests.deploy.planted import Chart
@@ -183,3 +184,20 @@ def test_a_connection_that_is_missing_is_told() -> None:
     chart = Chart("production")
     del chart["NetworkPolicy/auth"]["spec"]["egress"]
     assert "x: auth does not reach redis at 6379, as kubernetes.md says." in _told(chart)
+
+
+def test_backups_are_followed_by_one_writer_and_scraped() -> None:
+    """What alerts ask for has to be scraped, or BackupMissing fires for ever: no set of values that is shipped has both."""
+    Chart()  # Skips without Helm.
+    (documents,) = render([{"backup": {"enabled": True}, "monitoring": {"enabled": True, "rules": False}}])
+    found = matrix([*documents, *stores.examples()])
+    assert found["monitoring"]["backup"] == {9466}
+    assert 5432 in found["backup"]["postgres"]
+    (monitor,) = [each for each in of_kind(documents, "PodMonitor") if each["metadata"]["name"] == "backup"]
+    assert monitor["spec"]["jobLabel"] == "app.kubernetes.io/component"
+    (deployment,) = [
+        each for each in of_kind(documents, "Deployment") if each["metadata"]["name"] == "backup"
+    ]
+    assert deployment["spec"]["strategy"] == {"type": "Recreate"}
+    assert deployment["spec"]["template"]["spec"]["containers"][0]["command"][-1] == "follow"
+    assert references.problems(documents) == []

@@ -73,6 +73,10 @@ def _issuer(chart: Chart) -> None:
     chart.without("Issuer/inside")
 
 
+def _authority(chart: Chart) -> None:
+    del chart["Certificate/inside-ca"]["spec"]["privateKey"]["rotationPolicy"]
+
+
 def _quantity(chart: Chart) -> None:
     chart.container("Deployment/auth")["resources"]["limits"]["cpu"] = "100mm"
 
@@ -108,6 +112,10 @@ FAULTS: list[tuple[Spoil, str]] = [
     ),
     (_headless, "StatefulSet/ollama-0: there is no Service ollama-0."),
     (_issuer, "Certificate/auth-inside: there is no Issuer inside."),
+    (
+        _authority,
+        "Certificate/inside-ca: an authority with a new key is none to those who know the one before.",
+    ),
     (_quantity, "Deployment/auth: auth: 100mm is no quantity of cpu."),
     (_too_little, "Deployment/auth: auth asks for more memory than its limit."),
     (_unlimited, "Deployment/auth: auth has no limit or no request of memory."),

@@ -10,6 +10,7 @@ import yaml
 from deploy.check import edge, helm, kustomize, meshes, schemas
 from deploy.check.charts import CHART, RenderError, render
 from deploy.check.outcome import Skipped
+from deploy.compose.prepare import DIGESTS, images
 from deploy.helm import secrets
 from deploy.kustomize.generate import patch
 from tests.deploy.planted import Chart
@@ -153,3 +154,27 @@ def test_secrets_are_printed_for_kubectl(
     role = found["ollamesh-migrations"]["stringData"]["agent_db_password"]
     assert role in found["ollamesh-agent"]["stringData"]["database_url"]
     assert {each["metadata"]["namespace"] for each in found.values()} == {"mesh"}
+
+
+def test_alerts_and_dashboards_link_to_where_runbooks_are_read() -> None:
+    Chart()  # Skips without Helm.
+    monitoring = {"enabled": True, "runbooks": "https://wiki.internal/mesh"}
+    (documents,) = render([{"monitoring": monitoring}])
+    told = json.dumps([each for each in documents if each["kind"] in {"PrometheusRule", "ConfigMap"}])
+    assert "https://wiki.internal/mesh/backup.md" in told
+    assert "ollamesh.example/runbooks" not in told
+
+
+def test_the_chart_and_compose_run_the_same_ollama() -> None:
+    image = yaml.safe_load((CHART / "values.yaml").read_text())["ollama"]["image"]
+    named = images(DIGESTS)["OLLAMA_IMAGE"].partition("@")[0]
+    assert f"{image['repository']}:{image['tag']}" == named
+
+
+def test_the_edge_is_scraped_alike_everywhere() -> None:
+    """With `usedonly` some hundreds of series, without it thousands; and rules are written for the one."""
+    jobs = yaml.safe_load((CHART.parents[1] / "prometheus/prometheus.yml").read_text())["scrape_configs"]
+    (edge_job,) = [job for job in jobs if job["job_name"] == "edge"]
+    (endpoint,) = Chart("production")["PodMonitor/edge"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["params"] == edge_job["params"]
+    assert endpoint["path"] == edge_job["metrics_path"]

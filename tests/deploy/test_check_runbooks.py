@@ -56,6 +56,8 @@ def test_pages_have_one_form() -> None:
         ("ollamesh metrics auth ollamesh_made_up", "nothing that begins with ollamesh_made_up"),
         ("kubectl -n ollamesh repair deployment/auth", "no verb repair"),
         ("kubectl -n ollamesh get gadgets", "nothing of kind gadgets"),
+        ("kubectl -n ollamesh scale statefulset/ollama-0 --replicas=4", "autoscalers undo it"),
+        ("kubectl -n ollamesh delete pod -l app.kubernetes.io/component=auth", "all of them at once"),
         ("kubectl -n ollamesh rollout restart deployment/inference", "no deployment inference"),
         ("kubectl -n ollamesh logs statefulset/auth --tail=5", "no statefulset auth"),
         ("kubectl -n ollamesh get certificate auth-outside", "no certificate auth-outside"),

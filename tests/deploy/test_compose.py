@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from deploy.backup.config import Config as Backup
 from deploy.check import compose
 from deploy.compose import model, prepare
 from deploy.compose.model import Json
@@ -114,6 +115,16 @@ def test_the_migrations_accept_theirs(place: Path) -> None:
     config = Migrations.from_env(given(service, "migrations", place))
     assert config.monitor_password
     assert "@postgres:5432/" in config.admin_dsn
+
+
+def test_the_backups_accept_theirs(place: Path) -> None:
+    """And what seals the log seals the keys, without which nobody reads the data."""
+    service = model.read(variables=variables(place))["services"]["backup"]
+    config = Backup.from_env(given(service, "backup", place), live=True)
+    assert (config.metrics_host, config.metrics_port) == ("0.0.0.0", 9466)
+    assert config.spool is not None
+    assert {"secret_key", "encryption_key"} <= set(service["secrets"])
+    assert {"stores", "watch"} == set(service["networks"])
 
 
 def test_only_who_prepared_can_start_it() -> None:

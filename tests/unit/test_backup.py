@@ -2,13 +2,17 @@
 
 import io
 import random
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from deploy.backup import base
+from deploy.backup.config import Config
 from deploy.backup.core import Segment, chain, expendable, position, superfluous
 from deploy.backup.errors import DamagedError, WrongPassphraseError
+from deploy.backup.repository import Repository
 from deploy.backup.sealing import FRAME_BYTES, Key, Reader, Sealer, make_key, open_key, opened
 
 PASSPHRASE = "correct horse battery"
@@ -136,3 +140,21 @@ def test_only_the_passphrase_opens_the_key() -> None:
         with pytest.raises((DamagedError, WrongPassphraseError)):
             open_key(damaged, PASSPHRASE)
     assert PASSPHRASE.encode() not in text
+
+
+def test_of_secrets_that_are_links_what_they_lead_to_is_sealed(tmp_path: Path) -> None:
+    """Kubernetes mounts a Secret as links into a folder that it replaces at each change."""
+    mounted, today = tmp_path / "secrets", tmp_path / "secrets" / "..2026_11_30"
+    today.mkdir(parents=True)
+    (today / "encryption_key").write_text("the key")
+    (mounted / "..data").symlink_to(today.name)
+    (mounted / "encryption_key").symlink_to("..data/encryption_key")
+    repository = Repository.open(tmp_path / "backups", PASSPHRASE, make=True)
+    config = Config(folder=repository.folder, passphrase=PASSPHRASE, secrets=mounted)
+    base._seal_secrets(config, repository, tmp_path, "one")
+    frames = opened(tmp_path / "secrets.tar.sealed", repository.key, "one/secrets.tar")
+    with tarfile.open(fileobj=io.BytesIO(b"".join(frames))) as tar:
+        (member,) = tar.getmembers()
+        content = tar.extractfile(member)
+        assert content is not None
+        assert (member.name, content.read()) == ("encryption_key", b"the key")

@@ -30,7 +30,7 @@ app.kubernetes.io/managed-by: {{ .root.Release.Service }}
 {{- end }}
 
 {{- define "ollamesh.metricsPort" -}}
-{{- index (dict "auth" 9461 "agent" 9462 "inference" 9463 "sandbox" 9464 "edge" 9465) . -}}
+{{- index (dict "auth" 9461 "agent" 9462 "inference" 9463 "sandbox" 9464 "edge" 9465 "backup" 9466) . -}}
 {{- end }}
 
 {{/* A service's name as gRPC and Envoy ask for it. */}}

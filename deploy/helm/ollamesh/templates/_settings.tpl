@@ -8,7 +8,7 @@
   "sandbox" ""
   "edge" ""
   "migrations" "admin_database_url,auth_db_password,agent_db_password,inference_db_password"
-  "backup" "admin_database_url,backup_passphrase"
+  "backup" "admin_database_url,backup_passphrase,secret_key,encryption_key"
 ) . -}}
 {{- end }}
 
@@ -32,7 +32,6 @@ OLLAMESH_LAME_DUCK_S: "3"
 OLLAMESH_GRACE_S: {{ (index $v .name).graceSeconds | quote }}
 OLLAMESH_CONNECTION_AGE_S: {{ $v.inside.connectionAgeSeconds | quote }}
 OLLAMESH_AUDIT_SPOOL: /var/lib/ollamesh/audit
-OLLAMESH_AUDIT_SPOOL_BYTES_MAX: {{ mul 96 1024 1024 | quote }}
 OLLAMESH_{{ upper .name }}_PORT: {{ include "ollamesh.port" .name | quote }}
 OLLAMESH_{{ upper .name }}_METRICS_PORT: {{ include "ollamesh.metricsPort" .name | quote }}
 {{- if ne .name "auth" }}
@@ -42,7 +41,9 @@ OLLAMESH_AUTH_TARGET: {{ include "ollamesh.target" (dict "root" .root "name" "au
 {{- include (printf "ollamesh.settings.%s" .name) .root }}
 {{- with include "ollamesh.secretKeys" .name }}
 {{- range splitList "," . }}
+{{- if not (and (eq $.name "backup") (has . (list "secret_key" "encryption_key"))) }}
 {{ include "ollamesh.secretVariable" . }}: /run/ollamesh/secrets/{{ . }}
+{{- end }}
 {{- end }}
 {{- end }}
 {{- range $name, $value := $v.settings }}
@@ -126,5 +127,9 @@ OLLAMESH_SANDBOX_REPLICAS: {{ include "ollamesh.sandboxReplicas" (dict "root" . 
 {{- define "ollamesh.settings.migrations" }}{{ end }}
 
 {{- define "ollamesh.settings.backup" }}
-OLLAMESH_BACKUP_FOLDER: /var/lib/ollamesh/backup
+OLLAMESH_BACKUP_FOLDER: /var/lib/ollamesh/backup/sealed
+OLLAMESH_BACKUP_SPOOL: /var/lib/ollamesh/backup/spool
+OLLAMESH_BACKUP_SECRETS: /run/ollamesh/secrets # Sealed along: without the two keys nobody reads the data.
+OLLAMESH_BACKUP_METRICS_HOST: 0.0.0.0
+OLLAMESH_BACKUP_METRICS_PORT: {{ include "ollamesh.metricsPort" "backup" | quote }}
 {{- end }}
