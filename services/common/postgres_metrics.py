@@ -53,7 +53,7 @@ class PostgresMetrics:
         )
         self.up = Gauge(
             "ollamesh_postgres_up",
-            "1 if what was asked last was answered",
+            "1 if what was asked last was answered; not there before",
             ("pool",),
             registry=registry,
         )
@@ -112,7 +112,7 @@ class PoolMetrics:
         self._pools, self._name = pools, name
         self._acquired = metrics.acquired.labels(name)
         self._busy, self._away = (metrics.refused.labels(name, cause) for cause in ("busy", "away"))
-        self._up = metrics.up.labels(name)
+        self._up = metrics.up  # Not told of a pool before something was asked of it: that would be a 0.
         self.waiting_count = 0
 
     def opened(self, pool: Pool) -> None:
@@ -132,14 +132,14 @@ class PoolMetrics:
         self._acquired.observe(waited_s)
 
     def answered(self) -> None:
-        self._up.set(1)
+        self._up.labels(self._name).set(1)
 
     def busy(self) -> None:
         self._busy.inc()
 
     def away(self) -> None:
         self._away.inc()
-        self._up.set(0)
+        self._up.labels(self._name).set(0)
 
 
 class Pools(Collector):

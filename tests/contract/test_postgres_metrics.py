@@ -34,6 +34,14 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
     return registry.get_sample_value(f"ollamesh_postgres_{name}", labels)
 
 
+async def test_a_pool_is_not_told_to_be_down_before_it_was_asked(
+    pool: Database, registry: CollectorRegistry
+) -> None:
+    assert value(registry, "up", pool="main") is None
+    assert await pool.answers()
+    assert value(registry, "up", pool="main") == 1
+
+
 async def test_statements_are_counted_by_name(pool: Database, registry: CollectorRegistry) -> None:
     async with pool.connection(organization_id=PLANTED) as connection:
         await connection.fetch(FILES, PLANTED)

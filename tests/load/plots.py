@@ -43,7 +43,8 @@ def _spreads(record: Record, path: Path, title: str) -> Path:
         axes.set_xscale("log")
         axes.set_ylim(0, 1.02)
         if axes.lines:
-            axes.legend(loc="upper left")
+            # Below: lines may end in any corner.
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, fontsize="small")
     return _saved(figure, path)
 
 

@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Collection, Iterator
+from functools import cache
 from itertools import product
 from pathlib import Path
 
 import pytest
 
+from deploy.backup.metrics import Collected
+from deploy.backup.repository import Repository
+from deploy.backup.sealing import make_key
 from tools.metrics_catalogue import catalogue
 
 ROOT = Path(__file__).parents[2]
@@ -17,15 +21,15 @@ PAGES = sorted(
     if path.name != "metrics.md"
 )
 # In code, such as `ollamesh_instance_{ready,slots}` or `ollamesh_rpc_*{method}`. Names that end in an underscore, or are
-# those of modules, hosts and roles, are none.
+# those of modules, hosts, roles, slots and what rules record, are none.
 CODE = re.compile(r"`([^`\n]+)`")
 METRIC = re.compile(
-    r"(?<![\w./@-])(?:ollamesh|gen_ai_server|gen_ai_client|agent_request)[a-z0-9_]*_(?:[a-z0-9_]|\{[a-z0-9_,]+\})+\*?"
+    r"(?<![\w./:@-])(?:ollamesh|gen_ai_server|gen_ai_client|agent_request)[a-z0-9_]*_(?:[a-z0-9_]|\{[a-z0-9_,]+\})+\*?"
 )
 LABELS = re.compile(r"\{[a-z0-9_,]+\}$")
 BRACES = re.compile(r"\{([a-z0-9_]+(?:,[a-z0-9_]+)+)\}")
 NO_METRICS = re.compile(
-    r"ollamesh_(auth|agent|inference|sandbox|migrator|owner|run_id|admin|exporter|system|postgres_exporter)$"
+    r"ollamesh_(auth|agent|inference|sandbox|migrator|owner|run_id|admin|exporter|system|postgres_exporter|monitor|backup)$"
 )
 
 
@@ -51,8 +55,13 @@ def named(page: Path) -> set[str]:
     }
 
 
-def names_known() -> set[str]:
-    return {name for entry in catalogue().values() for name in (entry.name, *entry.series)}
+@cache
+def names_known() -> frozenset[str]:
+    """Those of services, and those of who follows the log for backups, which is none."""
+    follower = Collected(Repository(Path("/nonexistent"), make_key())).collect()
+    return frozenset(name for entry in catalogue().values() for name in (entry.name, *entry.series)).union(
+        f"{metric.name}_total" if metric.type == "counter" else metric.name for metric in follower
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())

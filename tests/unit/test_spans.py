@@ -8,6 +8,8 @@ from opentelemetry.trace.span import NonRecordingSpan, SpanContext, TraceFlags
 
 from services.common.errors import Kind as Failure
 from services.common.errors import MeshError
+from services.common.grpc.traced import begun
+from services.common.policy import POLICY
 from services.common.tracing import encode, w3c
 from services.common.tracing.current import bare_context, current, enter, inner, note, noted, recorded, within
 from services.common.tracing.spans import DETAILS_MAX, EVENTS_MAX, Kind, Remote, Shape, Span
@@ -195,3 +197,22 @@ def test_roots_are_recorded_by_their_percentage_and_others_follow() -> None:
     assert isinstance(Tracer(kept.take, percent=0).begin(SHAPE, Remote(TRACE, PARENT, is_sampled=True)), Span)
     unsampled = Remote(TRACE, PARENT, is_sampled=False)
     assert Tracer(kept.take).begin(SHAPE, unsampled) is unsampled
+
+
+def test_what_parts_ask_by_the_clock_has_no_trace_of_its_own() -> None:
+    def block() -> None:
+        tracer = Tracer(Kept().take)
+        for method in (
+            "/ollamesh.auth.v1.OAuthService/GetJwks",
+            "/ollamesh.auth.v1.AuthService/RecordAuditEvents",
+            "/ollamesh.auth.v1.AuthService/SettleQuota",
+        ):
+            assert method in POLICY
+            assert begun(tracer, method, ()) is None
+            assert recorded() is None
+        # Asked within a call, it belongs to that; and what people ask always is told.
+        header = f"00-{TRACE.hex()}-{PARENT.hex()}-01"
+        assert isinstance(begun(tracer, method, [("traceparent", header)]), Span)
+        assert isinstance(begun(tracer, "/ollamesh.auth.v1.AuthService/Login", ()), Span)
+
+    bare_context(None).run(block)
