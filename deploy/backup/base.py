@@ -14,11 +14,11 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 import asyncpg
 
-from deploy.backup import contents, core
+from deploy.backup import contents, core, metrics
 from deploy.backup.config import Config
 from deploy.backup.contents import Manifest
 from deploy.backup.errors import BackupError
-from deploy.backup.repository import BASE, SEALED, SECRETS, UNFINISHED, Backup, Repository, writing
+from deploy.backup.repository import BASE, SEALED, SECRETS, UNFINISHED, Backup, Repository, write, writing
 from deploy.backup.sealing import Reader, Sealer, opened
 from services.common.launch import Guard
 
@@ -49,14 +49,18 @@ def create(config: Config) -> Backup:
         finally:
             shutil.rmtree(unfinished, ignore_errors=True)
         expire(repository, config.keep_count)
+        with contextlib.suppress(OSError):
+            metrics.report(repository)
         return backup
 
 
 def check_system(repository: Repository, identifier: str) -> None:
     """Two clusters' WAL has the same names: in one folder, one would overwrite the other's. Raises BackupError."""
     path = repository.folder / "system"
-    with contextlib.suppress(FileExistsError), path.open("x") as file:
-        file.write(identifier)
+    if not path.exists():
+        write(
+            path, identifier.encode(), new=True
+        )  # Whole or not at all: another process may read it just now.
     if path.read_text() != identifier:
         raise BackupError(f"{repository.folder} holds the backups of another database: take another folder")
 
@@ -130,10 +134,14 @@ def _seal_secrets(config: Config, repository: Repository, folder: Path, name: st
         return ""
     with writing(folder / f"{SECRETS}{SEALED}") as file:
         sealer = Sealer(file, repository.key, f"{name}/{SECRETS}")
-        # Kubernetes' secrets are links; what they lead to counts. A sealer only writes.
-        with tarfile.open(fileobj=sealer, mode="w|", dereference=True) as tar:  # type: ignore[call-overload]
+        # Kubernetes' secrets are links; what they lead to counts.
+        with tarfile.open(fileobj=sealer, mode="w|", dereference=True) as tar:  # type: ignore[call-overload]  # It only writes.
             for path in sorted(config.secrets.iterdir()):
-                if path.is_file() and path.stat().st_size <= SECRET_BYTES_MAX:
+                if path.is_file():
+                    if path.stat().st_size > SECRET_BYTES_MAX:
+                        raise BackupError(
+                            f"{path} is too large for a secret: nothing else belongs in that folder"
+                        )
                     tar.add(path, arcname=path.name)
         sealer.close()
     return sealer.digest.hexdigest()

@@ -2,7 +2,8 @@
 
 A finished segment is sealed once and then leaves the spool; the one that is being written is sealed anew every
 `seal_every_s`, so no more than that is lost with the machine. A replication slot keeps on the server what we have not
-got yet (`max_slot_wal_keep_size` bounds it: who stays away for longer finds a gap, and makes a new base backup).
+got yet (`max_slot_wal_keep_size` bounds it: who stays away for longer finds the slot lost, begins behind the gap, and
+makes a new base backup). The spool is bounded, too: while it cannot be sealed, no more is fetched than it may hold.
 
 Base backups are made meanwhile by a process of their own, so that the log does not wait for them.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from prometheus_client import start_http_server
 
-from deploy.backup import base, metrics, verify
+from deploy.backup import base, metrics, slots, verify
 from deploy.backup.config import Config
 from deploy.backup.core import HISTORY, NAME
 from deploy.backup.errors import BackupError
@@ -29,6 +30,7 @@ SLOT = "ollamesh_backup"
 POLL_S = 0.1
 AGAIN_AFTER_S = 60.0  # A base backup that failed.
 COMPLAINT_BYTES_MAX = 4096
+SPOOL_BYTES_MAX = 1 << 30  # It may be on the disk of the database itself.
 
 Say = Callable[[str], None]
 
@@ -65,13 +67,11 @@ class Follower:
                         metrics.write(self._repository, registry)
                     self._rest()
             finally:
-                for process in (self._receiver, self._base):
-                    if process is not None:
-                        process.terminate()
-                        process.wait()
-                with contextlib.suppress(OSError):
-                    self._seal()  # What came last.
+                _ended(self._receiver)
+                _ended(self._base)
+                self._seal_the_last()
                 server.shutdown()
+                server.server_close()
                 thread.join()
 
     def _rest(self) -> None:
@@ -92,6 +92,9 @@ class Follower:
 
     def _receiving(self) -> bool:
         """Has it been at it all the time since the last round? If not, start it anew."""
+        if self._spool_bytes() > SPOOL_BYTES_MAX:
+            self._hold_back()
+            return False
         if self._receiver is not None and self._receiver.poll() is None:
             return True
         if self._receiver is not None:
@@ -99,6 +102,10 @@ class Follower:
             assert self._receiver.stderr is not None
             complaint = self._receiver.stderr.read(COMPLAINT_BYTES_MAX).decode(errors="replace")
             self._say(f"backup: {complaint.strip() or 'pg_receivewal ended'}")
+            _ended(self._receiver)
+            self._receiver = None
+        if slots.drop_lost(self._config.admin_dsn, SLOT):
+            self._begin_behind_gap()
         dsn, env = base.without_password(self._config.admin_dsn)
         common = (self._config.program("pg_receivewal"), "--dbname", dsn, "--no-password", "--slot", SLOT)
         made = subprocess.run(
@@ -109,6 +116,35 @@ class Follower:
         argv = (*common, "--directory", str(self._spool), "--no-loop", "--synchronous")
         self._receiver = subprocess.Popen(Guard().command(argv), env=env, stderr=subprocess.PIPE)
         return False
+
+    def _seal_the_last(self) -> None:
+        try:
+            self._seal()
+        except (OSError, BackupError) as error:  # It stays in the spool, for the next one.
+            self._say(f"backup: what came last is not sealed: {error}")
+
+    def _spool_bytes(self) -> int:
+        size = 0
+        for path in self._spool.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # It was finished, and so renamed, a moment ago.
+                size += path.stat().st_size
+        return size
+
+    def _hold_back(self) -> None:
+        """Fetch nothing until there is room: the server keeps it, as long as the slot may."""
+        self._say(
+            f"backup: the spool has {SPOOL_BYTES_MAX >> 20} MiB that are not sealed: no more is fetched"
+        )
+        _ended(self._receiver)
+        self._receiver = None
+
+    def _begin_behind_gap(self) -> None:
+        """pg_receivewal would ask for what follows the last that is here, and the server has that no more."""
+        self._say("backup: the server has let go of log that is not here: a new base backup follows")
+        self._collected.failures["wal"] += 1
+        self._seal()
+        for path in self._spool.glob(f"*{PARTIAL}"):
+            path.unlink()
 
     def _seal(self) -> None:
         """Raises OSError, and then has forgotten nothing: what is not sealed stays in the spool."""
@@ -163,3 +199,10 @@ class Follower:
             time.time() - newest.finished >= self._config.base_every_s
             or max(timelines, default=newest.timeline) > newest.timeline
         )
+
+
+def _ended(process: subprocess.Popen[bytes] | None) -> None:
+    """Whether it has by itself or not."""
+    if process is not None:
+        process.terminate()
+        process.communicate()

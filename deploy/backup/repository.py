@@ -70,6 +70,10 @@ class Repository:
         path = folder / "key.json"
         try:
             if make and not path.exists():
+                if any(folder.glob("*/*/backup.json")) or any(folder.glob(f"wal/*{SEALED}")):
+                    raise BackupError(
+                        f"{path} is gone, and only it opens what lies there: bring it back, or take another folder"
+                    )
                 for each in (folder, folder / "wal", folder / "base", folder / "metrics"):
                     each.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
                 write(path, make_key().wrapped(passphrase), new=True)
@@ -128,9 +132,8 @@ class Repository:
         sync_folder(self.bases)
 
     def remove(self, name: str) -> None:
-        """Its `backup.json` goes first: half a backup never counts."""
-        (self.bases / name / "backup.json").unlink()
-        shutil.rmtree(self.bases / name)
+        """It is none from the first moment on, and whoever makes the next one removes what a kill leaves of it."""
+        shutil.rmtree((self.bases / name).rename(self.bases / f"{name}{UNFINISHED}"))
 
     def segments(self) -> dict[Segment, Path]:
         """All that are finished, and those of which only the beginning is there yet."""
@@ -147,11 +150,18 @@ class Repository:
         return sorted(path for path in found if HISTORY.fullmatch(path.name.removesuffix(SEALED)))
 
     def size_bytes(self) -> int:
-        size = 0
-        for path in self.folder.rglob("*"):
-            with contextlib.suppress(FileNotFoundError):
-                size += path.stat().st_size if path.is_file() else 0
-        return size
+        return _size_bytes(self.folder)
+
+    def wal_bytes(self) -> int:
+        return _size_bytes(self.wal)
+
+
+def _size_bytes(folder: Path) -> int:
+    size = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(FileNotFoundError):
+            size += path.stat().st_size if path.is_file() else 0
+    return size
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def restore(config: Config, backup_id: str, target: Target) -> Backup:
     _refuse_what_is_there(target)
     verify.check_digests(repository, backup)
     segments = _segments(repository, backup, up_to_gap=target.up_to_gap)
-    unfinished = target.data.with_name(f"{target.data.name}.restoring")
+    unfinished = _aside(target.data)
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir(mode=0o700, parents=True)
@@ -85,6 +85,8 @@ def restore(config: Config, backup_id: str, target: Target) -> Backup:
         raise BackupError(f"nothing was restored: {error.strerror or error}") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if target.secrets is not None:
+            shutil.rmtree(_aside(target.secrets), ignore_errors=True)  # They are in plain.
     return backup
 
 
@@ -204,7 +206,7 @@ def _unsealed_secrets(repository: Repository, backup: Backup, target: Target) ->
     if not backup.secrets_sha256 or target.secrets is None:
         return None
     path = repository.file(backup.id, SECRETS)
-    into = target.secrets.with_name(f"{target.secrets.name}.restoring")
+    into = _aside(target.secrets)
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(mode=0o700, parents=True)
     frames = opened(path, repository.key, f"{backup.id}/{SECRETS}")
@@ -213,6 +215,10 @@ def _unsealed_secrets(repository: Repository, backup: Backup, target: Target) ->
     for file in into.iterdir():
         file.chmod(0o600)
     return into
+
+
+def _aside(place: Path) -> Path:
+    return place.with_name(f"{place.name}.restoring")
 
 
 def _move_in(new: Path, place: Path) -> None:

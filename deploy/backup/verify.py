@@ -1,6 +1,8 @@
 """Whether what lies in the folder can be restored: every byte of a backup and of the WAL behind it is read."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,12 +46,23 @@ def needed(repository: Repository, backup: Backup) -> Chain:
     # What the backup itself holds need not lie in the archive, which may have begun after it.
     inside = {Segment(number, backup.timeline) for number in range(
         backup.start.number, Segment.at(backup.timeline, backup.end_lsn).number + 1)}  # fmt: skip
+    there = {one: path for one, path in there.items() if one not in _cut_off(there)}
     whole = core.chain(backup.start, {*there, *inside})
     if whole.missing is not None:
         raise DamagedError(
             f"WAL segment {whole.missing.name} is missing: {backup.id} can be restored up to there at most"
         )
     return Chain(tuple(one for one in whole.segments if one in there), None)
+
+
+def _cut_off(there: Mapping[Segment, Path]) -> set[Segment]:
+    """Beginnings of segments that nothing continues, although later ones are there: a replay would end in them."""
+    last, counts = max((one.number for one in there), default=0), Counter(one.number for one in there)
+    return {
+        one
+        for one, path in there.items()
+        if path.name.endswith(f"{PARTIAL}{SEALED}") and one.number < last and counts[one.number] == 1
+    }
 
 
 def unsealed_wal(repository: Repository, path: Path) -> bytes:

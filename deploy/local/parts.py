@@ -172,6 +172,9 @@ def _service(plan: Plan, name: str, *, after: tuple[str, ...]) -> Part:
             settings |= _ports(plan, "runtime")
         if key := plan.settings.inherited.get("OLLAMA_API_KEY"):
             settings["OLLAMA_API_KEY"] = key
+    if name == "auth":
+        folder = plan.settings.inherited.get("OLLAMESH_BACKUP_FOLDER") or plan.settings.home / "backups"
+        settings["OLLAMESH_BACKUP_METRICS_FILE"] = Path(folder) / "metrics" / "ollamesh_backup.prom"
     if name == "sandbox":
         root = plan.settings.cache / "sandbox"
         prepare = _python(plan, "services.sandbox.rootfs", "--into", str(root), settings=_index(plan))

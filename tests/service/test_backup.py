@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +12,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from deploy.backup import base, verify
+from deploy.backup import restore as restoring
 from deploy.backup.config import Config
 from deploy.backup.errors import BackupError, DamagedError, WrongPassphraseError
 from deploy.backup.repository import Backup, Repository
 from deploy.backup.restore import Target, restore
-from deploy.backup.sealing import Sealer
+from deploy.backup.sealing import Reader, Sealer, opened
 from deploy.local import postgres
+from services.auth.backup_metrics import backups_watched
 from tests.drills import restore as drill
 from tests.drills.cluster import Cluster
 from tests.stack import run
@@ -118,6 +122,21 @@ def test_nothing_in_the_folder_can_be_read_and_all_of_it_is_private(config: Conf
     assert config.folder.stat().st_mode & 0o077 == 0
 
 
+def test_auth_can_tell_monitoring_of_the_last_one(config: Config, made: Backup) -> None:
+    registry = CollectorRegistry()
+    backups_watched(registry, config.folder / "metrics" / "ollamesh_backup.prom")
+    told = {
+        (sample.name.removeprefix("ollamesh_backup_"), sample.labels["kind"]): sample.value
+        for family in registry.collect()
+        for sample in family.samples
+    }
+    assert told == {
+        ("last_success_timestamp_seconds", "base"): pytest.approx(made.finished),
+        ("duration_seconds", "base"): pytest.approx(made.finished - made.started),
+        ("size_bytes", "base"): made.sealed_bytes,
+    }
+
+
 def test_secrets_and_rows_come_back(config: Config, cluster: Cluster, made: Backup) -> None:
     place = target(config)
     assert restore(config, made.id, place) == made
@@ -135,6 +154,55 @@ def test_secrets_and_rows_come_back(config: Config, cluster: Cluster, made: Back
             restore(config, made.id, replace(place, replace=True))
     finally:
         restored.stop()
+
+
+def test_secrets_that_are_links_are_sealed_as_what_they_lead_to(config: Config) -> None:
+    """Kubernetes mounts a secret as links into a folder that it exchanges."""
+    secrets = config.folder.parent / "mounted"
+    (secrets / "..data").mkdir(parents=True)
+    (secrets / "..data" / "encryption_key").write_text(SECRET)
+    (secrets / "encryption_key").symlink_to("..data/encryption_key")
+    second = base.create(replace(config, secrets=secrets))
+    found = repository(config)
+    frames = opened(found.file(second.id, "secrets.tar"), found.key, f"{second.id}/secrets.tar")
+    with tarfile.open(fileobj=Reader(frames), mode="r|") as tar:  # type: ignore[call-overload]  # It only reads.
+        kept = {one.name: (content.read() if (content := tar.extractfile(one)) else b"") for one in tar}
+    assert kept == {"encryption_key": SECRET.encode()}
+
+
+def test_what_is_too_large_for_a_secret_is_told_and_not_left_out(config: Config, made: Backup) -> None:
+    secrets = config.folder.parent / "large"
+    secrets.mkdir()
+    (secrets / "model").write_bytes(b"x" * (base.SECRET_BYTES_MAX + 1))
+    with pytest.raises(BackupError, match="model is too large"):
+        base.create(replace(config, secrets=secrets))
+    assert repository(config).ids() == [made.id]
+
+
+def test_no_secret_is_left_in_plain_by_a_restore_that_fails(
+    config: Config, made: Backup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unsealed: list[Path] = []
+
+    def full(new: Path, place: Path) -> None:
+        unsealed.extend(place.parent.glob("*.restoring/encryption_key"))
+        raise OSError(28, "No space left on device", str(new))
+
+    monkeypatch.setattr(restoring, "_move_in", full)
+    with pytest.raises(BackupError, match="nothing was restored: No space"):
+        restore(config, made.id, target(config))
+    assert len(unsealed) == 1
+    assert list(config.folder.parent.glob("*.restoring")) == []
+
+
+def test_a_key_that_is_gone_is_not_replaced_by_another(config: Config, made: Backup) -> None:
+    """A new one would let backups go on that nobody can tell from those which nobody can open."""
+    key = config.folder / "key.json"
+    kept = key.rename(config.folder.parent / "key.json")
+    with pytest.raises(BackupError, match=r"key\.json is gone"):
+        base.create(config)
+    kept.rename(key)
+    assert repository(config).newest() == made
 
 
 @pytest.mark.parametrize("name", ["base.tar.sealed", "secrets.tar.sealed", "backup.json"])
@@ -182,9 +250,9 @@ def test_the_passphrase_can_be_changed_and_old_backups_open_with_the_new_one(
     assert verify.verify(repository(changed), made).backup == made
 
 
-def seal_segment(config: Config, made: Backup, ahead: int) -> None:
+def seal_segment(config: Config, made: Backup, ahead: int, suffix: str = "") -> None:
     found = repository(config)
-    name = replace(made.start, number=made.start.number + ahead).name
+    name = replace(made.start, number=made.start.number + ahead).name + suffix
     with (found.wal / f"{name}.sealed").open("wb") as file:
         sealer = Sealer(file, found.key, f"wal/{name}")
         sealer.write(b"")
@@ -202,6 +270,17 @@ def test_a_missing_segment_is_named_and_nothing_is_restored_over_it(config: Conf
         restore(config, made.id, target(config))
     seal_segment(config, made, 3)
     assert verify.verify(found, made).segment_count == 4
+
+
+def test_the_beginning_of_a_segment_is_a_gap_once_there_are_later_ones(config: Config, made: Backup) -> None:
+    """A replay would end in it, and lose all that comes behind without a word."""
+    seal_segment(config, made, 1)
+    seal_segment(config, made, 2, ".partial")
+    found = repository(config)
+    assert verify.verify(found, made).segment_count == 2
+    seal_segment(config, made, 3)
+    with pytest.raises(DamagedError, match=replace(made.start, number=made.start.number + 2).name):
+        verify.verify(found, made)
 
 
 def test_a_full_disk_leaves_no_half_backup(config: Config, made: Backup) -> None:

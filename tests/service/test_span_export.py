@@ -140,6 +140,31 @@ async def test_one_that_does_not_want_them_is_not_asked_twice() -> None:
     assert counts(registry) == {"failed": 4, "exported": 3}
 
 
+@pytest.mark.parametrize(
+    ("answer", "failed"), [(b"\xff", 0), (b"\n\x02\x08\x05", 3), (b"\n\x0b\x08" + b"\xff" * 9 + b"\x01", 0)]
+)
+async def test_a_collector_that_answers_nonsense_costs_no_service(answer: bytes, failed: int) -> None:
+    """No message at all; more spans refused than there were; fewer than none."""
+
+    async def answered(_request: bytes, _context: object) -> bytes:
+        return answer
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(answered)  # Bytes, as they are.
+    service = export.METHOD.rpartition("/")[0].removeprefix("/")
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with exporting(f"127.0.0.1:{port}") as (exporter, registry):
+            record(exporter, 3)
+            await exporter.flush()
+    finally:
+        await server.stop(0)
+    expected = {"failed": failed, "exported": 3 - failed}
+    assert counts(registry) == {outcome: count for outcome, count in expected.items() if count}
+
+
 async def test_spans_go_by_tls_to_whom_the_authority_has_signed_for(tmp_path: Path) -> None:
     files, others = CertificateFiles(tmp_path / "one"), CertificateFiles(tmp_path / "other")
     for made in (files, others):

@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc.aio
 import structlog
+from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 from prometheus_client import CollectorRegistry, Counter
 
@@ -130,7 +131,8 @@ class Exporter:
     async def _deliver(self, batch: list[bytes]) -> None:
         outcome, refused_count = Outcome.FAILED, 0
         try:
-            outcome, refused_count = await self._sent(encode.request(self._frame, batch))
+            outcome, told_count = await self._sent(encode.request(self._frame, batch))
+            refused_count = min(max(told_count, 0), len(batch))  # A collector may say anything.
         finally:  # Also if the process does not wait for it any longer.
             self._counts[outcome].inc(len(batch) - refused_count)
             self._counts[Outcome.FAILED].inc(refused_count)
@@ -148,14 +150,22 @@ class Exporter:
                     await asyncio.sleep(self._pause_s)
             else:
                 self._is_away = False
-                told = ExportTraceServiceResponse.FromString(answer)
-                return Outcome.EXPORTED, told.partial_success.rejected_spans
+                return Outcome.EXPORTED, _refused_count(answer)
         return Outcome.FAILED, 0
 
     def _note(self, code: grpc.StatusCode) -> None:
         if not self._is_away:  # Once for each time that it goes away.
             self._is_away = True
             log.warning("trace_collector_away", code=code.name)
+
+
+def _refused_count(answer: bytes) -> int:
+    """By what the collector says; what makes no sense refuses nothing."""
+    try:
+        told = ExportTraceServiceResponse.FromString(answer)
+    except DecodeError:
+        return 0
+    return int(told.partial_success.rejected_spans)
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@ def statement_ran(query: LoggedQuery) -> None:
     if span is None:
         return
     if query.exception is not None:
-        span.fail(type(query.exception).__name__)
+        ended_by(span, query.exception)
     span.end(ended_ns)
 
 
