@@ -20,7 +20,7 @@ PROGRAMS = ("promtool", "amtool")
 def check() -> list[str]:
     programs = folder()
     if lacking := missing(programs, PROGRAMS):
-        raise Skipped(f"{' and '.join(lacking)} is not in {programs}; run `make prometheus`")
+        raise Skipped(f"{programs} lacks {' and '.join(lacking)}; run `make prometheus`")
     return [*written(), *by_promtool(programs), *by_amtool(programs)]
 
 
