@@ -150,7 +150,9 @@ async def test_a_collector_that_answers_nonsense_costs_no_service(answer: bytes,
         return answer
 
     server = grpc.aio.server()
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(answered)  # Bytes, as they are.
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+        answered
+    )  # Bytes, as they are.
     service = export.METHOD.rpartition("/")[0].removeprefix("/")
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {"Export": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
