@@ -19,9 +19,9 @@ BYTES_MAX = 8 * 1024 * 1024
 @click.argument("names", nargs=-1, metavar="[NAME]...")
 @click.pass_obj
 def metrics(settings: Settings, part: str, names: tuple[str, ...]) -> None:
-    """Print what PART of the stack measures: all of it, or what begins with a NAME.
+    """Print what a part of the stack measures.
 
-    PART is auth, agent, inference, sandbox or edge. What has not been counted yet may be absent.
+    All of it, or what begins with a NAME. PART is auth, agent, inference, sandbox or edge. What has not been counted yet may be absent.
     """
     stack = stack_settings(settings)
     found = board.of_running(stack.home)

@@ -21,9 +21,9 @@ READ_ONLY = "-c default_transaction_read_only=on"
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED, metavar="[ARGUMENT]...")
 @click.pass_obj
 def psql(settings: Settings, arguments: tuple[str, ...], *, write: bool) -> None:
-    """Ask the stack's PostgreSQL something, by psql; ARGUMENTs are psql's, such as -c 'SELECT 1'.
+    """Ask the stack's PostgreSQL something.
 
-    The exit code is psql's.
+    ARGUMENTs are those of psql, such as -c 'SELECT 1'. The exit code is psql's.
     """
     stack = stack_settings(settings)
     with sentences():

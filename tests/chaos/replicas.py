@@ -41,8 +41,12 @@ class Replica:
 
     async def until_ready(self, instance_count: int) -> None:
         async with asyncio.timeout(START_WITHIN_S):
-            await self.service.channel.channel_ready()
-            await self.service.until_ready(instance_count)
+            while True:
+                await self.service.channel.channel_ready()
+                with suppress(
+                    grpc.aio.AioRpcError
+                ):  # The channel may have seen the end of the one before only now.
+                    return await self.service.until_ready(instance_count)
 
     async def kill(self) -> None:
         """Have it gone at once, with all that it had."""

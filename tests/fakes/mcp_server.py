@@ -22,6 +22,8 @@ STDIO = {
 }
 SECRET = "MCP_TEST_SECRET"
 
+ENDS_WITHIN_S = 10.0
+
 
 def made(served: "Served | None" = None) -> MCPServer:
     server = MCPServer("fake", version="7")
@@ -118,7 +120,12 @@ async def serving(port: int = 0, *, json_response: bool = False) -> AsyncIterato
         running.should_exit = True
         running.force_exit = True
         served.cut()
-        await task
+        done, _ = await asyncio.wait({task}, timeout=ENDS_WITHIN_S)
+        if not done:  # Sessions of the library's may miss that they are to end.
+            task.cancel()
+            await asyncio.wait({task}, timeout=ENDS_WITHIN_S)
+        elif (error := task.exception()) is not None:
+            raise error
 
 
 def _seen(app: ASGIApp, served: Served) -> ASGIApp:

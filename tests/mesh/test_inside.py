@@ -51,9 +51,11 @@ def test_only_who_is_on_the_list_gets_in(mesh: Settings, service: str, tmp_path:
     ours = read(operator).authorities
     assert asked(target, name, channel_credentials(read(operator))) is grpc.StatusCode.OK
     assert asked(target, "edge.default.ollamesh", channel_credentials(read(operator))) is UNAVAILABLE
-    if service != "auth":  # Its own certificate is no ticket to another service.
-        own = channel_credentials(read(files_of(mesh.home, service)))
-        assert asked(target, name, own) is grpc.StatusCode.PERMISSION_DENIED
+    if service != "auth":  # Which all call; the others are called by some, and by neither of these.
+        other = channel_credentials(
+            read(files_of(mesh.home, "inference" if service == "sandbox" else "sandbox"))
+        )
+        assert asked(target, name, other) is grpc.StatusCode.PERMISSION_DENIED
     forged = Authority().issue("edge", tmp_path / "forged")
     (tmp_path / "ca.crt").write_bytes(ours)
     stranger = Files(certificate=forged.certificate, key=forged.key, authorities=tmp_path / "ca.crt")

@@ -11,6 +11,7 @@ SERVICE = Path(__file__).parents[2] / "services" / "inference"
 # What says when something was seen, or when it may be somebody's turn, to readers outside.
 TELLS_TIME = {
     "fleet.py": "datetime.now",
+    "tracing.py": "time",
     "wire/events.py": "datetime.now",
     "wire/listings.py": "datetime.now",
     "rest/ollama_replies.py": "time_ns",
