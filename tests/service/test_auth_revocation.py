@@ -37,7 +37,7 @@ from tests.service.auth_app import (
 )
 from tests.stack import Database
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.timed]
 
 EFFECTIVE_WITHIN_S = 1.0
 LOGIN = pb.LoginRequest(username="admin", password=ADMIN_PASSWORD)

@@ -167,13 +167,19 @@ async def test_a_full_spool_refuses_who_must_not_go_on_and_says_what_it_dropped(
             while trail._lost_count < 5:
                 trail.note(happened("n"))
                 await asyncio.sleep(0)
-        with pytest.raises(AuditUnavailable):
-            await trail.assure(happened("refused"))
-        noted_count = len(chain.names)
-        assert noted_count == 0
+        assured, refused = set(), set()  # What comes while the writer looks elsewhere may still find room.
+        for number in range(20):
+            try:
+                await trail.assure(happened(f"assured {number}"))
+                assured.add(f"assured {number}")
+            except AuditUnavailable:
+                refused.add(f"assured {number}")
+        assert len(refused) > 10
+        assert chain.names == []
         chain.is_away = False
         await settled(trail)
-    assert "refused" not in chain.names
+    assert assured <= set(chain.names)
+    assert not refused & set(chain.names)
     lost = [name for name in chain.names if name.startswith("lost ")]
     assert sum(int(name.split()[1]) for name in lost) >= 5
     assert chain.names.count("n") >= 10

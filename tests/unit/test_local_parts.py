@@ -74,6 +74,7 @@ def test_a_service_gets_its_own_secrets_as_files_and_no_other(plan: Plan) -> Non
         "DATABASE_URL",
         "OLLAMESH_ADMIN_PASSWORD",
         "OLLAMESH_SERVICE_CLIENT_SECRET",
+        "OLLAMESH_BACKUP_METRICS",  # No secret, but a file.
         *keys,
     }
     secrets = {path.read_text() for path in plan.secrets.folder.iterdir()}
