@@ -8,7 +8,6 @@ they cannot, what fails is what it was given, and no more.
 
 import asyncio
 import os
-import random
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -24,7 +23,7 @@ from deploy.rollout import driver
 from deploy.rollout.core import Policy
 from deploy.rollout.driver import Driver, Place, Record
 from tests.chaos.rolling import Member, Mesh, rolling
-from tests.chaos.test_rolling import UNARY, Identity, Seen, keep_calling, keep_reading
+from tests.chaos.rolling_load import Seen, under_load
 from tests.drills.report import Finding, report
 from tests.service import edge_app
 from tests.service.edge_app import Call, Replica
@@ -67,7 +66,11 @@ class Under:
 
 
 async def run(database: Database) -> list[Finding]:
-    async with rolling(database, OLLAMESH_EDGE_DISCOVERY="files") as mesh, _load(mesh) as seen:
+    async with (
+        rolling(database, OLLAMESH_EDGE_DISCOVERY="files") as mesh,
+        under_load(mesh, seed=SEED, callers=CALLERS, readers=READERS) as load,
+    ):
+        seen = load.seen
         under = Under(mesh, seen)
         findings = [
             finding for service in ("inference", "agent") for finding in await _healthy(under, service)
@@ -156,25 +159,6 @@ async def _green(under: Under, service: str) -> AsyncIterator[None]:
         endpoints.remove(under.mesh.stack.folder, service, place)
     finally:
         await member.end()  # In good order: what it has begun, it finishes.
-
-
-@asynccontextmanager
-async def _load(mesh: Mesh) -> AsyncIterator[Seen]:
-    seen, stop, who = Seen(), asyncio.Event(), Identity(mesh)
-    async with asyncio.TaskGroup() as tasks:
-        renewing = tasks.create_task(who.run())
-        token = await mesh.stack.token()
-        for path, _, _ in UNARY:
-            await edge_app.until_keys_are_known(mesh.stack, path, token)
-        for number in range(CALLERS):
-            tasks.create_task(keep_calling(mesh, who, seen, stop, random.Random(f"{SEED} {number}")))
-        for number in range(READERS):
-            tasks.create_task(keep_reading(mesh, who, seen, stop, random.Random(f"{SEED} r {number}")))
-        try:
-            yield seen
-        finally:
-            stop.set()
-            renewing.cancel()
 
 
 def _tell(failures: list[str]) -> None:

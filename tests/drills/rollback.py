@@ -6,7 +6,6 @@ and no stream is to fail, and what was accepted before, by whichever code, is to
 
 import asyncio
 import os
-import random
 import sys
 import tempfile
 from collections.abc import AsyncIterator
@@ -23,10 +22,9 @@ if TYPE_CHECKING:  # Known to type checkers only.
     from ollamesh.agent.v1.agent_service_pb2_grpc import AgentServiceAsyncStub
 
 from tests.chaos.rolling import ROOT, Mesh, rolling
-from tests.chaos.test_rolling import UNARY, Identity, Seen, keep_calling, keep_reading
+from tests.chaos.rolling_load import Identity, under_load
 from tests.drills.old_code import NoOldCodeError, Old, extract
 from tests.drills.report import Finding, report
-from tests.service import edge_app
 from tests.stack import Database, running_postgres
 
 CALLERS, READERS, SEED = 4, 2, 1
@@ -75,25 +73,15 @@ class Threads:
 
 
 async def run(database: Database, old: Old) -> list[Finding]:
-    async with rolling(database) as mesh:
-        seen, stop, who = Seen(), asyncio.Event(), Identity(mesh)
-        threads, missing = Threads(mesh, who), {}
-        async with asyncio.TaskGroup() as tasks:
-            renewing = tasks.create_task(who.run())
-            token = await mesh.stack.token()
-            for path, _, _ in UNARY:
-                await edge_app.until_keys_are_known(mesh.stack, path, token)
-            for number in range(CALLERS):
-                chance = random.Random(f"{SEED} {number}")
-                tasks.create_task(keep_calling(mesh, who, seen, stop, chance))
-            for number in range(READERS):
-                tasks.create_task(keep_reading(mesh, who, seen, stop, random.Random(f"{SEED} r {number}")))
-            tasks.create_task(threads.keep_creating(stop))
-            for phase, root in (("back", old.folder), ("forward", ROOT)):
-                await _all_to(mesh, root)
-                missing[phase] = await threads.missing()
-            stop.set()
-            renewing.cancel()
+    async with (
+        rolling(database) as mesh,
+        under_load(mesh, seed=SEED, callers=CALLERS, readers=READERS) as load,
+    ):
+        seen, threads, missing = load.seen, Threads(mesh, load.who), {}
+        load.tasks.create_task(threads.keep_creating(load.stop))
+        for phase, root in (("back", old.folder), ("forward", ROOT)):
+            await _all_to(mesh, root)
+            missing[phase] = await threads.missing()
     for failure in (*seen.failures, *threads.failures)[:5]:
         sys.stderr.write(f"{failure}\n")
     failed = len(seen.failures) + len(threads.failures)

@@ -60,11 +60,11 @@ def test_data_come_with_what_they_link_to_and_a_path_is_moved(tmp_path: Path, ap
     (pages / "gone").symlink_to("../nowhere")
     (tmp_path / "secret").write_text("not of any package")
     (pages / "gone-too").symlink_to(tmp_path / "secret")
-    _script(tmp_path / "packages/bin/one", "#!/bin/sh\n# reads /root/share\nexit 0\n")
+    _script(tmp_path / "packages/bin/one", "#!/bin/sh\n# reads /home/share\nexit 0\n")
     debian.obtain(
         {
             tmp_path / "tools/web": debian.Program("one", "share/web", is_data=True, needs=("libjs-jquery",)),
-            tmp_path / "tools/one": debian.Program("one", "bin/one", edit=(b"/root/share", b"./././share")),
+            tmp_path / "tools/one": debian.Program("one", "bin/one", edit=(b"/home/share", b"./././share")),
         }
     )
     assert apt.asked == ["one", "libjs-jquery"]
